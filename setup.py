@@ -1,0 +1,152 @@
+"""Builds the kernels: one static library for each instruction set, one extension over them.
+
+Metadata and every tool's settings are in pyproject.toml.
+"""
+
+import os
+import platform
+import re
+import shutil
+import sysconfig
+from glob import glob
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_clib import build_clib
+from setuptools.command.build_ext import build_ext
+
+X86 = "x86_64|amd64|AMD64"
+ARM = "aarch64|arm64|ARM64"
+
+
+class InstructionSet(NamedTuple):
+    """One row of the table: `kernels/isa_<name>.c` is compiled by it and run where it fits."""
+
+    name: str
+    machines: str  # regular expression of the machines it exists on
+    features: tuple[str, ...] = ()  # CPU features, by the names gcc has for them after -m
+    tuning: tuple[str, ...] = ()  # further flags
+
+
+#: Every instruction set, best first: the first one that the CPU has is taken at import.
+INSTRUCTION_SETS = (
+    InstructionSet(
+        "avx512",
+        X86,
+        ("avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "fma"),
+        ("-mprefer-vector-width=512",),
+    ),
+    InstructionSet("avx2", X86, ("avx2", "fma")),
+    InstructionSet("baseline", ".*"),
+)
+
+#: What every file that is compiled here must run on, whatever CFLAGS says.
+BASELINE = {X86: ["-march=x86-64", "-mtune=generic"], ARM: ["-march=armv8-a"]}
+
+#: Bits must not depend on tile, batch or compiler: no contraction, no reassociation, no LTO.
+EXACT = ["-fno-fast-math", "-ffp-contract=off", "-fno-math-errno"]
+UNIX_FLAGS = [
+    *("-std=c11", "-O3", *EXACT, "-fno-lto"),
+    *("-fvisibility=hidden", "-fno-semantic-interposition", "-Wall", "-Wextra"),
+]
+CLANG_CL_FLAGS = ["/O2", "/std:c11", "/W3", *(f"/clang:{flag}" for flag in ["-O3", *EXACT])]
+
+if sysconfig.get_platform().endswith("universal2"):  # vector flags fit one architecture only
+    os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
+    MACHINE = platform.machine()
+else:
+    MACHINE = sysconfig.get_platform().split("-")[-1]
+
+TARGETS = [row for row in INSTRUCTION_SETS if re.fullmatch(row.machines, MACHINE)]
+#: The list that dispatch.c and engine.pyx expand, in order of preference.
+ISA_LIST = ("HL_ISA_LIST", " ".join(f"HL_ISA({row.name})" for row in TARGETS))
+#: Static libraries and extension are made anew when any of these is newer than they are.
+DEPENDENCIES = ["setup.py", *sorted(glob("kernels/*.[ch]"))]
+
+
+def compiler_flags(compiler):
+    """Flags for all C code, in the compiler's own manner."""
+    if compiler.compiler_type == "msvc":
+        return CLANG_CL_FLAGS
+    baseline = next((flags for arch, flags in BASELINE.items() if re.fullmatch(arch, MACHINE)), [])
+    return [*UNIX_FLAGS, *baseline]
+
+
+def require_clang_cl(compiler):
+    """On Windows take clang-cl, since cl.exe has no vector extensions."""
+    if compiler.compiler_type == "msvc":
+        compiler.initialize()
+        compiler.cc = shutil.which("clang-cl")
+        if compiler.cc is None:
+            raise SystemExit("hotloop needs clang-cl to build on Windows: install LLVM.")
+
+
+class BuildLibraries(build_clib):
+    """Static libraries, each with its own flags and its own folder of object files."""
+
+    def build_libraries(self, libraries):
+        require_clang_cl(self.compiler)
+        folder = self.build_temp
+        for name, info in libraries:
+            self.build_temp = str(Path(folder, name))
+            # The library's own flags come last, so that they win.
+            flags = compiler_flags(self.compiler) + info["cflags"]
+            super().build_libraries([(name, {**info, "cflags": flags})])
+        self.build_temp = folder
+
+
+class BuildExtension(build_ext):
+    """The Cython extension, which links the static libraries."""
+
+    def build_extension(self, ext):
+        require_clang_cl(self.compiler)
+        ext.extra_compile_args = compiler_flags(self.compiler)
+        if self.compiler.compiler_type != "msvc":
+            # -Wextra has much to say about what Cython writes, and nothing we could mend.
+            ext.extra_compile_args += ["-Wno-unused-parameter", "-Wno-missing-field-initializers"]
+            ext.libraries.append("m")
+        super().build_extension(ext)
+
+
+def static_library(name, source, macros, flags=()):
+    """A `libraries` entry of `setup` for one C file."""
+    return (
+        f"hotloop_{name}",
+        {
+            "sources": [source],
+            "macros": macros,
+            "cflags": list(flags),
+            "obj_deps": {"": DEPENDENCIES},
+        },
+    )
+
+
+libraries = [static_library("dispatch", "kernels/dispatch.c", [ISA_LIST])] + [
+    static_library(
+        row.name,
+        f"kernels/isa_{row.name}.c",
+        [("HL_ISA_NAME", row.name), ("HL_ISA_FEATURES", f'"{" ".join(row.features)}"')],
+        [f"-m{feature}" for feature in row.features] + list(row.tuning),
+    )
+    for row in TARGETS
+]
+
+engine = Extension(
+    "hotloop.kernels.engine",
+    ["kernels/engine.pyx"],
+    include_dirs=["kernels", np.get_include()],
+    define_macros=[ISA_LIST, ("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+    libraries=[name for name, _ in libraries],  # the dispatcher first: it calls the others
+    depends=DEPENDENCIES,
+)
+
+setup(
+    packages=[*find_packages("src"), "hotloop.kernels"],
+    package_dir={"": "src", "hotloop.kernels": "kernels"},
+    libraries=libraries,
+    ext_modules=[engine],
+    cmdclass={"build_clib": BuildLibraries, "build_ext": BuildExtension},
+    options={"build_ext": {"cython_c_in_temp": True}},
+)
