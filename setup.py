@@ -141,6 +141,7 @@ engine = Extension(
     libraries=[name for name, _ in libraries],  # the dispatcher first: it calls the others
     depends=DEPENDENCIES,
 )
+engine.cython_c_in_temp = True  # the C that Cython writes stays out of the tree, and of the wheel
 
 setup(
     packages=[*find_packages("src"), "hotloop.kernels"],
@@ -148,5 +149,4 @@ setup(
     libraries=libraries,
     ext_modules=[engine],
     cmdclass={"build_clib": BuildLibraries, "build_ext": BuildExtension},
-    options={"build_ext": {"cython_c_in_temp": True}},
 )
