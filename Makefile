@@ -1,0 +1,73 @@
+# Each goal does all its own set-up, in a fresh clone too: a virtual environment in .venv,
+# the package compiled and installed into it, and what the goal needs besides.
+#
+#   make demo       hotloop beside scikit-learn: a table and demo.png  (make demo ARGS="--data DIR")
+#   make test       the tests, and on every usable instruction set those of kernels and parity
+#   make check-all  the same with the slow ones
+#   make bench      training time beside scikit-learn and PyTorch    (make bench ARGS="--rows 0 1")
+#   make lint       format, lint and types
+
+PYTHON ?= python3
+# What runs once for every instruction set: the kernels, and scikit-learn's own suite.
+ISA_TESTS ?= tests/test_kernels.py tests/test_sklearn_suite.py
+# Two processes: most of the time is scikit-learn's own.
+PYTEST ?= $(BIN)/pytest -n 2
+
+BIN := .venv/bin
+STAMPS := .venv/stamps
+SOURCES := pyproject.toml setup.py README.md \
+  $(shell find src kernels -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.[ch]')
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test check-all bench lint clean
+.DELETE_ON_ERROR:
+
+demo: $(STAMPS)/demo
+	$(BIN)/python demo $(ARGS)
+
+test: $(STAMPS)/test
+	$(call run_tests,-m "not slow")
+
+check-all: $(STAMPS)/test
+	$(call run_tests,)
+
+bench: $(STAMPS)/demo
+	$(BIN)/python benchmarks/estimators.py $(ARGS)
+
+lint: $(STAMPS)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/cython-lint kernels
+	$(BIN)/clang-format --dry-run -Werror kernels/*.[ch] benchmarks/*.c
+	$(BIN)/codespell
+	$(BIN)/mypy -p hotloop
+
+clean:
+	rm -rf .venv build dist src/*.egg-info
+
+# $(1): which tests. A set that is not usable is an error at import, so the loop cannot skip one.
+define run_tests
+	$(PYTEST) $(1)
+	@sets=$$($(BIN)/python -c "import hotloop.kernels as k; print(*k.usable())") && test -n "$$sets" && \
+	for isa in $$sets; do \
+	  echo "HOTLOOP_ISA=$$isa"; HOTLOOP_ISA=$$isa $(PYTEST) $(1) $(ISA_TESTS) || exit 1; \
+	done
+endef
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+	  "hotloop needs Python 3.11 or later, and $(PYTHON) is not that. Name one that is:" \
+	  "make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# Not an editable install: the tests see what a user gets. build/lib goes first, or a wheel
+# would still hold modules that are no longer there; compiled objects stay and are reused.
+$(STAMPS)/package: $(SOURCES) | $(BIN)/python
+	@echo "Compiling and installing hotloop: about a minute the first time."
+	@rm -rf build/lib* build/bdist* && mkdir -p $(STAMPS)
+	$(BIN)/pip install -q .
+	@touch $@
+
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml $(STAMPS)/package
+	$(BIN)/pip install -q "hotloop[$*]"
+	@touch $@
