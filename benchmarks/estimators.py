@@ -1,0 +1,214 @@
+"""Times training beside scikit-learn and PyTorch: one thread, equal work, equal final loss.
+
+    python benchmarks/estimators.py                          all rows, both dtypes, 5 processes
+    python benchmarks/estimators.py --rows 0 5 --dtype float32 --json out.jsonl
+
+The time of an epoch is what more epochs add to a fit, so the preparations of `fit` are not in
+it. The libraries take turns within a process; a figure is the median over fresh processes. Where
+the final losses differ by more than 1e-3 the row is void, and says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import cases
+import peak
+import peers
+from pinned import in_fresh_process, pin
+
+PEERS = ("hotloop", "sklearn", "torch")
+DTYPES = ("float32", "float64")
+LOSS_TOLERANCE = 1e-3
+
+PROTOTYPE_FLAGS = ["-O3", "-march=native", "-mprefer-vector-width=512", "-ffast-math"]
+PROTOTYPE_LINE = re.compile(r"n=(\d+) d=(\d+) bs=(\d+) L=(\d+): +([\d.]+) ms/epoch")
+
+
+def measure_case(request: dict) -> dict:
+    """Time one case in this process, in turns; the work of a fresh process.
+
+    Parameters
+    ----------
+    request : dict
+        ``row``, ``dtype``, ``peers``, ``rounds``, ``instruction_set`` and ``prototype`` (the path
+        of a compiled program, or None).
+
+    Returns
+    -------
+    dict
+        ``peak``: the probe's answer. ``ms`` and ``loss``: for each peer. ``prototype``: ms or None.
+    """
+    pin()
+    case = cases.CASES[request["row"]]
+    X, y = cases.make_data(case, request["dtype"])
+    short = {peer: [] for peer in request["peers"]}
+    long = {peer: [] for peer in request["peers"]}
+    loss = {}
+    for peer in request["peers"]:
+        peers.train(peer, case, X, y, 1)  # imports, thread pools, first touches
+    for _ in range(request["rounds"]):
+        for peer in request["peers"]:
+            short[peer].append(peers.train(peer, case, X, y, 1)[0])
+            seconds, loss[peer] = peers.train(peer, case, X, y, 1 + case.epochs)
+            long[peer].append(seconds)
+    return {
+        "peak": peak.measure(request["instruction_set"]),
+        "ms": {p: 1e3 * (min(long[p]) - min(short[p])) / case.epochs for p in request["peers"]},
+        "loss": loss,
+        "prototype": prototype_ms(request["prototype"], case),
+    }
+
+
+def prototype_ms(program: str | None, case: cases.Case) -> float | None:
+    """Run the prototype and take its time for this case, None where it has no such line."""
+    if program is None:
+        return None
+    output = subprocess.run([program], capture_output=True, text=True, check=True).stdout
+    shape = (case.n, case.d, case.batch, len(case.hidden) + 1)
+    for line in PROTOTYPE_LINE.finditer(output):
+        if tuple(map(int, line.groups()[:4])) == shape:
+            return float(line[5])
+    return None
+
+
+def summarise(row: int, dtype: str, instruction_set: str, answers: list[dict]) -> list[dict]:
+    """Make one record for each peer out of the answers of the processes.
+
+    Returns
+    -------
+    list of dict
+        `value` is the median of `values` in ms an epoch, None if the row is void, in which case
+        `void` says why; `sigma` is the standard error of the median.
+    """
+    case = cases.CASES[row]
+    void = None
+    for losses in (answer["loss"].values() for answer in answers):
+        spread = (max(losses) - min(losses)) / min(losses)
+        if not spread <= LOSS_TOLERANCE:
+            void = f"final losses differ by {spread:.1e}: {answers[0]['loss']}"
+    times = {peer: [answer["ms"][peer] for answer in answers] for peer in answers[0]["ms"]}
+    if answers[0]["prototype"] is not None:
+        times["prototype"] = [answer["prototype"] for answer in answers]
+    limit = statistics.median(answer["peak"][dtype] for answer in answers)
+    records = []
+    for peer, values in times.items():
+        median = statistics.median(values)
+        gflops = case.flops / median / 1e6
+        records.append(
+            {
+                "case": f"train {case.name} {dtype}",
+                "implementation": peer,
+                "unit": "ms/epoch",
+                "value": None if void else median,
+                "sigma": standard_error(values),
+                "values": values,
+                "loss": answers[0]["loss"].get(peer),
+                "void": void,
+                "gflops": gflops,
+                "peak_gflops": limit,
+                "percent_of_peak": 100 * gflops / limit,
+                "instruction_set": instruction_set,
+            }
+        )
+    return records
+
+
+def standard_error(values: list[float]) -> float | None:
+    """Standard error of the median of normal values, None for a single one."""
+    if len(values) < 2:
+        return None
+    return 1.253 * statistics.stdev(values) / len(values) ** 0.5
+
+
+def table_row(records: list[dict]) -> str:
+    """Format one case as a line of a Markdown table."""
+    found = {record["implementation"]: record for record in records}
+    cells = [records[0]["case"].removeprefix("train ")]
+    ours = found.get("hotloop")
+    if records[0]["void"]:
+        return f"| {cells[0]} | VOID: {records[0]['void']} |"
+    cells.append(f"{ours['value']:.3g} ({ours['percent_of_peak']:.0f} %)" if ours else "absent")
+    for peer in ("sklearn", "torch"):
+        if peer not in found:
+            cells.append("absent")
+        elif ours is None:
+            cells.append(f"{found[peer]['value']:.3g}")
+        else:
+            times = found[peer]["value"] / ours["value"]
+            cells.append(f"{found[peer]['value']:.3g} ({times:.1f}x)")
+    if "prototype" in found:
+        value = found["prototype"]["value"]
+        share = f" ({100 * value / ours['value']:.0f} %)" if ours else ""
+        cells.append(f"{value:.3g}{share}")
+    else:
+        cells.append("")
+    return "| " + " | ".join(cells) + " |"
+
+
+HEADER = """
+| n x d (hidden) classes, batch, dtype | hotloop, ms/epoch (of peak) | scikit-learn (times) \
+| torch eager, fused Adam (times) | prototype (hotloop is) |
+|---|---|---|---|---|"""
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    rows = range(len(cases.CASES))
+    parser.add_argument("--rows", type=int, nargs="+", choices=rows, default=list(rows))
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES)
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
+    parser.add_argument("--processes", type=int, default=5, help="fresh processes a row (5)")
+    parser.add_argument("--rounds", type=int, default=2, help="turns within a process (2)")
+    parser.add_argument("--prototype", type=Path, metavar="FILE.c", help="a C program to run along")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="append records, one a line")
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    if arguments.child is not None:
+        print(json.dumps(measure_case(arguments.child)))
+        return 0
+    for peer in arguments.peers:
+        if (reason := peers.why_absent(peer)) is not None:
+            print(f"without {peer}: {reason}")
+    present = [peer for peer in arguments.peers if peers.why_absent(peer) is None]
+    program = None
+    if arguments.prototype is not None:
+        program = str(peak.compile_c(arguments.prototype, PROTOTYPE_FLAGS))
+    instruction_set = os.environ.get("HOTLOOP_ISA") or peak.widest()
+    print(f"one thread; percent of the {instruction_set} peak probed in the same process\n{HEADER}")
+    voids = 0
+    for row in arguments.rows:
+        for dtype in arguments.dtype:
+            request = {
+                "row": row,
+                "dtype": dtype,
+                "peers": present,
+                "rounds": arguments.rounds,
+                "instruction_set": instruction_set,
+                "prototype": program if dtype == "float32" else None,
+            }
+            answers = [in_fresh_process(__file__, request) for _ in range(arguments.processes)]
+            records = summarise(row, dtype, instruction_set, answers)
+            voids += records[0]["void"] is not None
+            print(table_row(records), flush=True)
+            if arguments.json is not None:
+                with arguments.json.open("a") as file:
+                    file.writelines(json.dumps(record) + "\n" for record in records)
+    return 1 if voids else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
