@@ -22,7 +22,7 @@ ARM = "aarch64|arm64|ARM64"
 
 
 class InstructionSet(NamedTuple):
-    """One row of the table: `kernels/isa_<name>.c` is compiled by it and run where it fits."""
+    """One row of the table: the kernels are compiled once with its flags, and run where it fits."""
 
     name: str
     machines: str  # regular expression of the machines it exists on
@@ -60,8 +60,8 @@ else:
     MACHINE = sysconfig.get_platform().split("-")[-1]
 
 TARGETS = [row for row in INSTRUCTION_SETS if re.fullmatch(row.machines, MACHINE)]
-#: The list that dispatch.c and engine.pyx expand, in order of preference.
-ISA_LIST = ("HL_ISA_LIST", " ".join(f"HL_ISA({row.name})" for row in TARGETS))
+#: What dispatch.c expands: name and required features, in order of preference.
+ISA_LIST = " ".join(f'HL_ISA({row.name}, "{" ".join(row.features)}")' for row in TARGETS)
 #: Static libraries and extension are made anew when any of these is newer than they are.
 DEPENDENCIES = ["setup.py", *sorted(glob("kernels/*.[ch]"))]
 
@@ -110,34 +110,23 @@ class BuildExtension(build_ext):
         super().build_extension(ext)
 
 
-def static_library(name, source, macros, flags=()):
-    """A `libraries` entry of `setup` for one C file."""
-    return (
-        f"hotloop_{name}",
-        {
-            "sources": [source],
-            "macros": macros,
-            "cflags": list(flags),
-            "obj_deps": {"": DEPENDENCIES},
-        },
-    )
+def static_library(name, sources, macro, flags=()):
+    """A `libraries` entry of `setup`."""
+    info = {"sources": sources, "macros": [macro], "cflags": list(flags)}
+    return f"hotloop_{name}", {**info, "obj_deps": {"": DEPENDENCIES}}
 
 
-libraries = [static_library("dispatch", "kernels/dispatch.c", [ISA_LIST])] + [
-    static_library(
-        row.name,
-        f"kernels/isa_{row.name}.c",
-        [("HL_ISA_NAME", row.name), ("HL_ISA_FEATURES", f'"{" ".join(row.features)}"')],
-        [f"-m{feature}" for feature in row.features] + list(row.tuning),
-    )
-    for row in TARGETS
-]
+libraries = [static_library("dispatch", ["kernels/dispatch.c"], ("HL_ISA_LIST", ISA_LIST))]
+for row in TARGETS:
+    flags = [f"-m{feature}" for feature in row.features] + list(row.tuning)
+    sources = ["kernels/float32.c", "kernels/float64.c"]
+    libraries.append(static_library(row.name, sources, ("HL_ISA_NAME", row.name), flags))
 
 engine = Extension(
     "hotloop.kernels.engine",
     ["kernels/engine.pyx"],
     include_dirs=["kernels", np.get_include()],
-    define_macros=[ISA_LIST, ("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
     libraries=[name for name, _ in libraries],  # the dispatcher first: it calls the others
     depends=DEPENDENCIES,
 )
