@@ -1,0 +1,380 @@
+/* Fully connected layers: forward, gradient of the input, gradient of the parameters with or
+ * without the optimizer behind it, for dense and CSR input. Needs product.h, optimizer.h,
+ * vmath.h. */
+
+#define UNIT_ROWS 48 /* rows of I in a unit of a panels weight: whole tiles, whole vectors */
+#define NARROW_COLUMNS (8 * VL) /* columns of I in a unit of a narrow weight */
+
+INLINE REAL *in_arena(const hl_batch *batch, int64_t offset) { return (REAL *)(batch->arena + offset); }
+INLINE REAL *in_store(const hl_batch *batch, int64_t offset) { return (REAL *)(batch->store + offset); }
+INLINE int64_t row_of(const hl_batch *batch, int64_t r) {
+    return batch->order ? (int64_t)batch->order[r] : batch->first + r;
+}
+
+/* ------------------------------------------------------------------ forward */
+
+/* relu is part of a rows_tile; the others run over rows that were just written. */
+static void activate(const hl_op *op, REAL *output, int64_t begin, int64_t end) {
+    if (op->activation != HL_logistic && op->activation != HL_tanh) return;
+    for (int64_t r = begin; r < end; r++) {
+        REAL *row = output + r * op->ld_output;
+        for (int64_t o = 0; o < op->O; o += VL) {
+            int64_t n = op->O - o < VL ? op->O - o : VL;
+            V h = v_load_n(row + o, n);
+            v_store_n(row + o, n, op->activation == HL_logistic ? v_logistic(h) : v_tanh(h));
+        }
+    }
+}
+
+/* Dot products of R rows with one row of a narrow weight: lanes along I, VL partial sums
+ * combined by v_sum. */
+INLINE void dots(const int R, const REAL *A, int64_t lda, const REAL *w, int64_t I, REAL *sums) {
+    V c[8];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) c[r] = v_zero();
+    int64_t i = 0;
+    for (; i + VL <= I; i += VL) {
+        V wi = v_load(w + i);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) c[r] = v_fma(v_load(A + r * lda + i), wi, c[r]);
+    }
+    if (i < I) {
+        V wi = v_load(w + i);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) c[r] = v_fma(v_load_n(A + r * lda + i, I - i), wi, c[r]);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) sums[r] = v_sum(c[r]);
+}
+
+static void narrow_forward(const hl_op *op, const hl_batch *batch, const REAL *A, int64_t lda, int64_t begin,
+                           int64_t end) {
+    const REAL *W = in_store(batch, op->weight), *bias = in_store(batch, op->bias);
+    REAL *output = in_arena(batch, op->output), sums[8];
+    for (int64_t r = begin; r < end;) {
+        int64_t rows = end - r >= 8 ? 8 : 1;
+        for (int64_t o = 0; o < op->O; o++) {
+            const REAL *w = W + o * padded(op->I);
+            if (rows == 8) dots(8, A + r * lda, lda, w, op->I, sums);
+            else dots(1, A + r * lda, lda, w, op->I, sums);
+            for (int64_t i = 0; i < rows; i++) {
+                REAL z = bias[o] + sums[i];
+                output[(r + i) * op->ld_output + o] = op->activation == HL_relu && z < 0 ? 0 : z;
+            }
+        }
+        r += rows;
+    }
+}
+
+static void dense_forward(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+    int64_t lda = op->from_stream ? batch->X.n_cols : op->ld_input;
+    const REAL *A = op->from_stream ? (const REAL *)batch->X.data + batch->first * lda : in_arena(batch, op->input);
+    if (op->layout == HL_narrow) narrow_forward(op, batch, A, lda, begin, end);
+    else
+        rows_product_run((rows_product){.K = op->I, .lda = lda, .ldc = op->ld_output, .A = A,
+                                        .B = in_store(batch, op->weight), .start = in_store(batch, op->bias),
+                                        .C = in_arena(batch, op->output),
+                                        .epilogue = op->activation == HL_relu ? RELU : STORE},
+                         1, op->O, begin, end);
+    activate(op, in_arena(batch, op->output), begin, end);
+}
+
+static void csr_forward(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+    const hl_stream *X = &batch->X;
+    const REAL *W = in_store(batch, op->weight), *bias = in_store(batch, op->bias);
+    REAL *output = in_arena(batch, op->output);
+    for (int64_t r = begin; r < end; r++) {
+        int64_t row = row_of(batch, r);
+        for (int64_t j = 0; j < op->O; j += VL) {
+            int64_t panel = j / NR * NR, width = panel_width(op->O, panel);
+            const REAL *column = W + panel * op->I + (j - panel);
+            V c = v_load(bias + j);
+            for (int64_t k = X->indptr[row]; k < X->indptr[row + 1]; k++)
+                c = v_fma(v_set1(((const REAL *)X->data)[k]), v_load(column + X->indices[k] * width), c);
+            v_store(output + r * op->ld_output + j, op->activation == HL_relu ? v_max(v_zero(), c) : c);
+        }
+    }
+    activate(op, output, begin, end);
+}
+
+/* ------------------------------------------------------- gradient of the input */
+
+static void dense_backward_input(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+    static const enum epilogue slope[HL_N_ACTIVATIONS] = {
+        [HL_relu] = TIMES_RELU_SLOPE, [HL_logistic] = TIMES_LOGISTIC_SLOPE, [HL_tanh] = TIMES_TANH_SLOPE};
+    int narrow = op->layout == HL_narrow;
+    rows_product_run((rows_product){.K = op->O, .lda = op->ld_output, .ldb = padded(op->I), .ldc = op->ld_input,
+                                    .A = in_arena(batch, op->d_output),
+                                    .B = in_store(batch, narrow ? op->weight : op->mirror),
+                                    .output = in_arena(batch, op->input), .C = in_arena(batch, op->d_input),
+                                    .epilogue = slope[op->activation]},
+                     !narrow, op->I, begin, end);
+}
+
+/* --------------------------------------------------- units of a parameter */
+
+/* A unit's weights: `runs` runs of `length` elements, `stride` apart, the first at `offset`;
+ * they are rows i .. i + rows (of I) by columns j .. j + width (of O), or the transpose of that
+ * in a narrow weight. The unit with bias set also has the bias of its columns. */
+typedef struct unit {
+    int64_t i, rows, j, width, offset, length, stride, runs;
+    int bias;
+} unit;
+
+INLINE unit unit_of(const hl_op *op, int64_t u) {
+    unit s;
+    if (op->layout == HL_narrow) {
+        int64_t left = padded(op->I) - u * NARROW_COLUMNS;
+        s.i = s.offset = u * NARROW_COLUMNS;
+        s.rows = s.length = left < NARROW_COLUMNS ? left : NARROW_COLUMNS;
+        s.j = 0;
+        s.width = s.runs = op->O;
+        s.stride = padded(op->I);
+        s.bias = u == 0;
+    } else {
+        int64_t blocks = (op->I + UNIT_ROWS - 1) / UNIT_ROWS;
+        s.i = u % blocks * UNIT_ROWS;
+        s.rows = op->I - s.i < UNIT_ROWS ? op->I - s.i : UNIT_ROWS;
+        s.j = u / blocks * NR;
+        s.width = panel_width(op->O, s.j);
+        s.offset = s.j * op->I + s.i * s.width;
+        s.length = s.stride = s.rows * s.width;
+        s.runs = 1;
+        s.bias = s.i == 0;
+    }
+    return s;
+}
+
+/* Transposes VL vectors in place, by log2(VL) rounds of exchanges between lanes 2^s apart. */
+INLINE void transpose(V t[]) {
+    VI lane;
+    for (int i = 0; i < VL; i++) lane[i] = i;
+#pragma GCC unroll 4
+    for (int s = 1; s < VL; s *= 2) {
+        VI low = lane + ((VI)((lane & s) != 0) & (REAL_INT)(VL - s)), high = low + s;
+#pragma GCC unroll 16
+        for (int i = 0; i < VL; i++)
+            if (!(i & s)) {
+                V a = t[i], b = t[i + s];
+                t[i] = __builtin_shuffle(a, b, low);
+                t[i + s] = __builtin_shuffle(a, b, high);
+            }
+    }
+}
+
+/* mirror <- transpose of the unit's weights; rows past I become zero columns. */
+static void mirror_unit(const hl_op *op, const hl_batch *batch, unit s) {
+    const REAL *W = in_store(batch, op->weight) + s.offset;
+    REAL *mirror = in_store(batch, op->mirror);
+    for (int64_t i = 0; i < s.rows; i += VL) {
+        int64_t panel = (s.i + i) / NR * NR, width = panel_width(op->I, panel);
+        REAL *column = mirror + panel * op->O + (s.i + i - panel);
+        for (int64_t j = 0; j < s.width; j += VL) {
+            V t[HL_VECTOR_BYTES / sizeof(REAL)];
+            for (int64_t k = 0; k < VL; k++) t[k] = i + k < s.rows ? v_load(W + (i + k) * s.width + j) : v_zero();
+            transpose(t);
+            for (int64_t k = 0; k < VL && s.j + j + k < op->O; k++) v_store(column + (s.j + j + k) * width, t[k]);
+        }
+    }
+}
+
+/* What a step keeps up to date besides the weights, made anew for weights from elsewhere. */
+static void prepare(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+    for (int64_t u = begin; u < end; u++) {
+        unit s = unit_of(op, u);
+        V sum = v_zero();
+        for (int64_t run = 0; run < s.runs; run++) {
+            const REAL *w = in_store(batch, op->weight) + s.offset + run * s.stride;
+            for (int64_t k = 0; k < s.length; k += VL) sum = v_fma(v_load(w + k), v_load(w + k), sum);
+        }
+        if (op->squares >= 0) ((double *)(batch->store + op->squares))[u] = v_sum(sum);
+        if (op->mirror >= 0) mirror_unit(op, batch, s);
+    }
+}
+
+static double sum_squares(const hl_op *op, const hl_batch *batch) {
+    const double *squares = (const double *)(batch->store + op->squares);
+    double sum = 0;
+    for (int64_t u = 0; u < op->units; u++) sum += squares[u];
+    return sum;
+}
+
+/* -------------------------------------------------- gradient of the parameters */
+
+/* sums[c] = sum over rows of D[r, c], c < width: four chains over r mod 4, combined pairwise.
+ * A single unpadded column (ldd 1) has its lanes along the rows instead. */
+static void column_sums(const REAL *D, int64_t ldd, int64_t rows, int64_t width, REAL *sums) {
+    if (ldd == 1) {
+        V c = v_zero();
+        for (int64_t r = 0; r < rows; r += VL) c += v_load_n(D + r, rows - r < VL ? rows - r : VL);
+        v_store(sums, v_zero());
+        sums[0] = v_sum(c);
+        return;
+    }
+    for (int64_t j = 0; j < width; j += VL) {
+        V c[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
+        int64_t r = 0;
+        for (; r + 4 <= rows; r += 4)
+#pragma GCC unroll 4
+            for (int k = 0; k < 4; k++) c[k] += v_load(D + (r + k) * ldd + j);
+        for (; r < rows; r++) c[r % 4] += v_load(D + r * ldd + j);
+        v_store(sums + j, (c[0] + c[1]) + (c[2] + c[3]));
+    }
+}
+
+/* Where a gradient goes once it is known: it is stepped on at once, or kept. */
+typedef struct sink {
+    const hl_op *op;
+    const hl_batch *batch;
+    step_constants weight, bias;
+    V squares;
+} sink;
+
+INLINE sink sink_of(const hl_op *op, const hl_batch *batch) {
+    sink s = {.op = op, .batch = batch, .squares = v_zero()};
+    if (op->gradient == HL_update) {
+        s.weight = step_constants_of(op, batch, op->weight_group);
+        s.bias = step_constants_of(op, batch, op->bias_group);
+    }
+    return s;
+}
+
+INLINE void step_weights(sink *s, const REAL *g, int64_t offset, int64_t n) {
+    const hl_batch *batch = s->batch;
+    step(s->op, &s->weight, n, g, in_store(batch, s->op->weight) + offset, in_store(batch, s->op->weight_slot_0) + offset,
+         in_store(batch, s->op->weight_slot_1) + offset, &s->squares);
+}
+
+INLINE void step_bias(sink *s, const REAL *g, int64_t offset, int64_t n) {
+    const hl_batch *batch = s->batch;
+    V unused = v_zero();
+    step(s->op, &s->bias, n, g, in_store(batch, s->op->bias) + offset, in_store(batch, s->op->bias_slot_0) + offset,
+         in_store(batch, s->op->bias_slot_1) + offset, &unused);
+}
+
+static void sink_bias(sink *s, unit u, const REAL *D, int64_t ldd) {
+    REAL sums[NR > NARROW_COLUMNS ? NR : NARROW_COLUMNS];
+    int64_t width = padded(u.width);
+    column_sums(D, ldd, s->batch->n, width, sums);
+    if (s->op->gradient == HL_update) {
+        step_bias(s, sums, u.j, width);
+        return;
+    }
+    REAL *kept = in_store(s->batch, s->op->bias_gradient) + u.j;
+    for (int64_t j = 0; j < width; j += VL) {
+        V g = v_load(sums + j);
+        v_store(kept + j, s->op->gradient == HL_accumulate ? v_load(kept + j) + g : g);
+    }
+}
+
+/* The unit's tiles: gradient (rows of I by columns of O) = A' D, or D' A in a narrow weight. */
+static void unit_gradient(sink *s, unit u, const REAL *A, int64_t lda, const REAL *D, int64_t ldd) {
+    const hl_op *op = s->op;
+    int64_t n = s->batch->n;
+    int narrow = op->layout == HL_narrow, fused = op->gradient == HL_update;
+    REAL scratch[12 * NR > 8 * NARROW_COLUMNS ? 12 * NR : 8 * NARROW_COLUMNS];
+    int64_t rows = narrow ? u.runs : u.rows, columns = narrow ? u.length : u.width;
+    int64_t ld = narrow && !fused ? u.stride : columns;
+    const REAL *left = narrow ? D : A + u.i, *right = narrow ? A + u.i : D + u.j;
+    int64_t ld_left = narrow ? ldd : lda, ld_right = narrow ? lda : ldd;
+    for (int64_t r = 0; r < rows;) {
+        int64_t mr = tile_rows(rows - r), across = mr == 1 ? 8 * VL : mr == 2 ? 4 * VL : NR;
+        REAL *C = fused ? scratch : in_store(s->batch, op->weight_gradient) + u.offset + r * ld;
+        for (int64_t c = 0; c < columns; c += across) {
+            int64_t width = columns - c < across ? columns - c : across;
+            columns_tile_any((int)mr, (int)(width / VL), n, left + r, ld_left, right + c, ld_right, C + c, ld,
+                             op->gradient == HL_accumulate);
+        }
+        if (fused && narrow)
+            for (int64_t k = 0; k < mr; k++) step_weights(s, C + k * ld, u.offset + (r + k) * u.stride, columns);
+        else if (fused) step_weights(s, C, u.offset + r * ld, mr * ld);
+        r += mr;
+    }
+}
+
+static void dense_backward_weight(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+    const REAL *A = in_arena(batch, op->input), *D = in_arena(batch, op->d_output);
+    sink s = sink_of(op, batch);
+    for (int64_t k = begin; k < end; k++) {
+        unit u = unit_of(op, k);
+        s.squares = v_zero();
+        unit_gradient(&s, u, A, op->ld_input, D, op->ld_output);
+        if (u.bias) sink_bias(&s, u, D + u.j, op->ld_output);
+        if (op->gradient != HL_update) continue;
+        if (op->mirror >= 0) mirror_unit(op, batch, u);
+        ((double *)(batch->store + op->squares))[k] = v_sum(s.squares);
+    }
+}
+
+/* Here a unit is a whole panel: its rows are touched in the order of the batch's non-zeros. */
+static void csr_backward_weight(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+    const hl_stream *X = &batch->X;
+    const REAL *D = in_arena(batch, op->d_output);
+    sink s = sink_of(op, batch);
+    for (int64_t k = begin; k < end; k++) {
+        unit u = {.j = k * NR, .width = panel_width(op->O, k * NR)};
+        REAL *G = in_store(batch, op->weight_gradient) + u.j * op->I;
+        if (op->gradient == HL_overwrite) memset(G, 0, (size_t)(op->I * u.width) * sizeof(REAL));
+        for (int64_t r = 0; r < batch->n; r++) {
+            int64_t row = row_of(batch, r);
+            for (int64_t e = X->indptr[row]; e < X->indptr[row + 1]; e++) {
+                V x = v_set1(((const REAL *)X->data)[e]);
+                REAL *g = G + X->indices[e] * u.width;
+                for (int64_t j = 0; j < u.width; j += VL)
+                    v_store(g + j, v_fma(x, v_load(D + r * op->ld_output + u.j + j), v_load(g + j)));
+            }
+        }
+        sink_bias(&s, u, D + u.j, op->ld_output);
+    }
+}
+
+/* The optimizer on gradients that a BACKWARD_WEIGHT kept; the same steps in the same order as
+ * when they are fused, so the same bits. */
+static void update(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+    sink s = sink_of(op, batch);
+    for (int64_t k = begin; k < end; k++) {
+        unit u = unit_of(op, k);
+        s.squares = v_zero();
+        for (int64_t run = 0; run < u.runs; run++) {
+            int64_t offset = u.offset + run * u.stride;
+            step_weights(&s, in_store(batch, op->weight_gradient) + offset, offset, u.length);
+        }
+        if (u.bias) step_bias(&s, in_store(batch, op->bias_gradient) + u.j, u.j, padded(u.width));
+        if (op->mirror >= 0) mirror_unit(op, batch, u);
+        ((double *)(batch->store + op->squares))[k] = v_sum(s.squares);
+    }
+}
+
+/* ------------------------------------------------- packing for the store and back */
+
+/* Where element (i, j) of a weight lies in its packed layout. */
+INLINE int64_t packed_index(const hl_op *op, int64_t i, int64_t j) {
+    if (op->layout == HL_narrow) return j * padded(op->I) + i;
+    int64_t panel = j / NR * NR;
+    return panel * op->I + i * panel_width(op->O, panel) + (j - panel);
+}
+
+/* The store was zeroed when it was made; padding is never written. */
+static void pack(const hl_op *op, char *store, int64_t packed_weight, int64_t packed_bias, void *weight, void *bias) {
+    REAL *W = (REAL *)(store + packed_weight);
+    const REAL *w = weight;
+    for (int64_t i = 0; i < op->I; i++)
+        for (int64_t j = 0; j < op->O;) {
+            int64_t n = op->layout == HL_narrow ? 1 : op->O - j < NR ? op->O - j : NR;
+            memcpy(W + packed_index(op, i, j), w + i * op->O + j, (size_t)n * sizeof(REAL));
+            j += n;
+        }
+    memcpy(store + packed_bias, bias, (size_t)op->O * sizeof(REAL));
+}
+
+static void unpack(const hl_op *op, char *store, int64_t packed_weight, int64_t packed_bias, void *weight, void *bias) {
+    const REAL *W = (const REAL *)(store + packed_weight);
+    REAL *w = weight;
+    for (int64_t i = 0; i < op->I; i++)
+        for (int64_t j = 0; j < op->O;) {
+            int64_t n = op->layout == HL_narrow ? 1 : op->O - j < NR ? op->O - j : NR;
+            memcpy(w + i * op->O + j, W + packed_index(op, i, j), (size_t)n * sizeof(REAL));
+            j += n;
+        }
+    memcpy(bias, store + packed_bias, (size_t)op->O * sizeof(REAL));
+}

@@ -1,0 +1,3 @@
+/* The kernels in single precision. */
+#define REAL_IS_DOUBLE 0
+#include "kernels.h"

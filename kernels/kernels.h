@@ -1,0 +1,43 @@
+/* All kernels for one element type and one instruction set, as a value. Included once by a
+ * translation unit that has said which: REAL_IS_DOUBLE, HL_ISA_NAME, and the compiler's flags. */
+#include "abi.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "simd.h"
+#include "vmath.h"
+#include "product.h"
+#include "optimizer.h"
+#include "dense.h"
+#include "loss.h"
+
+#define HL_JOIN(a, b, c) a##b##_##c
+#define HL_TABLE(isa, dtype) HL_JOIN(hl_, isa, dtype)
+#if REAL_IS_DOUBLE
+#define HL_THIS_TABLE HL_TABLE(HL_ISA_NAME, float64)
+#else
+#define HL_THIS_TABLE HL_TABLE(HL_ISA_NAME, float32)
+#endif
+
+const hl_kernels HL_THIS_TABLE = {
+    .geometry = {.vector_lanes = VL, .panel_width = NR, .unit_rows = UNIT_ROWS, .narrow_columns = NARROW_COLUMNS},
+    .run =
+        {
+            [HL_GATHER] = gather,
+            [HL_DENSE_FORWARD] = dense_forward,
+            [HL_CSR_FORWARD] = csr_forward,
+            [HL_LOSS] = loss,
+            [HL_OUTPUT] = output_rows,
+            [HL_DENSE_BACKWARD_INPUT] = dense_backward_input,
+            [HL_DENSE_BACKWARD_WEIGHT] = dense_backward_weight,
+            [HL_CSR_BACKWARD_WEIGHT] = csr_backward_weight,
+            [HL_UPDATE] = update,
+        },
+    .prepare = prepare,
+    .sum_loss = sum_loss,
+    .sum_squares = sum_squares,
+    .sum_weights = sum_weights,
+    .pack = pack,
+    .unpack = unpack,
+};

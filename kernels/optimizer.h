@@ -1,0 +1,68 @@
+/* Optimizer steps. A rule is one function on vectors; a new one is a row in HL_OPTIMIZERS, a
+ * function here and a case in `step`. Needs simd.h. */
+
+typedef struct step_constants {
+    V rate, momentum, decay, inverse_weight, beta_2, one_minus_momentum, one_minus_beta_2, epsilon;
+} step_constants;
+
+INLINE step_constants step_constants_of(const hl_op *op, const hl_batch *batch, int32_t group) {
+    const double *s = batch->scalars + group * HL_N_SCALARS;
+    return (step_constants){
+        .rate = v_set1((REAL)s[HL_rate]),
+        .momentum = v_set1((REAL)s[HL_momentum]),
+        .decay = v_set1((REAL)s[HL_decay]),
+        .inverse_weight = v_set1((REAL)batch->inverse_weight),
+        .beta_2 = v_set1((REAL)op->beta_2),
+        .one_minus_momentum = v_set1((REAL)(1.0 - s[HL_momentum])),
+        .one_minus_beta_2 = v_set1((REAL)(1.0 - op->beta_2)),
+        .epsilon = v_set1((REAL)op->epsilon),
+    };
+}
+
+/* u = momentum u - rate g;  w += u */
+INLINE V sgd(const step_constants *c, V w, V g, REAL *velocity) {
+    V u = v_fma(c->momentum, v_load(velocity), -(c->rate * g));
+    v_store(velocity, u);
+    return w + u;
+}
+
+/* u = momentum u - rate g;  w += momentum u - rate g */
+INLINE V nesterov(const step_constants *c, V w, V g, REAL *velocity) {
+    V step = -(c->rate * g);
+    V u = v_fma(c->momentum, v_load(velocity), step);
+    v_store(velocity, u);
+    return w + v_fma(c->momentum, u, step);
+}
+
+/* m = beta_1 m + (1 - beta_1) g;  v = beta_2 v + (1 - beta_2) g^2;
+ * w -= rate m / (sqrt(v) + epsilon), the bias corrections being in the rate (Kingma and Ba
+ * 2014, end of section 2) */
+INLINE V adam(const step_constants *c, V w, V g, REAL *first, REAL *second) {
+    V m = v_fma(c->momentum, v_load(first), c->one_minus_momentum * g);
+    V v = v_fma(c->beta_2, v_load(second), c->one_minus_beta_2 * (g * g));
+    v_store(first, m);
+    v_store(second, v);
+    return v_fma(-c->rate, v_ratio(m, v, c->epsilon), w);
+}
+
+/* Steps n elements (a multiple of VL) by the sum of gradients g: w and the slots are overwritten,
+ * the sum of the new squares is added to *squares. */
+static void step(const hl_op *op, const step_constants *c, int64_t n, const REAL *g, REAL *w, REAL *slot_0,
+                 REAL *slot_1, V *squares) {
+    V sum = *squares;
+#define STEP(rule)                                                                                \
+    for (int64_t i = 0; i < n; i += VL) {                                                         \
+        V wi = v_load(w + i);                                                                     \
+        V gi = v_fma(c->decay, wi, v_load(g + i)) * c->inverse_weight;                            \
+        wi = rule;                                                                                \
+        v_store(w + i, wi);                                                                       \
+        sum = v_fma(wi, wi, sum);                                                                 \
+    }
+    switch (op->optimizer) {
+    case HL_sgd: STEP(sgd(c, wi, gi, slot_0 + i)) break;
+    case HL_nesterov: STEP(nesterov(c, wi, gi, slot_0 + i)) break;
+    case HL_adam: STEP(adam(c, wi, gi, slot_0 + i, slot_1 + i)) break;
+    }
+#undef STEP
+    *squares = sum;
+}

@@ -1,0 +1,300 @@
+"""Who runs a plan: the runner that every backend offers, the registry, reasons for absence."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import scipy
+import scipy.sparse
+import sklearn
+
+from hotloop import kernels
+from hotloop.kernels.engine import Engine
+from hotloop.plan import GROUPS, SCALARS, Plan, State, weight_views
+from hotloop.spec import Network
+
+#: Input arrays of a run by name. "X": C-contiguous (n, I) of float32 or float64, or CSR in the
+#: plan's dtype. "y": int32 codes (n,) or C-contiguous (n, O) of the plan's dtype, as the loss
+#: says. "sample_weight": float64 (n,), optional.
+Streams = Mapping[str, Any]
+
+
+class Runner(Protocol):
+    """What a backend makes of a plan and a state. Holds the only copy of the state that is
+    current until :meth:`read_state`."""
+
+    steps: int
+    losses: list[float]
+
+    def run(
+        self, orders: np.ndarray | None, scalars: np.ndarray, stop: np.ndarray | None = None, *,
+        n_epochs: int | None = None,
+    ) -> np.ndarray: ...
+
+    def predict(self, X: Any, out: np.ndarray) -> np.ndarray: ...
+
+    def gradients(self, parameters: np.ndarray, out: np.ndarray, decay: float) -> float: ...
+
+    def read_state(self, state: State) -> None: ...
+
+    def write_state(self, state: State) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class CompiledRunner:
+    """Runs a plan by the compiled kernels; see :func:`open_runner`.
+
+    Attributes
+    ----------
+    steps : int
+        Optimizer steps taken since it was opened.
+    losses : list of float
+        Mean losses of the whole epochs of the last call of :meth:`run`, also after an
+        interrupt.
+    """
+
+    def __init__(self, plan: Plan, state: State | None, streams: Streams) -> None:
+        self.plan = plan
+        self._streams = {name: _stream(name, value, plan) for name, value in streams.items()}
+        self._engine: Any = Engine(plan, self._streams)
+        self._losses = np.empty(0)
+        if state is not None:
+            self.write_state(state)
+
+    @property
+    def steps(self) -> int:
+        return self._engine.steps
+
+    @property
+    def losses(self) -> list[float]:
+        return self._losses[: self._engine.epochs].tolist()
+
+    def run(
+        self, orders: np.ndarray | None, scalars: np.ndarray, stop: np.ndarray | None = None, *,
+        n_epochs: int | None = None,
+    ) -> np.ndarray:
+        """Train for some whole epochs, without the GIL.
+
+        Parameters
+        ----------
+        orders : ndarray of intp, shape (M, E, n), or None
+            Row order of each epoch; None for the natural order, then `n_epochs` says how many.
+        scalars : ndarray of float64, shape (M, E * S, groups, scalars)
+            Rate, momentum and decay of each parameter group in each of the S steps an epoch
+            has. A step uses up a row; a batch without weight is no step.
+        stop : ndarray of float64, shape (M, 4), optional
+            Best loss, tol, epochs without improvement, epochs to allow: scikit-learn's rule,
+            applied after each epoch and kept up to date.
+        n_epochs : int, optional
+            E where `orders` is None.
+
+        Returns
+        -------
+        ndarray of shape (M, epochs run)
+            Mean loss of each epoch, the L2 penalty included.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            Between two steps; `steps` and `losses` tell how far it came.
+        """
+        n_epochs = orders.shape[1] if orders is not None else n_epochs
+        if n_epochs is None:
+            raise ValueError("run needs `orders` or `n_epochs`, got neither.")
+        n = self._streams["X"].shape[0]
+        if orders is not None and orders.shape[2] != n:
+            raise ValueError(f"orders are for {orders.shape[2]} rows, but X has {n}.")
+        steps = n_epochs * -(-n // self.plan.batch_size)
+        if scalars.shape != (1, steps, len(GROUPS), len(SCALARS)):
+            raise ValueError(
+                f"scalars must have shape {(1, steps, len(GROUPS), len(SCALARS))} for {n_epochs} "
+                f"epochs of {n} rows, got {scalars.shape}."
+            )
+        rows = None if orders is None else np.ascontiguousarray(orders[0], dtype=np.intp)
+        flat = np.ascontiguousarray(scalars[0], dtype=np.float64).reshape(steps, -1)
+        self._losses = np.empty(n_epochs)
+        done = self._engine.run(rows, flat, self._losses, None if stop is None else stop[0])
+        return self._losses[None, :done]
+
+    def predict(self, X: Any, out: np.ndarray) -> np.ndarray:
+        """Forward pass with the runner's weights into `out`, (n, O) of the plan's dtype."""
+        return self._engine.predict(_stream("X", X, self.plan), out)
+
+    def gradients(self, parameters: np.ndarray, out: np.ndarray, decay: float) -> float:
+        """Mean loss at `parameters` (P,), the gradient into `out` (P,), L2 of `decay` in both."""
+        network = self.plan.network
+        self._engine.pack("parameters", *weight_views(network, parameters))
+        loss, weight, squares = self._engine.gradient(decay)
+        weights, biases = weight_views(network, out)
+        self._engine.unpack("gradient", weights, biases)
+        for gradient, value in zip(weights, weight_views(network, parameters)[0], strict=True):
+            gradient += decay * value
+        out /= weight
+        return (loss + 0.5 * decay * squares) / weight
+
+    def read_state(self, state: State) -> None:
+        """Copy weights and moments out to `state`, whose arrays are overwritten."""
+        for which, array in self._arrays(state):
+            self._engine.unpack(which, *weight_views(self.plan.network, array[0]))
+
+    def write_state(self, state: State) -> None:
+        """Take weights and moments from `state`."""
+        for which, array in self._arrays(state):
+            self._engine.pack(which, *weight_views(self.plan.network, array[0]))
+
+    def close(self) -> None:
+        """Give the memory back; the runner is of no use after it."""
+        self._engine = None
+
+    def _arrays(self, state: State) -> list[tuple[str, np.ndarray]]:
+        slots = [f"slot_{k}" for k in range(len(state.slots))]
+        return [("parameters", state.parameters), *zip(slots, state.slots.values(), strict=True)]
+
+
+def _stream(name: str, value: Any, plan: Plan) -> Any:
+    """An input in the form that the kernels read; copies only what is not so already."""
+    if name == "sample_weight":
+        return np.ascontiguousarray(value, dtype=np.float64)
+    if name == "y":
+        codes = plan.network.loss.targets == "codes"
+        return np.ascontiguousarray(value, dtype=np.int32 if codes else plan.dtype)
+    if scipy.sparse.issparse(value):
+        data = value.data.astype(plan.dtype, copy=False)
+        indices = value.indices.astype(np.int32, copy=False)
+        return _CSR(data, indices, value.indptr.astype(np.int64, copy=False), value.shape)
+    if isinstance(value, _CSR):
+        return value
+    return np.ascontiguousarray(value)
+
+
+class _CSR:
+    """The arrays of a CSR matrix with int32 column indices and int64 row pointers."""
+
+    def __init__(
+        self, data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]
+    ) -> None:
+        self.data, self.indices, self.indptr, self.shape = data, indices, indptr, shape
+
+
+def why_unavailable(backend: str) -> str | None:
+    """The reason a backend cannot be used here, or None if it can."""
+    reasons = {
+        "compiled": None,
+        "numba": "the numba backend is not part of this release",
+        "cuda": "the CUDA backend is not part of this release",
+    }
+    if backend not in reasons:
+        raise ValueError(f"backend must be one of {list(reasons)}, got {backend!r}.")
+    return reasons[backend]
+
+
+def open_runner(
+    plan: Plan, state: State | None, streams: Streams, backend: str = "compiled"
+) -> Runner:
+    """Make a runner of a plan: memory is taken, weights and moments are packed.
+
+    Parameters
+    ----------
+    plan : Plan
+    state : State or None
+        Where training starts; None where parameters come with each call.
+    streams : mapping of str to array
+        See :data:`Streams`; read in place, never written, alive as long as the runner.
+    backend : str, default="compiled"
+
+    Returns
+    -------
+    Runner
+
+    Raises
+    ------
+    RuntimeError
+        If the backend is not to be had here; the message says why.
+    MemoryError
+        If there is no room for the plan's buffers.
+    """
+    reason = why_unavailable(backend)
+    if reason is not None:
+        raise RuntimeError(f"backend {backend!r} cannot be used: {reason}.")
+    return CompiledRunner(plan, state, streams)
+
+
+def predict(
+    plan: Plan, coefs: list[np.ndarray], intercepts: list[np.ndarray], X: Any
+) -> np.ndarray:
+    """Forward pass with weights as they are now; safe from several threads.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of :func:`hotloop.plan.compile_inference`.
+    coefs, intercepts : list of ndarray
+        (I, O) and (O,) of each layer.
+    X : ndarray of shape (n, I) or CSR matrix
+        Converted to the plan's dtype where it is not.
+
+    Returns
+    -------
+    ndarray of shape (n, O)
+        In the plan's dtype.
+    """
+    engine = Engine(plan, {})
+    dtype = plan.dtype
+    engine.pack(
+        "parameters",
+        [np.ascontiguousarray(w, dtype=dtype) for w in coefs],
+        [np.ascontiguousarray(b, dtype=dtype) for b in intercepts],
+    )
+    out = np.empty((X.shape[0], plan.network.n_outputs), dtype=dtype)
+    if not scipy.sparse.issparse(X):
+        X = np.ascontiguousarray(X, dtype=dtype)
+    return engine.predict(_stream("X", X, plan), out)
+
+
+def config() -> dict[str, Any]:
+    """What hotloop found on this machine: instruction sets, threads, versions, backends."""
+    backends = {}
+    for name in ("compiled", "numba", "cuda"):
+        reason = why_unavailable(name)
+        backends[name] = "available" if reason is None else f"absent: {reason}"
+    return {
+        "instruction set": kernels.isa(),
+        "usable instruction sets": kernels.usable(),
+        "HOTLOOP_ISA": os.environ.get("HOTLOOP_ISA"),
+        "threads": 1,
+        "backends": backends,
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+            "scikit-learn": sklearn.__version__,
+        },
+        "platform": f"{platform.machine()} {sys.platform}",
+    }
+
+
+def show_config() -> None:
+    """Print what :func:`config` found.
+
+    Examples
+    --------
+    >>> import hotloop
+    >>> hotloop.show_config()  # doctest: +ELLIPSIS
+    instruction set: ...
+    """
+    for key, value in config().items():
+        if isinstance(value, dict):
+            print(f"{key}:")
+            for name, entry in value.items():
+                print(f"  {name}: {entry}")
+        else:
+            print(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
+
+
+__all__ = ["CompiledRunner", "Network", "Runner", "Streams", "config", "open_runner", "predict"]

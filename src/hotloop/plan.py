@@ -1,0 +1,479 @@
+"""Compiles a network into a table of op records with offsets into flat buffers.
+
+A :class:`Plan` holds no weights and no pointers. Every choice is made here, once, and
+recorded in the ops: layouts, chunk sizes, fused or kept gradients. Kernels decide nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hotloop.kernels import (
+    ACTIVATIONS,
+    DTYPES,
+    GRADIENTS,
+    KINDS,
+    LAYOUTS,
+    LOSSES,
+    OP_DTYPE,
+    OPTIMIZERS,
+    SCALARS,
+    geometry,
+)
+from hotloop.spec import SGD, Adam, Network, Optimizer
+
+#: Parameter groups: each has its own row of scalars in every step.
+GROUPS = ("weight", "bias")
+
+LINE_BYTES = 64
+#: Bytes of activations and deltas that one chunk of rows may take, to stay in a core's cache.
+CHUNK_BYTES = 512 * 1024
+#: Rows of a batch of the gradient plan; part of what its bits depend on.
+GRADIENT_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A compiled network: what an engine or any other backend needs to run it.
+
+    Attributes
+    ----------
+    network : Network
+        What was compiled.
+    dtype : numpy.dtype
+        float32 or float64.
+    optimizer : SGD, Adam or None
+        None in a plan for gradients or predictions.
+    ops, inference_ops, parameter_ops : ndarray of OP_DTYPE
+        A training step, a forward pass, and one record a layer that says where its
+        parameters are.
+    batch_size, chunk_rows, inference_rows : int
+        Rows of a step, and rows that go through the ops together in training and inference.
+    arena_bytes, inference_arena_bytes, store_bytes : int
+        Sizes of the buffers the offsets in the ops point into.
+    views : mapping of str to (int, tuple)
+        Where each parameter lies in the flat row-major vector: offset and shape.
+    n_parameters : int
+        Length of that vector, P.
+    """
+
+    network: Network
+    dtype: np.dtype
+    optimizer: Optimizer | None
+    ops: np.ndarray = field(repr=False)
+    inference_ops: np.ndarray = field(repr=False)
+    parameter_ops: np.ndarray = field(repr=False)
+    batch_size: int
+    chunk_rows: int
+    inference_rows: int
+    arena_bytes: int
+    inference_arena_bytes: int
+    store_bytes: int
+    views: Mapping[str, tuple[int, tuple[int, ...]]] = field(repr=False)
+    n_parameters: int
+
+    def __str__(self) -> str:
+        names = list(KINDS)
+        lines = [f"{'op':<24}{'inputs':>8}{'outputs':>8}{'layout':>8}  multiply-adds a row"]
+        for op in self.ops:
+            work = int(op["I"] * op["O"]) if op["weight"] >= 0 else 0
+            layout = list(LAYOUTS)[op["layout"]] if op["weight"] >= 0 else "-"
+            lines.append(
+                f"{names[op['kind']].lower():<24}{op['I']:>8}{op['O']:>8}{layout:>8}  {work}"
+            )
+        return "\n".join([*lines, f"{self.n_parameters} parameters"])
+
+
+@dataclass
+class State:
+    """What training changes, in plain row-major arrays with a leading model axis M = 1.
+
+    Attributes
+    ----------
+    parameters : ndarray of shape (M, P)
+        All weights, each (I, O) row-major, in the order of the layers, then all biases.
+    slots : dict of str to ndarray of shape (M, P)
+        The optimizer's moments, laid out as the parameters.
+    step : int
+        Optimizer steps taken so far.
+    """
+
+    parameters: np.ndarray
+    slots: dict[str, np.ndarray]
+    step: int = 0
+
+
+def layer_shapes(network: Network) -> list[tuple[int, int]]:
+    """(I, O) of each layer."""
+    shapes, shape = [], network.in_shape
+    for layer in network.layers:
+        out = layer.out_shape(shape)
+        shapes.append((shape[0], out[0]))
+        shape = out
+    return shapes
+
+
+def parameter_views(network: Network) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Offset and shape of each parameter in the flat vector: all weights, then all biases."""
+    views: dict[str, tuple[int, tuple[int, ...]]] = {}
+    offset, shape, shapes = 0, network.in_shape, []
+    for layer in network.layers:
+        shapes.append(layer.param_shapes(shape))
+        shape = layer.out_shape(shape)
+    for name in ("weight", "bias"):
+        for i, params in enumerate(shapes):
+            views[f"{name}_{i}"] = (offset, params[name])
+            offset += int(np.prod(params[name]))
+    return views
+
+
+def n_parameters(network: Network) -> int:
+    """Length of the flat parameter vector."""
+    return sum(i * o + o for i, o in layer_shapes(network))
+
+
+def weight_views(
+    network: Network, flat: np.ndarray
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Weights and biases as views into one flat vector of shape (P,); nothing is copied."""
+    views = parameter_views(network)
+    arrays = {
+        name: flat[start : start + int(np.prod(shape))].reshape(shape)
+        for name, (start, shape) in views.items()
+    }
+    layers = range(len(network.layers))
+    return [arrays[f"weight_{i}"] for i in layers], [arrays[f"bias_{i}"] for i in layers]
+
+
+def init_parameters(
+    network: Network, rng: np.random.RandomState, dtype: np.dtype | type
+) -> np.ndarray:
+    """Initial parameters, shape (P,), drawn exactly as scikit-learn draws them.
+
+    Each layer takes ``uniform(-b, b, (I, O))`` and then ``uniform(-b, b, O)`` in float64 from
+    `rng`, with ``b = sqrt(6 / (I + O))``, 2 in the place of 6 under logistic hidden units.
+
+    References
+    ----------
+    Glorot and Bengio (2010), "Understanding the difficulty of training deep feedforward
+    neural networks", equation 16.
+    """
+    flat = np.empty(n_parameters(network), dtype=dtype)
+    weights, biases = weight_views(network, flat)
+    factor = 2.0 if network.layers[0].activation == "logistic" else 6.0
+    for weight, bias in zip(weights, biases, strict=True):
+        bound = np.sqrt(factor / sum(weight.shape))
+        weight[...] = rng.uniform(-bound, bound, weight.shape)
+        bias[...] = rng.uniform(-bound, bound, bias.shape)
+    return flat
+
+
+def new_state(parameters: np.ndarray, optimizer: Optimizer) -> State:
+    """A state at step 0 around a flat parameter vector of shape (P,)."""
+    slots = {name: np.zeros((1, parameters.size), parameters.dtype) for name in optimizer.slots}
+    return State(parameters.reshape(1, -1), slots)
+
+
+class _Buffer:
+    """Hands out offsets of one growing buffer, each at a cache line."""
+
+    def __init__(self) -> None:
+        self.n_bytes = 0
+
+    def take(self, n_bytes: int) -> int:
+        start = self.n_bytes
+        self.n_bytes += -(-n_bytes // LINE_BYTES) * LINE_BYTES
+        return start
+
+
+class _Lowering:
+    """Turns layers into op records. One method a layer type and pass; offsets as it goes."""
+
+    def __init__(
+        self, network: Network, dtype: np.dtype, optimizer: Optimizer | None, *, sparse: bool
+    ) -> None:
+        self.network = network
+        self.dtype = np.dtype(dtype)
+        self.optimizer = optimizer
+        self.sparse = sparse
+        self.sizes = geometry(DTYPES[self.dtype.name])
+        self.shapes = layer_shapes(network)
+        self.store = _Buffer()
+
+    def padded(self, n: int) -> int:
+        lanes = self.sizes["vector_lanes"]
+        return -(-n // lanes) * lanes
+
+    def narrow(self, layer: int) -> bool:
+        """Whether lanes along the outputs would be mostly empty; CSR rows need them there."""
+        O = self.shapes[layer][1]  # noqa: E741
+        return 2 * O <= self.sizes["vector_lanes"] and not (self.sparse and layer == 0)
+
+    def stride(self, n: int) -> int:
+        """Row stride for n columns: an odd number of cache lines, so that a column of rows
+        spreads over all sets of the cache."""
+        line = max(LINE_BYTES // self.dtype.itemsize, self.sizes["vector_lanes"])
+        lines = -(-n // line)
+        return (lines + 1 - lines % 2) * line
+
+    def output_stride(self, layer: int) -> int:
+        """A single output is stored without gaps, so that the loss has its lanes along rows."""
+        last = layer == len(self.shapes) - 1
+        single = last and self.shapes[layer][1] == 1 and self.narrow(layer)
+        return 1 if single else self.stride(self.shapes[layer][1])
+
+    def take(self, buffer: _Buffer, n: int) -> int:
+        return buffer.take(n * self.dtype.itemsize)
+
+    def record(self, kind: str, layer: int, **fields: int | float) -> np.ndarray:
+        """An op of a layer with all that its kind does not change."""
+        op = np.zeros((), OP_DTYPE)
+        for name in OP_DTYPE.names:
+            if OP_DTYPE[name] == np.int64 and name not in ("I", "O", "units"):
+                op[name] = -1
+        op["kind"] = KINDS[kind]
+        op["dtype"] = DTYPES[self.dtype.name]
+        op["I"], op["O"] = self.shapes[layer]
+        op["layout"] = LAYOUTS["narrow" if self.narrow(layer) else "panels"]
+        op["loss"] = LOSSES[self.network.loss.name]
+        op["weight_group"], op["bias_group"] = GROUPS.index("weight"), GROUPS.index("bias")
+        for name, value in fields.items():
+            op[name] = value
+        return op
+
+    def units(self, layer: int) -> int:
+        I, O = self.shapes[layer]  # noqa: E741
+        if self.narrow(layer):
+            return -(-self.padded(I) // self.sizes["narrow_columns"])
+        return -(-O // self.sizes["panel_width"]) * -(-I // self.sizes["unit_rows"])
+
+    def parameter_fields(self, layer: int, *, train: bool, keep_gradient: bool) -> dict[str, int]:
+        """Room in the store for a layer's parameters and all that goes with them."""
+        I, O = self.shapes[layer]  # noqa: E741
+        n_weight = O * self.padded(I) if self.narrow(layer) else self.padded(O) * I
+        n_bias = self.padded(O)
+        fields = {"weight": n_weight, "bias": n_bias}
+        for k in range(len(self.optimizer.slots) if self.optimizer else 0):
+            fields |= {f"weight_slot_{k}": n_weight, f"bias_slot_{k}": n_bias}
+        if keep_gradient:
+            fields |= {"weight_gradient": n_weight, "bias_gradient": n_bias}
+        if train and layer > 0 and not self.narrow(layer):
+            fields["mirror"] = self.padded(I) * O
+        placed = {name: self.take(self.store, n) for name, n in fields.items()}
+        if train:
+            placed["squares"] = self.store.take(8 * self.units(layer))
+        return placed | {"units": self.units(layer)}
+
+    def optimizer_fields(self) -> dict[str, int | float]:
+        if isinstance(self.optimizer, Adam):
+            return {
+                "optimizer": OPTIMIZERS["adam"],
+                "beta_2": self.optimizer.beta_2,
+                "epsilon": self.optimizer.epsilon,
+            }
+        if isinstance(self.optimizer, SGD):
+            return {"optimizer": OPTIMIZERS["nesterov" if self.optimizer.nesterov else "sgd"]}
+        return {}
+
+    def forward(
+        self, layer: int, parameters: Mapping[str, int], source: Mapping[str, int], output: int
+    ) -> np.ndarray:
+        sparse = self.sparse and layer == 0
+        return self.record(
+            "CSR_FORWARD" if sparse else "DENSE_FORWARD",
+            layer,
+            **{**parameters, **source},
+            output=output,
+            ld_output=self.output_stride(layer),
+            activation=ACTIVATIONS[self.network.layers[layer].activation],
+        )
+
+    def inference(self, parameters: list[dict[str, int]], raw: bool) -> tuple[np.ndarray, int, int]:
+        """Forward ops over two buffers in turn; their rows, and the arena they need."""
+        widest = max(self.output_stride(layer) for layer in range(len(self.shapes)))
+        rows = _chunk_rows(2 * widest * self.dtype.itemsize)
+        arena, ops = _Buffer(), []
+        buffers = [self.take(arena, rows * widest) for _ in range(2)]
+        source = {"from_stream": 1}
+        for layer, fields in enumerate(parameters):
+            output = buffers[layer % 2]
+            ops.append(self.forward(layer, fields, source, output))
+            source = {"input": output, "ld_input": self.output_stride(layer)}
+        last = len(self.shapes) - 1
+        link = "identity" if raw else self.network.loss.output_activation
+        ops.append(
+            self.record(
+                "OUTPUT",
+                last,
+                output=output,
+                ld_output=self.output_stride(last),
+                activation=ACTIVATIONS[link],
+            )
+        )
+        return np.stack(ops), rows, arena.n_bytes
+
+    def training(
+        self, parameters: list[dict[str, int]], batch_size: int, *, fused: bool
+    ) -> tuple[np.ndarray, int]:
+        """The ops of one step, rows first and parameters after, and the arena they need."""
+        arena, last = _Buffer(), len(self.shapes) - 1
+        strides = [self.output_stride(layer) for layer in range(last + 1)]
+        outputs = [self.take(arena, batch_size * n) for n in strides]
+        deltas = [self.take(arena, batch_size * n) for n in strides[:-1]] + outputs[-1:]
+        row_loss = self.take(arena, batch_size)
+        sources: list[dict[str, int]] = [
+            {"input": outputs[layer - 1], "ld_input": strides[layer - 1]}
+            for layer in range(last + 1)
+        ]
+        ops = []
+        if self.sparse:
+            sources[0] = {}
+        else:
+            stride = self.stride(self.shapes[0][0])
+            rows = self.take(arena, batch_size * stride)
+            ops.append(self.record("GATHER", 0, output=rows, ld_output=stride))
+            sources[0] = {"input": rows, "ld_input": stride}
+        for layer, fields in enumerate(parameters):
+            ops.append(self.forward(layer, fields, sources[layer], outputs[layer]))
+        end = {"output": outputs[last], "d_output": deltas[last], "ld_output": strides[last]}
+        ops.append(self.record("LOSS", last, **end, row_loss=row_loss))
+        for layer in range(last, 0, -1):
+            ops.append(
+                self.record(
+                    "DENSE_BACKWARD_INPUT",
+                    layer,
+                    **{**parameters[layer], **sources[layer]},
+                    d_input=deltas[layer - 1],
+                    d_output=deltas[layer],
+                    ld_output=strides[layer],
+                    activation=ACTIVATIONS[self.network.layers[layer - 1].activation],
+                )
+            )
+        updates = []
+        for layer, fields in enumerate(parameters):
+            sparse = self.sparse and layer == 0
+            mode = "update" if fused and not sparse else "overwrite"
+            gradient = self.record(
+                "CSR_BACKWARD_WEIGHT" if sparse else "DENSE_BACKWARD_WEIGHT",
+                layer,
+                **{**fields, **sources[layer], **self.optimizer_fields()},
+                d_output=deltas[layer],
+                ld_output=strides[layer],
+                gradient=GRADIENTS[mode],
+            )
+            if sparse:
+                gradient["units"] = -(-self.shapes[0][1] // self.sizes["panel_width"])
+            ops.append(gradient)
+            if mode == "overwrite" and self.optimizer is not None:
+                updates.append(self.update(layer, fields))
+        return np.stack(ops + updates), arena.n_bytes
+
+    def update(self, layer: int, fields: Mapping[str, int]) -> np.ndarray:
+        mode = GRADIENTS["update"]
+        return self.record(
+            "UPDATE", layer, **{**fields, **self.optimizer_fields()}, gradient=mode
+        )
+
+
+def _chunk_rows(row_bytes: int) -> int:
+    """Rows that go through the ops together: as many as the cache holds, at least 96."""
+    return max(96, CHUNK_BYTES // max(row_bytes, 1) // 12 * 12)
+
+
+def _compile(
+    network: Network,
+    dtype: np.dtype | type,
+    *,
+    batch_size: int = 0,
+    optimizer: Optimizer | None = None,
+    sparse: bool = False,
+    fused: bool = True,
+    raw: bool = False,
+) -> Plan:
+    lowering = _Lowering(network, np.dtype(dtype), optimizer, sparse=sparse)
+    train = batch_size > 0
+    parameters = [
+        lowering.parameter_fields(
+            layer, train=train, keep_gradient=train and (not fused or (sparse and layer == 0))
+        )
+        for layer in range(len(network.layers))
+    ]
+    inference_ops, inference_rows, inference_arena = lowering.inference(parameters, raw)
+    ops, arena = np.zeros(0, OP_DTYPE), 0
+    if train:
+        ops, arena = lowering.training(parameters, batch_size, fused=fused)
+    return Plan(
+        network=network,
+        dtype=lowering.dtype,
+        optimizer=optimizer,
+        ops=ops,
+        inference_ops=inference_ops,
+        parameter_ops=np.stack(
+            [lowering.update(layer, fields) for layer, fields in enumerate(parameters)]
+        ),
+        batch_size=batch_size,
+        chunk_rows=_chunk_rows(arena // max(batch_size, 1)),
+        inference_rows=inference_rows,
+        arena_bytes=arena,
+        inference_arena_bytes=inference_arena,
+        store_bytes=lowering.store.n_bytes,
+        views=parameter_views(network),
+        n_parameters=n_parameters(network),
+    )
+
+
+def compile_training(
+    network: Network,
+    *,
+    dtype: np.dtype | type,
+    batch_size: int,
+    optimizer: Optimizer,
+    sparse: bool = False,
+    fused: bool = True,
+) -> Plan:
+    """Compile training steps of `batch_size` rows.
+
+    Parameters
+    ----------
+    network : Network
+        What to train.
+    dtype : float32 or float64
+        Of parameters, activations and gradients.
+    batch_size : int
+        Rows of a step; the last of an epoch may have fewer.
+    optimizer : SGD or Adam
+        The rule that updates the parameters.
+    sparse : bool, default=False
+        Whether X is CSR.
+    fused : bool, default=True
+        Whether the optimizer runs on each tile of a gradient while it is in registers, or
+        after all gradients were written to memory. The second is the oracle of the first.
+
+    Returns
+    -------
+    Plan
+    """
+    return _compile(
+        network, dtype, batch_size=batch_size, optimizer=optimizer, sparse=sparse, fused=fused
+    )
+
+
+def compile_gradients(
+    network: Network, *, dtype: np.dtype | type, n_rows: int, sparse: bool = False
+) -> Plan:
+    """Compile the loss and gradient of a whole data set of `n_rows` rows, in fixed batches."""
+    batch_size = min(n_rows, GRADIENT_ROWS)
+    return _compile(network, dtype, batch_size=batch_size, sparse=sparse, fused=False)
+
+
+def compile_inference(
+    network: Network, *, dtype: np.dtype | type, sparse: bool = False, raw: bool = False
+) -> Plan:
+    """Compile a forward pass; with `raw` the output activation is left out."""
+    return _compile(network, dtype, sparse=sparse, raw=raw)
+
+
+assert SCALARS == ("rate", "momentum", "decay")

@@ -1,0 +1,145 @@
+"""Frozen records that describe a network, its loss and its optimizer; data only, no arrays.
+
+`fit` makes them from what the user wrote, :mod:`hotloop.plan` compiles them. A record
+knows its own shapes and nothing of kernels, buffers or scikit-learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
+
+#: Element-wise activations a hidden layer may have.
+ACTIVATIONS = ("identity", "relu", "logistic", "tanh")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss and the output activation (inverse link) it is derived through.
+
+    The delta of the output layer is ``output - target`` for every pair below: each is
+    the canonical pair of its distribution. A pair that is not in :data:`LOSSES` cannot
+    be written down, so it cannot get a wrong gradient.
+
+    Attributes
+    ----------
+    name : str
+        The name plans and kernels know the pair by.
+    output_activation : {"softmax", "logistic", "identity", "exp"}
+        Activation of the output layer.
+    targets : {"codes", "dense"}
+        Whether the target stream is one int32 class code a row, shape (n,), or one
+        number an output, shape (n, O).
+    """
+
+    name: str
+    output_activation: str
+    targets: str
+
+
+LOSSES: Mapping[str, Loss] = MappingProxyType(
+    {
+        loss.name: loss
+        for loss in (
+            Loss("log_loss", "softmax", "codes"),
+            Loss("binary_log_loss", "logistic", "dense"),
+            Loss("squared_error", "identity", "dense"),
+            Loss("poisson", "exp", "dense"),
+        )
+    }
+)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A fully connected layer, ``activation(X @ weight + bias)``.
+
+    Attributes
+    ----------
+    units : int
+        Number of outputs, O.
+    activation : str
+        One of :data:`ACTIVATIONS`; ``"identity"`` for an output layer, whose
+        activation belongs to the loss.
+    """
+
+    units: int
+    activation: str = "identity"
+
+    def __post_init__(self) -> None:
+        if self.units < 1:
+            raise ValueError(f"Dense: units must be at least 1, got {self.units}.")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"Dense: activation must be one of {ACTIVATIONS}, got {self.activation!r}.")
+
+    def out_shape(self, in_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of one output row for one input row of shape ``(I,)``."""
+        return (self.units,)
+
+    def param_shapes(self, in_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Shapes of the parameters, ``{"weight": (I, O), "bias": (O,)}``."""
+        return {"weight": (in_shape[0], self.units), "bias": (self.units,)}
+
+
+@dataclass(frozen=True)
+class Network:
+    """Layers in order, and the loss the last one is trained by.
+
+    Attributes
+    ----------
+    in_shape : tuple of int
+        Shape of one input row, ``(I,)``.
+    layers : tuple of Dense
+        At least one; the last is the output layer and has identity activation.
+    loss : Loss
+        One of :data:`LOSSES`.
+    """
+
+    in_shape: tuple[int, ...]
+    layers: tuple[Dense, ...]
+    loss: Loss
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ValueError("Network: at least one layer is needed, got none.")
+        if self.layers[-1].activation != "identity":
+            raise ValueError(
+                "Network: the output layer's activation belongs to the loss "
+                f"({self.loss.name} implies {self.loss.output_activation}); give the last layer "
+                f"activation='identity', not {self.layers[-1].activation!r}."
+            )
+
+    @property
+    def n_outputs(self) -> int:
+        return self.layers[-1].units
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent with (Nesterov) momentum; rate and momentum come per step."""
+
+    nesterov: bool = True
+    slots: ClassVar[tuple[str, ...]] = ("velocity",)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam as scikit-learn writes it, ``w -= rate * m / (sqrt(v) + epsilon)``.
+
+    The bias corrections are folded into the per-step rate. beta_1 comes per step, in
+    the place of the momentum.
+
+    References
+    ----------
+    Kingma and Ba (2014), "Adam: A method for stochastic optimization", the rewriting
+    at the end of section 2.
+    """
+
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    slots: ClassVar[tuple[str, ...]] = ("first_moment", "second_moment")
+
+
+Optimizer = SGD | Adam
