@@ -1,0 +1,11 @@
+"""Neural networks for scikit-learn, trained by compiled loops.
+
+``from hotloop import MLPClassifier, MLPRegressor`` replaces the same import from
+``sklearn.neural_network``: the same parameters, attributes and results, sooner.
+"""
+
+from .backends import config, show_config
+from .estimators.mlp import MLPClassifier, MLPRegressor
+
+__all__ = ["MLPClassifier", "MLPRegressor", "config", "show_config"]
+__version__ = "0.1.0"

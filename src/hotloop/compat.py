@@ -1,0 +1,148 @@
+"""All that differs between the supported scikit-learn versions (1.7, 1.8 and 1.9) and SciPy's.
+
+The one place, too, where names come from scikit-learn's private modules, so that a
+change there is a change here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import scipy
+from sklearn.base import _fit_context as fit_context
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.optimize import _check_optimize_result
+from sklearn.utils.validation import _check_sample_weight
+
+try:
+    from sklearn.callback import CallbackSupportMixin
+except ImportError:  # scikit-learn 1.7 and 1.8 have no callbacks
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Stands where scikit-learn 1.9's mixin would: adds nothing."""
+
+    HAS_CALLBACKS = False
+else:
+    HAS_CALLBACKS = True
+
+__all__ = [
+    "HAS_CALLBACKS",
+    "CallbackSupportMixin",
+    "FitTasks",
+    "Interval",
+    "Options",
+    "StrOptions",
+    "check_sample_weight",
+    "fit_context",
+    "lbfgs_options",
+    "lbfgs_result",
+]
+
+
+class FitTasks:
+    """The tasks of one fit as its callbacks see them: the fit, and one for each iteration.
+
+    Without callbacks, and on scikit-learn versions that have none, every method does
+    nothing.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The one being fitted, which has been given the callbacks.
+    X, y : array-like
+        As the user gave them to fit; handed to the callbacks.
+    sample_weight : array-like or None
+        Handed to the callbacks as metadata.
+    max_iter : int
+        How many iterations (epochs, or steps of L-BFGS) there can be.
+    describe : callable
+        Makes the attributes of a fitted estimator from what a `snapshot` returns; called
+        only if a callback asks for the fitted estimator.
+
+    Attributes
+    ----------
+    active : bool
+        Whether any callback listens, so that iterations must be told one by one.
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        max_iter: int,
+        describe: Callable[[Any], dict[str, Any]],
+    ) -> None:
+        known = vars(estimator)
+        self.active = HAS_CALLBACKS and bool(known.get("_skl_callbacks"))
+        self._fit_task: Any = None
+        self._iteration_task: Any = None
+        metadata = {} if sample_weight is None else {"sample_weight": sample_weight}
+        self._describe = describe
+        self._told = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
+        if self.active or "_parent_callback_ctx" in known:
+            self._fit_task = estimator._init_callback_context(max_subtasks=max_iter)
+            self._fit_task.call_on_fit_task_begin(**self._told)
+
+    def begin_iteration(self, snapshot: Callable[[], Any]) -> None:
+        """Tell the callbacks that an iteration begins, unless one is under way."""
+        if self.active and self._iteration_task is None:
+            self._iteration_task = self._fit_task.subcontext(task_name="iteration")
+            self._iteration_task.call_on_fit_task_begin(**self._about(snapshot))
+
+    def end_iteration(self, snapshot: Callable[[], Any]) -> bool:
+        """Tell the callbacks that the iteration ended; whether one of them asks to stop."""
+        task, self._iteration_task = self._iteration_task, None
+        return task is not None and bool(task.call_on_fit_task_end(**self._about(snapshot)))
+
+    def end(self, snapshot: Callable[[], Any]) -> None:
+        """Tell the callbacks that the fit ended, and the iteration if one is under way."""
+        self.end_iteration(snapshot)
+        if self._fit_task is not None:
+            self._fit_task.call_on_fit_task_end(**self._about(snapshot))
+
+    def _about(self, snapshot: Callable[[], Any]) -> dict[str, Any]:
+        return {
+            **self._told,
+            "reconstruction_attributes": lambda: self._describe(snapshot()),
+        }
+
+
+def check_sample_weight(sample_weight: Any, X: Any) -> Any:
+    """Sample weights as scikit-learn 1.9 checks them, an all-zero vector refused.
+
+    Parameters
+    ----------
+    sample_weight : float or array-like of shape (n,)
+        The weights; one number stands for n of them.
+    X : {ndarray, sparse matrix} of shape (n, I)
+        The validated input.
+
+    Returns
+    -------
+    ndarray of shape (n,), float32 or float64
+        The weights, C-contiguous.
+
+    Raises
+    ------
+    ValueError
+        For a wrong shape, values that are not finite, or all of them zero.
+    """
+    weights = _check_sample_weight(sample_weight, X)
+    if not weights.any():  # 1.7 and 1.8 let it pass
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    return weights
+
+
+def lbfgs_options(verbose: bool | int) -> dict[str, int]:
+    """Options that make SciPy's L-BFGS-B print its progress; SciPy 1.15 and later never do."""
+    if tuple(map(int, scipy.__version__.split(".")[:2])) >= (1, 15):
+        return {}
+    return {"iprint": 1 if verbose else -1}
+
+
+def lbfgs_result(result: Any, max_iter: int) -> int:
+    """Warn like scikit-learn when L-BFGS has not converged; the number of iterations done."""
+    return _check_optimize_result("lbfgs", result, max_iter)

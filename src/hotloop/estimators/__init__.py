@@ -1,0 +1,1 @@
+"""Estimators: one file for each family."""

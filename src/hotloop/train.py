@@ -1,0 +1,601 @@
+"""Epochs, and what happens between them: rates, stopping, validation, callbacks.
+
+Talks to a runner only; what it hands back is plain data (:class:`Outcome`). The rules are
+scikit-learn's, epoch for epoch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import closing
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import scipy.optimize
+from sklearn.exceptions import ConvergenceWarning
+
+from .backends import open_runner
+from .plan import GROUPS, SCALARS, Plan, State
+
+Array = np.ndarray
+
+#: How long one call of the runner may keep an interrupt or another thread waiting...
+CALL_SECONDS = 0.05
+#: ...by a careful guess of its speed: flops a second, and the fixed cost of a step in flops.
+FLOPS_PER_SECOND = 2e10
+STEP_FLOPS = 2e4
+#: Numbers that the orders and scalars of one call may hold (32 MB).
+CALL_NUMBERS = 2**22
+
+
+class Tasks(Protocol):
+    """Who is told of a fit's progress, and may ask it to stop."""
+
+    active: bool
+
+    def begin_iteration(self, snapshot: Callable[[], Outcome]) -> None:
+        """Hear that an iteration begins, unless one is under way."""
+
+    def end_iteration(self, snapshot: Callable[[], Outcome]) -> bool:
+        """Hear that an iteration ended; whether to stop."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Parameters of an estimator that its epochs are governed by, under the same names.
+
+    Attributes
+    ----------
+    batch_size : int
+        Rows in a batch, no more than there are.
+    incremental : bool
+        Whether it is partial_fit that asks: one epoch, whatever `max_iter` says.
+    """
+
+    max_iter: int
+    tol: float
+    n_iter_no_change: float
+    shuffle: bool
+    verbose: bool | int
+    alpha: float
+    batch_size: int
+    incremental: bool
+
+
+@dataclass
+class History:
+    """What a fit remembers from epoch to epoch, and a continued one from call to call.
+
+    Attributes
+    ----------
+    loss_curve : list of float
+        Mean loss of every epoch.
+    best_loss : float or None
+        The smallest of them; None when validation scores decide.
+    no_improvement_count : int
+        Epochs in a row that were not better by the tolerance.
+    validation_scores : list of float or None
+        Score of every epoch; None without early stopping.
+    best_validation_score : float or None
+        The largest of them.
+    n_seen : int
+        Samples that have gone by, over all calls.
+    n_epochs : int
+        Epochs of this call.
+    """
+
+    loss_curve: list[float] = field(default_factory=list)
+    best_loss: float | None = np.inf
+    no_improvement_count: int = 0
+    validation_scores: list[float] | None = None
+    best_validation_score: float | None = None
+    n_seen: int = 0
+    n_epochs: int = 0
+
+    @property
+    def loss(self) -> float:
+        """Loss of the last epoch; NaN before the first."""
+        return self.loss_curve[-1] if self.loss_curve else np.nan
+
+    def judge_by(self, *, scores: bool) -> None:
+        """Let validation scores, or else the loss, decide on stopping from now on."""
+        if scores and self.validation_scores is None:
+            self.best_loss, self.validation_scores = None, []
+            self.best_validation_score = -np.inf
+        elif not scores:
+            self.validation_scores = self.best_validation_score = None
+            if self.best_loss is None:
+                self.best_loss = np.inf
+
+    def add_score(self, score: float, tol: float) -> bool:
+        """Count an epoch by its validation score; whether it is the best so far."""
+        assert self.validation_scores is not None
+        assert self.best_validation_score is not None
+        self.validation_scores.append(score)
+        worse = score < self.best_validation_score + tol
+        self.no_improvement_count = self.no_improvement_count + 1 if worse else 0
+        best = score > self.best_validation_score
+        if best:
+            self.best_validation_score = score
+        return best
+
+
+@dataclass
+class StochasticOptimizer(ABC):
+    """A stochastic solver between two calls: its moments, and the rates of its steps.
+
+    Attributes
+    ----------
+    record : spec.SGD or spec.Adam
+        What plans are made from.
+    learning_rate_init : float
+        The rate it started with.
+    momentum : float
+        Of SGD; for Adam beta_1, which has the same place in the kernels.
+    learning_rate : float
+        Rate of the last step (Adam) or of the next one (SGD).
+    step : int
+        Steps done.
+    slots : dict of str to ndarray of shape (P,)
+        Its moments, by the names in ``record.slots``; empty before the first call.
+    """
+
+    record: Any
+    learning_rate_init: float
+    momentum: float
+    learning_rate: float = field(init=False)
+    step: int = field(default=0, init=False)
+    slots: dict[str, Array] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.learning_rate = float(self.learning_rate_init)
+
+    @abstractmethod
+    def rates(self, n_epochs: int, n_steps: int, n_rows: int, n_seen: int) -> Array:
+        """Rate of each step to come.
+
+        Parameters
+        ----------
+        n_epochs, n_steps : int
+            Epochs, and steps in each.
+        n_rows : int
+            Rows in an epoch.
+        n_seen : int
+            Rows that have gone by before.
+
+        Returns
+        -------
+        ndarray of shape (n_epochs, n_steps), float64
+            In the order of the steps.
+        """
+
+    @abstractmethod
+    def advance(self, n_steps: int, n_epochs: int, n_seen: int) -> None:
+        """Take note of steps and whole epochs that were done; `n_seen` counts them in."""
+
+    def stops_at_plateau(self, message: str, verbose: bool | int) -> bool:
+        """Whether to stop now that improvement has ceased, or to go on at a smaller rate."""
+        if verbose:
+            print(f"{message} Stopping.")
+        return True
+
+
+@dataclass
+class SGD(StochasticOptimizer):
+    """Gradient descent with momentum, by scikit-learn's three schedules.
+
+    Attributes
+    ----------
+    schedule : {"constant", "invscaling", "adaptive"}
+        How the rate changes: never; ``learning_rate_init / (n_seen + 1) ** power_t`` after
+        each epoch; a fifth at each plateau.
+    power_t : float
+        The exponent.
+    """
+
+    schedule: str
+    power_t: float
+
+    def rates(self, n_epochs: int, n_steps: int, n_rows: int, n_seen: int) -> Array:
+        """One rate an epoch; see the base class."""
+        rates = np.full((n_epochs, n_steps), self.learning_rate)
+        if self.schedule == "invscaling":
+            for epoch in range(1, n_epochs):
+                rates[epoch] = self._scaled(n_seen + epoch * n_rows)
+        return rates
+
+    def advance(self, n_steps: int, n_epochs: int, n_seen: int) -> None:
+        """Count steps; set the next epoch's rate."""
+        self.step += n_steps
+        if self.schedule == "invscaling" and n_epochs:
+            self.learning_rate = self._scaled(n_seen)
+
+    def stops_at_plateau(self, message: str, verbose: bool | int) -> bool:
+        """Divide the rate of the adaptive schedule by 5, until it is too small."""
+        if self.schedule != "adaptive":
+            return super().stops_at_plateau(message, verbose)
+        if self.learning_rate <= 1e-6:
+            return super().stops_at_plateau(f"{message} Learning rate too small.", verbose)
+        self.learning_rate /= 5.0
+        if verbose:
+            print(f"{message} Setting learning rate to {self.learning_rate:f}")
+        return False
+
+    def _scaled(self, n_seen: int) -> float:
+        return float(self.learning_rate_init) / (n_seen + 1) ** self.power_t
+
+
+@dataclass
+class Adam(StochasticOptimizer):
+    """Adam: its rate carries the bias corrections of both moments."""
+
+    def rates(self, n_epochs: int, n_steps: int, n_rows: int, n_seen: int) -> Array:
+        """One rate a step, corrected for the steps before it; see the base class."""
+        step = self.step + 1.0 + np.arange(n_epochs * n_steps)
+        return self._corrected(step).reshape(n_epochs, n_steps)
+
+    def advance(self, n_steps: int, n_epochs: int, n_seen: int) -> None:
+        """Count steps; keep the last one's rate."""
+        self.step += n_steps
+        if self.step:
+            self.learning_rate = float(self._corrected(float(self.step)))
+
+    def _corrected(self, step: Any) -> Any:
+        root = np.sqrt(1.0 - self.record.beta_2**step)
+        return self.learning_rate_init * root / (1.0 - self.momentum**step)
+
+
+class RowOrders:
+    """The row order of each epoch: a shuffle of the one before, from scikit-learn's stream.
+
+    ``rng.shuffle(np.arange(n))`` draws what ``sklearn.utils.shuffle`` draws, in a fraction
+    of the time.
+
+    Parameters
+    ----------
+    rng : RandomState
+        Advanced by the epochs that are kept and by no other.
+    n_rows : int
+        Rows in an epoch.
+    """
+
+    def __init__(self, rng: np.random.RandomState, n_rows: int) -> None:
+        self._rng = rng
+        self._rows = np.arange(n_rows)
+        self._last = self._rows
+        self._drawn = np.empty((0, n_rows), dtype=np.intp)
+        self._before: Any = None
+
+    def draw(self, n_epochs: int) -> Array:
+        """Orders of the next epochs, intp of shape (1, n_epochs, n_rows)."""
+        self._before = self._rng.get_state() if n_epochs > 1 else None
+        self._drawn = np.empty((n_epochs, len(self._rows)), dtype=np.intp)
+        order = self._last
+        for drawn in self._drawn:
+            order = np.take(order, self._shuffled(), out=drawn, mode="clip")
+        return self._drawn[np.newaxis]
+
+    def keep(self, n_epochs: int) -> None:
+        """Take back all but the first `n_epochs` of the orders drawn last."""
+        if n_epochs < len(self._drawn) and self._before is not None:
+            self._rng.set_state(self._before)
+            for _ in range(n_epochs):
+                self._shuffled()
+        if n_epochs:
+            self._last = self._drawn[n_epochs - 1]
+
+    def _shuffled(self) -> Array:
+        rows = self._rows.copy()
+        self._rng.shuffle(rows)
+        return rows
+
+
+@dataclass
+class Outcome:
+    """What training hands back.
+
+    Attributes
+    ----------
+    parameters : ndarray of shape (P,)
+        All weights, then all biases.
+    loss : float
+        The last one.
+    n_iter : int
+        Epochs, or iterations of L-BFGS.
+    history : History or None
+        None after L-BFGS, like `optimizer`.
+    optimizer : StochasticOptimizer or None
+        With its moments, for partial_fit to go on from.
+    """
+
+    parameters: Array
+    loss: float
+    n_iter: int
+    history: History | None = None
+    optimizer: StochasticOptimizer | None = None
+
+
+@dataclass
+class Validation:
+    """Rows that are scored after every epoch.
+
+    Attributes
+    ----------
+    X : {ndarray, CSR} of shape (n, I)
+        The input, of the plan's dtype.
+    score : callable
+        Makes the score from outputs of shape (n, O); NaN for those of a diverged network.
+    out : ndarray of shape (n, O)
+        Room for the outputs.
+    """
+
+    X: Any
+    score: Callable[[Array], float]
+    out: Array
+
+
+class EpochLoop:
+    """Runs epochs until a rule, a callback, the limit or the user says stop.
+
+    Parameters
+    ----------
+    plan : Plan
+        A training plan.
+    start : ndarray of shape (P,)
+        Parameters to start from; not written to.
+    streams : dict of str to array
+        "X", "y" and perhaps "sample_weight".
+    optimizer : StochasticOptimizer
+        Where it was left; advanced as epochs are done, its old moments not written to.
+    history : History
+        Continued as epochs are done.
+    settings : Settings
+        The rules.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        start: Array,
+        streams: dict[str, Any],
+        optimizer: StochasticOptimizer,
+        history: History,
+        settings: Settings,
+    ) -> None:
+        self.plan = plan
+        self.streams = streams
+        self.optimizer = optimizer
+        self.history = history
+        self.settings = settings
+        self.n_rows = streams["X"].shape[0]
+        self.n_steps = -(-self.n_rows // settings.batch_size)
+        if not optimizer.slots:
+            optimizer.slots = {name: np.zeros_like(start) for name in optimizer.record.slots}
+        moments = {k: v.astype(start.dtype, copy=False) for k, v in optimizer.slots.items()}
+        self._best = start
+        self._orders: RowOrders | None = None
+        self._tasks: Any = None
+        self._validation: Validation | None = None
+        self._runner: Any = None
+        self._running = False
+        self._stop: Array | None = None
+        self._steps_noted = 0
+        self._state = State(
+            start[np.newaxis], {k: v[np.newaxis] for k, v in moments.items()}, optimizer.step
+        )
+
+    def run(
+        self, rng: np.random.RandomState, tasks: Tasks, validation: Validation | None = None
+    ) -> Outcome:
+        """Train.
+
+        Parameters
+        ----------
+        rng : RandomState
+            Where row orders are drawn from.
+        tasks : Tasks
+            Who is told of every epoch.
+        validation : Validation or None
+            The rows that early stopping has set aside.
+
+        Returns
+        -------
+        Outcome
+            With the weights of the best epoch if there are validation rows.
+        """
+        settings, history = self.settings, self.history
+        self._orders = RowOrders(rng, self.n_rows) if settings.shuffle else None
+        self._tasks, self._validation = tasks, validation
+        history.judge_by(scores=validation is not None)
+        history.n_epochs = self._steps_noted = 0
+        max_epochs = 1 if settings.incremental else settings.max_iter
+        watched = validation is not None or tasks.active or settings.verbose
+        epochs_a_call = 1 if watched else self._epochs_a_call()
+        stopped = False
+        with closing(open_runner(self.plan, self._state, self.streams)) as self._runner:
+            try:
+                while not stopped and history.n_epochs < max_epochs:
+                    stopped = self._call(min(epochs_a_call, max_epochs - history.n_epochs))
+            except KeyboardInterrupt:
+                self._note_epochs()
+                warnings.warn("Training interrupted by user.", stacklevel=2)
+                stopped = True
+            if not stopped and not settings.incremental:
+                warnings.warn(
+                    f"Stochastic Optimizer: Maximum iterations ({max_epochs}) reached and the "
+                    "optimization hasn't converged yet.",
+                    ConvergenceWarning,
+                    stacklevel=2,
+                )
+            return self._outcome()
+
+    def _epochs_a_call(self) -> int:
+        """As many as `CALL_SECONDS` and `CALL_NUMBERS` allow; one at least.
+
+        One, too, if batches may be skipped for want of weight: then it is not known
+        beforehand which steps are the next epoch's.
+        """
+        weight = self.streams.get("sample_weight")
+        if weight is not None and not weight.all():
+            return 1
+        X, n_parameters = self.streams["X"], self.plan.n_parameters
+        # X.size is the number of entries stored if X is sparse.
+        n_units = self.plan.views["bias_0"][1][0]
+        n_products = X.size * n_units + self.n_rows * (n_parameters - X.shape[1] * n_units)
+        flops = 6 * n_products + self.n_steps * (12 * n_parameters + STEP_FLOPS)
+        numbers = self.n_rows + self.n_steps * len(GROUPS) * len(SCALARS)
+        return max(1, int(min(CALL_SECONDS * FLOPS_PER_SECOND / flops, CALL_NUMBERS // numbers)))
+
+    def _call(self, n_epochs: int) -> bool:
+        """Run some epochs, and judge them; whether to stop."""
+        history, settings = self.history, self.settings
+        self._tasks.begin_iteration(self._outcome)
+        orders = self._orders.draw(n_epochs) if self._orders else None
+        rules = [history.best_loss, settings.tol, history.no_improvement_count]
+        self._stop = None
+        if not self._validation:
+            self._stop = np.array([[*rules, settings.n_iter_no_change]], dtype=np.float64)
+        self._running = True
+        self._runner.run(orders, self._scalars(n_epochs), self._stop, n_epochs=n_epochs)
+        self._note_epochs()
+        if settings.verbose:
+            print(f"Iteration {history.n_epochs}, loss = {history.loss:.8f}")
+        if self._validation:
+            self._score_epoch(self._validation)
+        asked_to_stop = self._tasks.end_iteration(self._outcome)
+        return self._ends_at_plateau() or asked_to_stop
+
+    def _scalars(self, n_epochs: int) -> Array:
+        """What each step that is taken is to use, of shape (1, E * S, groups, kinds)."""
+        scalars = np.zeros((1, n_epochs * self.n_steps, len(GROUPS), len(SCALARS)))
+        rates = self.optimizer.rates(n_epochs, self.n_steps, self.n_rows, self.history.n_seen)
+        scalars[..., SCALARS.index("rate")] = rates.reshape(1, -1, 1)
+        scalars[..., SCALARS.index("momentum")] = self.optimizer.momentum
+        scalars[..., GROUPS.index("weight"), SCALARS.index("decay")] = self.settings.alpha
+        return scalars
+
+    def _note_epochs(self) -> None:
+        """Enter into the books what the runner has done since it was called."""
+        if not self._running:
+            return
+        self._running = False
+        history, losses = self.history, self._runner.losses
+        n_steps = self._runner.steps - self._steps_noted
+        self._steps_noted += n_steps
+        history.loss_curve.extend(map(float, losses))
+        history.n_epochs += len(losses)
+        history.n_seen += len(losses) * self.n_rows
+        if self._stop is not None:
+            history.best_loss = float(self._stop[0, 0])
+            history.no_improvement_count = int(self._stop[0, 2])
+        self.optimizer.advance(n_steps, len(losses), history.n_seen)
+        if self._orders:
+            self._orders.keep(len(losses))
+
+    def _score_epoch(self, validation: Validation) -> None:
+        score = validation.score(self._runner.predict(validation.X, validation.out))
+        if self.history.add_score(score, self.settings.tol):
+            self._best = self._read({}).parameters[0]
+        if self.settings.verbose:
+            print(f"Validation score: {score:f}")
+
+    def _ends_at_plateau(self) -> bool:
+        patience, tol = self.settings.n_iter_no_change, self.settings.tol
+        if self.history.no_improvement_count <= patience:
+            return False
+        judge = "Validation score" if self._validation else "Training loss"
+        ends = self.optimizer.stops_at_plateau(
+            f"{judge} did not improve more than tol={tol:f} for {patience} consecutive epochs.",
+            self.settings.verbose,
+        )
+        if not ends:
+            self.history.no_improvement_count = 0
+        return ends
+
+    def _read(self, slots: dict[str, Array]) -> State:
+        """The runner's parameters and the named moments, in new arrays."""
+        slots = {name: np.empty_like(slot) for name, slot in slots.items()}
+        state = State(np.empty_like(self._state.parameters), slots, 0)
+        self._runner.read_state(state)
+        return state
+
+    def _outcome(self) -> Outcome:
+        """What there is to adopt if training ends now."""
+        state, optimizer = self._read(self._state.slots), copy(self.optimizer)
+        optimizer.slots = {name: slot[0] for name, slot in state.slots.items()}
+        parameters = self._best if self._validation else state.parameters[0]
+        n_epochs, loss = self.history.n_epochs, self.history.loss
+        return Outcome(parameters, loss, n_epochs, self.history, optimizer)
+
+
+def minimize_lbfgs(
+    plan: Plan, start: Array, streams: dict[str, Any], alpha: float, options: dict, tasks: Tasks
+) -> Any:
+    """Minimise the loss of all rows by SciPy's L-BFGS-B.
+
+    Parameters
+    ----------
+    plan : Plan
+        A gradients plan in float64.
+    start : ndarray of shape (P,), float64
+        Parameters to start from; not written to.
+    streams : dict of str to array
+        "X", "y" and perhaps "sample_weight".
+    alpha : float
+        Strength of the L2 penalty on weights.
+    options : dict
+        SciPy's options of the method.
+    tasks : Tasks
+        Who is told of every iteration.
+
+    Returns
+    -------
+    scipy.optimize.OptimizeResult
+        SciPy's; ``was_stopped`` says whether it was `tasks` that asked to stop.
+
+    References
+    ----------
+    Zhu, Byrd, Lu and Nocedal (1997), "Algorithm 778: L-BFGS-B", ACM Transactions on
+    Mathematical Software 23(4).
+    """
+    latest = Outcome(start, loss=np.nan, n_iter=0)
+    last_loss, was_stopped = np.nan, False
+
+    def objective(parameters: Array) -> tuple[float, Array]:
+        nonlocal last_loss
+        tasks.begin_iteration(lambda: latest)
+        gradient = np.empty_like(parameters)
+        last_loss = runner.gradients(parameters, gradient, decay=alpha)
+        return last_loss, gradient
+
+    def end_iteration(parameters: Array) -> None:
+        nonlocal latest, was_stopped
+        latest = Outcome(parameters, last_loss, latest.n_iter + 1)
+        was_stopped = tasks.end_iteration(lambda: latest)
+        if was_stopped:
+            raise StopIteration
+
+    with closing(open_runner(plan, None, streams)) as runner:
+        result = scipy.optimize.minimize(
+            objective,
+            start,
+            method="L-BFGS-B",
+            jac=True,
+            options=options,
+            callback=end_iteration if tasks.active else None,
+        )
+    result.was_stopped = was_stopped
+    return result
+
+
+def loss_and_gradient(
+    plan: Plan, parameters: Array, streams: dict[str, Any], alpha: float
+) -> tuple[float, Array]:
+    """Mean loss of all rows with its penalty, and the gradient of shape (P,); see above."""
+    gradient = np.empty_like(parameters)
+    with closing(open_runner(plan, None, streams)) as runner:
+        return runner.gradients(parameters, gradient, decay=alpha), gradient

@@ -1,0 +1,618 @@
+"""Where user input is judged: X, y, weights and parameters in, C-contiguous arrays out.
+
+Copies are made only when needed. Nothing here writes to the estimator: what a fit learns
+about its input (:class:`TrainingData`) is adopted by the estimator when the fit succeeds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import column_or_1d, validate_data
+
+from .compat import check_sample_weight
+from .spec import Network
+
+Array = np.ndarray
+
+#: dtypes that `validate_data` may leave X in, best first, for each value of `precision`.
+PRECISIONS: dict[str, Any] = {
+    "auto": (np.float64, np.float32),
+    "float32": np.float32,
+    "float64": np.float64,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """Rows to learn from, judged and in the form that kernels take.
+
+    Attributes
+    ----------
+    X : {ndarray, CSR} of shape (n, I), float32 or float64
+        C-contiguous, or CSR whose structure has been checked.
+    target : ndarray
+        int32 class codes of shape (n,), or C-contiguous numbers of shape (n, O).
+    sample_weight : ndarray of shape (n,), float64, or None
+        Not negative, and not all zero.
+    feature_names : ndarray of shape (I,) or None
+        Column names, if X had any.
+    labels : Labels or None
+        How class labels became the target; None in regression.
+    """
+
+    X: Any
+    target: Array
+    sample_weight: Array | None = None
+    feature_names: Array | None = None
+    labels: Labels | None = None
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether X is CSR."""
+        return scipy.sparse.issparse(self.X)
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs of a network that learns this."""
+        return self.labels.n_outputs if self.labels else self.target.shape[1]
+
+    def rows(self, index: Array) -> TrainingData:
+        """The rows of `index`, copied."""
+        weight = self.sample_weight
+        if weight is not None:
+            weight = weight[index]
+            if not weight.any():
+                raise ValueError(
+                    "All samples of a part that early_stopping split off have zero weight. Set "
+                    "early_stopping=False, another random_state or another validation_fraction."
+                )
+        return replace(self, X=self.X[index], target=self.target[index], sample_weight=weight)
+
+    def streams(self, dtype: Any) -> dict[str, Any]:
+        """The arrays as a runner takes them: floating-point targets and X of `dtype`."""
+        with np.errstate(over="ignore"):
+            streams = {"X": self.X.astype(dtype, copy=False), "y": self.target}
+            if self.target.dtype != np.int32:
+                streams["y"] = np.ascontiguousarray(self.target, dtype=dtype)
+        if self.sample_weight is not None:
+            streams["sample_weight"] = self.sample_weight
+        return streams
+
+
+def training_data(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    *,
+    reset: bool,
+    precision: str,
+    y_numeric: bool,
+) -> TrainingData:
+    """Check what fit or partial_fit was given, up to the meaning of y.
+
+    Parameters
+    ----------
+    estimator : estimator
+        For its name, tags and known features; not written to.
+    X : {array-like, sparse matrix} of shape (n, I)
+        The input.
+    y : array-like of shape (n,) or (n, O), or sparse indicator matrix
+        The target.
+    sample_weight : float, array-like of shape (n,) or None
+        The weights.
+    reset : bool
+        Whether the features may differ from those seen before.
+    precision : {"auto", "float32", "float64", "bfloat16"}
+        The estimator's parameter.
+    y_numeric : bool
+        Whether y must be numbers (regression).
+
+    Returns
+    -------
+    TrainingData
+        With y in `target` as scikit-learn's validation leaves it: labels not yet encoded,
+        a column made flat.
+
+    Raises
+    ------
+    ValueError
+        For anything that cannot be learned from; the message says what came.
+    """
+    if precision == "bfloat16":
+        raise ValueError(
+            "precision='bfloat16' is not available yet; use 'auto' (follows the dtype of X), "
+            "'float32' or 'float64'."
+        )
+    twin = _twin(estimator)
+    X, y = validate_data(
+        twin,
+        _checked_if_sparse(X),
+        y,
+        accept_sparse=["csr", "csc"],
+        multi_output=True,
+        y_numeric=y_numeric,
+        dtype=PRECISIONS[precision],
+        reset=reset,
+    )
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = column_or_1d(y, warn=True)
+    return TrainingData(
+        X=_as_kernels_take_it(X),
+        target=y,
+        sample_weight=None if sample_weight is None else _weights(sample_weight, X),
+        feature_names=vars(twin).get("feature_names_in_"),
+    )
+
+
+def inference_input(estimator: Any, X: Any) -> Any:
+    """Check what a fitted estimator is asked about.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted one.
+    X : {array-like, sparse matrix} of shape (n, I)
+        The input.
+
+    Returns
+    -------
+    {ndarray, CSR} of shape (n, I)
+        Any numeric dtype; C-contiguous, or CSR whose structure has been checked.
+
+    Raises
+    ------
+    ValueError
+        For a wrong shape, values that are not finite or feature names that differ.
+    """
+    known = vars(estimator)
+    if (
+        type(X) is np.ndarray
+        and X.ndim == 2
+        and X.dtype in (np.float32, np.float64)
+        and X.flags.c_contiguous
+        and X.shape[0] > 0
+        and X.shape[1] == known.get("n_features_in_")
+        and known.get("feature_names_in_") is None
+    ):
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(X.sum()):  # else let scikit-learn find out whether and why not
+                return X
+    X = validate_data(estimator, _checked_if_sparse(X), accept_sparse=["csr", "csc"], reset=False)
+    return _as_kernels_take_it(X)
+
+
+def _twin(estimator: Any) -> Any:
+    """A shallow copy for `validate_data` to write the features it saw to."""
+    twin = object.__new__(type(estimator))
+    vars(twin).update(vars(estimator))
+    return twin
+
+
+def _as_kernels_take_it(X: Any) -> Any:
+    """C-contiguous array, or CSR of such arrays, its indices of one dtype; copied only if not."""
+    if not scipy.sparse.issparse(X):
+        return np.ascontiguousarray(X)
+    X = X.tocsr()
+    wide = np.result_type(X.indices, X.indptr)
+    parts = [X.data, *(part.astype(wide, copy=False) for part in (X.indices, X.indptr))]
+    parts = [np.ascontiguousarray(part) for part in parts]
+    if not all(new is old for new, old in zip(parts, (X.data, X.indices, X.indptr), strict=True)):
+        X = type(X)(X.shape, dtype=X.dtype)
+        X.data, X.indices, X.indptr = parts
+    return X
+
+
+def _checked_if_sparse(X: Any) -> Any:
+    """Refuse a sparse matrix whose index arrays point outside it.
+
+    SciPy checks them only when it builds a matrix, in part, and its conversions and
+    products follow them wherever they lead.
+    """
+    if not scipy.sparse.issparse(X) or X.ndim != 2:
+        return X
+    if X.format in ("dok", "dia"):
+        X = X.tocoo()
+    elif X.format == "lil":
+        X = X.tocsr()
+    whole, bounds = _coordinates(X) if X.format == "coo" else _compressed(X)
+    malformed = f"X is a malformed {X.format.upper()} matrix of shape {X.shape}"
+    if not whole:
+        raise ValueError(
+            f"{malformed}: its index arrays have lengths that do not fit its shape and data, no "
+            "integers in them, or an indptr that does not rise from 0. Build the matrix anew."
+        )
+    for index, size in bounds:
+        if index.size and (index.min() < 0 or index.max() >= size):
+            wrong = index.min() if index.min() < 0 else index.max()
+            raise ValueError(f"{malformed}: an index is {wrong}, allowed are 0 to {size - 1}.")
+    return X
+
+
+def _coordinates(X: Any) -> tuple[bool, list[tuple[Array, int]]]:
+    """Whether a COO matrix is of one piece, and (indices, size) of its axes."""
+    indices = X.row, X.col
+    whole = all(i.shape == X.data.shape and i.dtype.kind in "iu" for i in indices)
+    return whole, list(zip(indices, X.shape, strict=True))
+
+
+def _compressed(X: Any) -> tuple[bool, list[tuple[Array, int]]]:
+    """Whether a CSR, CSC or BSR matrix is of one piece, and (indices, size) of its long axis."""
+    indptr, indices = X.indptr, X.indices
+    n_rows, n_columns = X.shape
+    if X.format == "bsr":
+        n_rows, n_columns = n_rows // X.blocksize[0], n_columns // X.blocksize[1]
+    n_lines, size = (n_columns, n_rows) if X.format == "csc" else (n_rows, n_columns)
+    whole = (
+        indptr.shape == (n_lines + 1,)
+        and indices.shape == X.data.shape[:1]
+        and indptr.dtype.kind in "iu"
+        and indices.dtype.kind in "iu"
+        and indptr[0] == 0
+        and bool((indptr[1:] >= indptr[:-1]).all())
+        and bool(indptr[-1] <= indices.size)
+    )
+    return whole, [(indices, size)]
+
+
+def _weights(sample_weight: Any, X: Any) -> Array:
+    weights = check_sample_weight(sample_weight, X)
+    if (weights < 0).any():
+        raise ValueError(
+            f"sample_weight must not be negative, got {weights.min():g}. Give samples that are "
+            "to be ignored the weight 0."
+        )
+    return np.ascontiguousarray(weights, dtype=np.float64)
+
+
+def regression_target(y: Any, loss: str) -> Array:
+    """Targets of a regressor as numbers.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,) or (n, O)
+        As `training_data` leaves it.
+    loss : {"squared_error", "poisson"}
+        The estimator's loss.
+
+    Returns
+    -------
+    ndarray of shape (n, O), float64
+        O = 1 for a flat y.
+
+    Raises
+    ------
+    TypeError
+        For a sparse y.
+    ValueError
+        For values that are no numbers, or negative ones under the Poisson loss.
+    """
+    if scipy.sparse.issparse(y):
+        raise TypeError(
+            "Sparse data was passed for y, but dense data is required. "
+            "Use '.toarray()' to convert to a dense numpy array."
+        )
+    y = np.asarray(y, dtype=np.float64)
+    if loss == "poisson" and (y < 0).any():
+        raise ValueError(
+            f"loss='poisson' requires y >= 0, got a smallest value of {y.min():g}. "
+            "Use loss='squared_error' for targets that may be negative."
+        )
+    return y.reshape(len(y), -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """What class labels mean as targets, and outputs as labels.
+
+    Attributes
+    ----------
+    classes : ndarray of shape (K,)
+        The labels in ascending order; column numbers for an indicator matrix.
+    kind : {"binary", "multiclass", "multilabel-indicator"}
+        scikit-learn's name of the type of target. One class only counts as binary.
+    sparse : bool
+        Whether y was a sparse indicator matrix, so that predictions are sparse too.
+    """
+
+    classes: Array
+    kind: str
+    sparse: bool = False
+
+    @staticmethod
+    def learn(y: Any) -> tuple[Labels, Array]:
+        """Find the classes of `y`, and encode it.
+
+        Parameters
+        ----------
+        y : {ndarray, sparse matrix} of shape (n,) or (n, K)
+            Labels, or an indicator matrix of at least two columns.
+
+        Returns
+        -------
+        labels : Labels
+            What the labels mean.
+        target : ndarray
+            As :meth:`encode` returns it.
+
+        Raises
+        ------
+        ValueError
+            If `y` holds no class labels; scikit-learn's message.
+        """
+        if not y.shape[0]:
+            raise ValueError(f"y has 0 samples: {y!r}")
+        if y.ndim == 2:
+            labels = Labels(np.arange(y.shape[1]), "multilabel-indicator", scipy.sparse.issparse(y))
+            return labels, labels.encode(y)
+        classes, codes = _distinct(y)
+        labels = Labels(classes, "binary" if len(classes) <= 2 else "multiclass")
+        return labels, labels._target(codes)
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs of a network that tells the classes apart."""
+        return 1 if self.kind == "binary" else len(self.classes)
+
+    def encode(self, y: Any) -> Array:
+        """Turn labels into a target.
+
+        Parameters
+        ----------
+        y : {ndarray, sparse matrix} of shape (n,) or (n, K)
+            Labels that are all known.
+
+        Returns
+        -------
+        ndarray
+            int32 codes of shape (n,) if there are three classes or more; else zeros and
+            ones in float64, of shape (n, 1) for two classes and (n, K) for an indicator
+            matrix.
+
+        Raises
+        ------
+        ValueError
+            For labels that are not among the classes, or another type of target.
+        """
+        if (y.ndim == 2) != (self.kind == "multilabel-indicator"):
+            raise ValueError(
+                f"y is {y.ndim}-dimensional, but the classifier was fitted with {self.kind} "
+                "targets. Fit a new one for another type of target."
+            )
+        if y.ndim == 2:
+            _refuse_unless_multilabel(y)
+            if y.shape[1] != len(self.classes):
+                raise ValueError(
+                    f"y has {y.shape[1]} columns, but the classifier was fitted with "
+                    f"{len(self.classes)}."
+                )
+            dense = y.toarray() if scipy.sparse.issparse(y) else y
+            return np.not_equal(dense, 0).astype(np.float64, order="C")
+        present, codes = _distinct(y)
+        known = self.classes
+        if (present.dtype.kind == "U") != (known.dtype.kind == "U"):
+            positions = np.zeros(len(present), dtype=np.intp)
+            missing = np.ones(len(present), dtype=bool)
+        else:
+            positions = np.minimum(np.searchsorted(known, present), len(known) - 1)
+            missing = known[positions] != present
+        if missing.any():
+            raise ValueError(
+                f"`y` has classes not in `self.classes_`. `self.classes_` has {known}. "
+                f"'y' has {present}."
+            )
+        return self._target(positions[codes])
+
+    def require_same_classes(self, other: Labels) -> None:
+        """Refuse a warm start with other classes."""
+        if set(other.classes.tolist()) != set(self.classes.tolist()):
+            raise ValueError(
+                "warm_start can only be used where `y` has the same classes as in the previous "
+                f"call to fit. Previously got {self.classes}, `y` has {other.classes}"
+            )
+
+    def choose(self, output: Array) -> Array:
+        """Turn network outputs (probabilities) into codes.
+
+        Parameters
+        ----------
+        output : ndarray of shape (n, O)
+            Probabilities.
+
+        Returns
+        -------
+        ndarray of shape (n,) or (n, K), intp
+            Indices into `classes`, or zeros and ones for an indicator matrix. Where
+            nothing can be chosen (NaN) it is 0, as for scikit-learn.
+        """
+        if self.kind == "multiclass":
+            return output.argmax(axis=1)
+        chosen = (output > 0.5).astype(np.intp)
+        if self.kind == "binary":
+            return chosen.ravel() if len(self.classes) == 2 else np.zeros_like(chosen.ravel())
+        return chosen
+
+    def decode(self, output: Array) -> Any:
+        """Turn network outputs (probabilities) into labels.
+
+        Parameters
+        ----------
+        output : ndarray of shape (n, O)
+            Probabilities.
+
+        Returns
+        -------
+        {ndarray, CSR} of shape (n,) or (n, K)
+            Labels of the dtype of `classes`, or an indicator matrix of integers.
+        """
+        if self.sparse:
+            return self.binarizer().inverse_transform(output)
+        chosen = self.choose(output)
+        return chosen if self.kind == "multilabel-indicator" else self.classes[chosen]
+
+    def binarizer(self) -> LabelBinarizer:
+        """The fitted scikit-learn object that means the same."""
+        binarizer = LabelBinarizer()
+        binarizer.classes_ = self.classes
+        binarizer.y_type_ = self.kind
+        binarizer.sparse_input_ = self.sparse
+        return binarizer
+
+    def _target(self, codes: Array) -> Array:
+        if self.kind == "multiclass":
+            return codes.astype(np.int32)
+        return codes.astype(np.float64).reshape(-1, 1)
+
+
+def _refuse_unless_multilabel(y: Any) -> None:
+    if type_of_target(y, input_name="y") != "multilabel-indicator":
+        LabelBinarizer().fit(y)  # says what is wrong
+        raise ValueError(f"y of shape {y.shape} is no indicator matrix of zeros and ones.")
+
+
+def _distinct(y: Array) -> tuple[Array, Array]:
+    """Sorted distinct labels of a flat array, and each row's index into them."""
+    integral = y.dtype.kind in "biu" or (
+        y.dtype.kind == "f" and np.isfinite(y).all() and bool((y == np.trunc(y)).all())
+    )
+    if integral:
+        return np.unique(y, return_inverse=True)
+    if y.dtype.kind in "UO" and isinstance(y[0], str):
+        values, codes = np.unique(y, return_inverse=True)
+        return np.asarray(values.tolist()), codes  # no wider than the longest label
+    classes = LabelBinarizer().fit(y).classes_  # refuses what holds no labels
+    return classes, np.searchsorted(classes, y)
+
+
+def hidden_layer_sizes(value: Any) -> tuple[int, ...]:
+    """Units of each hidden layer.
+
+    Parameters
+    ----------
+    value : int or array-like of int
+        The estimator's parameter.
+
+    Returns
+    -------
+    tuple of int
+        Empty for a network without hidden layers.
+
+    Raises
+    ------
+    ValueError
+        For anything but positive integers.
+    """
+    sizes = [value] if isinstance(value, Integral) else list(value)
+    if not all(isinstance(size, Integral) for size in sizes):
+        raise ValueError(f"hidden_layer_sizes must be integers, got {sizes}.")
+    if any(size <= 0 for size in sizes):
+        raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+    return tuple(int(size) for size in sizes)
+
+
+def parameters(coefs: Sequence[Any], intercepts: Sequence[Any]) -> tuple[list[Array], list[Array]]:
+    """`coefs_` and `intercepts_` as they are now, made fit to compute with.
+
+    They may have been edited or assigned: lists, views, read-only memory maps and other
+    dtypes are taken.
+
+    Parameters
+    ----------
+    coefs : sequence of array-like of shape (I, O)
+        One a layer.
+    intercepts : sequence of array-like of shape (O,)
+        One a layer.
+
+    Returns
+    -------
+    coefs, intercepts : list of ndarray, float32 or float64
+        All C-contiguous and of one dtype, the widest that occurs; not copied if they
+        already are.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not follow on from each other, or there are no numbers in them.
+    """
+    if len(coefs) != len(intercepts) or not len(coefs):
+        raise ValueError(
+            f"coefs_ has {len(coefs)} arrays and intercepts_ has {len(intercepts)}; "
+            "both need one for each layer."
+        )
+    matrices, vectors = [np.asarray(c) for c in coefs], [np.asarray(b) for b in intercepts]
+    n_rows = matrices[0].shape[0] if matrices[0].ndim == 2 else -1
+    for i, (matrix, vector) in enumerate(zip(matrices, vectors, strict=True)):
+        for name, array in (("coefs_", matrix), ("intercepts_", vector)):
+            if array.dtype.kind not in "fiub":
+                raise ValueError(f"{name}[{i}] must hold real numbers, not {array.dtype}.")
+        if matrix.ndim != 2 or matrix.shape[0] != n_rows or vector.shape != matrix.shape[1:]:
+            raise ValueError(
+                f"coefs_[{i}] has shape {matrix.shape} and intercepts_[{i}] has shape "
+                f"{vector.shape}; expected {(n_rows, 'O') if i else ('I', 'O')} and ('O',), where "
+                "I is the number of features and O that of units in the layer."
+            )
+        n_rows = matrix.shape[1]
+    dtypes = {array.dtype for array in (*matrices, *vectors)}
+    dtype = np.dtype(np.float32 if dtypes <= {np.dtype("f2"), np.dtype("f4")} else np.float64)
+    return as_dtype(matrices, dtype), as_dtype(vectors, dtype)
+
+
+def as_dtype(arrays: Sequence[Array], dtype: Any) -> list[Array]:
+    """C-contiguous arrays of `dtype`, copied only if they are not."""
+    return [np.ascontiguousarray(array, dtype=dtype) for array in arrays]
+
+
+def affordable(network: Network, n_rows: int, dtype: Any, n_copies: int) -> None:
+    """Refuse a network whose training does not fit into memory, before allocating for it.
+
+    Parameters
+    ----------
+    network : Network
+        The one to be trained.
+    n_rows : int
+        Rows whose activations are held at once.
+    dtype : dtype
+        Of parameters and activations.
+    n_copies : int
+        Arrays as long as the parameters that are held at once.
+
+    Raises
+    ------
+    MemoryError
+        If more bytes are needed than the machine, or this process's share of it, has.
+    """
+    widths = [network.in_shape[0], *(layer.units for layer in network.layers)]
+    n_parameters = sum((i + 1) * o for i, o in pairwise(widths))
+    n_bytes = np.dtype(dtype).itemsize * (n_copies * n_parameters + 2 * n_rows * sum(widths[1:]))
+    if n_bytes > 2**28 and n_bytes > _memory_bytes():
+        raise MemoryError(
+            f"Training layers of {widths} units needs at least {n_bytes / 2**30:.3g} GiB "
+            f"({n_bytes} bytes: {n_parameters} parameters, {n_copies} times, and activations); "
+            f"there are {_memory_bytes() / 2**30:.3g} GiB. Use smaller hidden_layer_sizes, a "
+            "smaller batch_size, fewer features or precision='float32'."
+        )
+
+
+@lru_cache(maxsize=1)
+def _memory_bytes() -> float:
+    """Bytes of memory this process may ever have; infinity where no one says."""
+    limits = []
+    with suppress(AttributeError, OSError, ValueError):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # no such file, or "max" in it
+            limits.append(int(Path("/sys/fs/cgroup", file).read_text()))
+    return float(min(limits, default=float("inf")))
