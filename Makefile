@@ -5,7 +5,7 @@
 #   make test       the tests, and on every usable instruction set those of kernels and parity
 #   make check-all  the same with the slow ones
 #   make bench      training time beside scikit-learn and PyTorch    (make bench ARGS="--rows 0 1")
-#   make lint       format, lint and types
+#   make lint       format, lint and types  (make types: those alone)
 
 PYTHON ?= python3
 # What runs once for every instruction set: the kernels, and scikit-learn's own suite.
@@ -19,7 +19,7 @@ SOURCES := pyproject.toml setup.py README.md \
   $(shell find src kernels -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.[ch]')
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check-all bench lint clean
+.PHONY: demo test check-all bench lint types clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMPS)/demo
@@ -34,12 +34,14 @@ check-all: $(STAMPS)/test
 bench: $(STAMPS)/demo
 	$(BIN)/python benchmarks/estimators.py $(ARGS)
 
-lint: $(STAMPS)/dev
+lint: types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/cython-lint kernels
 	$(BIN)/clang-format --dry-run -Werror kernels/*.[ch] benchmarks/*.c
 	$(BIN)/codespell
+
+types: $(STAMPS)/dev
 	$(BIN)/mypy -p hotloop
 
 clean:

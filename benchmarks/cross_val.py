@@ -16,14 +16,15 @@ import time
 import warnings
 from pathlib import Path
 
-from estimators import standard_error
-from peers import classifier, why_absent
-from pinned import in_fresh_process, pin
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from estimators import standard_error
+from peers import classifier, why_absent
+from pinned import in_fresh_process, pin
 
 LOADERS = {"iris": load_iris, "breast_cancer": load_breast_cancer, "digits": load_digits}
 PEERS = ("hotloop", "sklearn")

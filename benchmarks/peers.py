@@ -13,8 +13,9 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-from cases import Case
 from sklearn.exceptions import ConvergenceWarning
+
+from cases import Case
 
 SEED = 0
 # scikit-learn's defaults
