@@ -7,7 +7,7 @@
  *   K length of a reduction    VL lanes of a vector       NR columns of a panel (2 VL)
  * Layout of a weight (I x O) in the store:
  *   panels   [O / NR][I][NR]   lanes along O; the panel that starts at column j lies at j * I,
- *                              the last one is a multiple of VL wide, columns past O are zero
+ *                              the last one is VL, NR or NR + VL wide, columns past O are zero
  *   narrow   [O][Ipad]         lanes along I, for O <= VL / 2; columns past I are zero
  *   mirror   [I / NR][O][NR]   the transpose of a panels weight, for the gradient of the input
  */
@@ -130,7 +130,7 @@ typedef void (*hl_packer)(const hl_op *op, char *store, int64_t packed_weight, i
 /* Sizes a plan needs to lay out buffers for an instruction set and dtype. */
 typedef struct hl_geometry {
     int64_t vector_lanes; /* VL */
-    int64_t panel_width;  /* NR */
+    int64_t panel_width;  /* NR, and one VL more for the last panel where that is odd */
     int64_t unit_rows;    /* rows of I in one unit of a panels weight */
     int64_t narrow_columns; /* columns of I in one unit of a narrow weight */
 } hl_geometry;

@@ -4,6 +4,7 @@
 
 #define UNIT_ROWS 48 /* rows of I in a unit of a panels weight: whole tiles, whole vectors */
 #define NARROW_COLUMNS (8 * VL) /* columns of I in a unit of a narrow weight */
+#define MAX_NARROW 8            /* outputs of a narrow weight, VL / 2 of them at most */
 
 INLINE REAL *in_arena(const hl_batch *batch, int64_t offset) { return (REAL *)(batch->arena + offset); }
 INLINE REAL *in_store(const hl_batch *batch, int64_t offset) { return (REAL *)(batch->store + offset); }
@@ -86,7 +87,7 @@ static void csr_forward(const hl_op *op, const hl_batch *batch, int64_t begin, i
     for (int64_t r = begin; r < end; r++) {
         int64_t row = row_of(batch, r);
         for (int64_t j = 0; j < op->O; j += VL) {
-            int64_t panel = j / NR * NR, width = panel_width(op->O, panel);
+            int64_t panel = panel_of(op->O, j), width = panel_width(op->O, panel);
             const REAL *column = W + panel * op->I + (j - panel);
             V c = v_load(bias + j);
             for (int64_t k = X->indptr[row]; k < X->indptr[row + 1]; k++)
@@ -167,7 +168,7 @@ static void mirror_unit(const hl_op *op, const hl_batch *batch, unit s) {
     const REAL *W = in_store(batch, op->weight) + s.offset;
     REAL *mirror = in_store(batch, op->mirror);
     for (int64_t i = 0; i < s.rows; i += VL) {
-        int64_t panel = (s.i + i) / NR * NR, width = panel_width(op->I, panel);
+        int64_t panel = panel_of(op->I, s.i + i), width = panel_width(op->I, panel);
         REAL *column = mirror + panel * op->O + (s.i + i - panel);
         for (int64_t j = 0; j < s.width; j += VL) {
             V t[HL_VECTOR_BYTES / sizeof(REAL)];
@@ -253,7 +254,7 @@ INLINE void step_bias(sink *s, const REAL *g, int64_t offset, int64_t n) {
 }
 
 static void sink_bias(sink *s, unit u, const REAL *D, int64_t ldd) {
-    REAL sums[NR > NARROW_COLUMNS ? NR : NARROW_COLUMNS];
+    REAL sums[3 * VL];
     int64_t width = padded(u.width);
     column_sums(D, ldd, s->batch->n, width, sums);
     if (s->op->gradient == HL_update) {
@@ -272,17 +273,18 @@ static void unit_gradient(sink *s, unit u, const REAL *A, int64_t lda, const REA
     const hl_op *op = s->op;
     int64_t n = s->batch->n;
     int narrow = op->layout == HL_narrow, fused = op->gradient == HL_update;
-    REAL scratch[12 * NR > 8 * NARROW_COLUMNS ? 12 * NR : 8 * NARROW_COLUMNS];
+    REAL scratch[MAX_NARROW * NARROW_COLUMNS]; /* no smaller than MR * NR and MR3 * 3 VL */
     int64_t rows = narrow ? u.runs : u.rows, columns = narrow ? u.length : u.width;
     int64_t ld = narrow && !fused ? u.stride : columns;
     const REAL *left = narrow ? D : A + u.i, *right = narrow ? A + u.i : D + u.j;
     int64_t ld_left = narrow ? ldd : lda, ld_right = narrow ? lda : ldd;
     for (int64_t r = 0; r < rows;) {
-        int64_t mr = tile_rows(rows - r), across = mr == 1 ? 8 * VL : mr == 2 ? 4 * VL : NR;
+        int64_t mr = tile_rows(rows - r, narrow ? NR : columns);
+        int64_t across = !narrow ? columns : mr == 1 ? 8 * VL : mr == 2 ? 4 * VL : NR;
         REAL *C = fused ? scratch : in_store(s->batch, op->weight_gradient) + u.offset + r * ld;
         for (int64_t c = 0; c < columns; c += across) {
             int64_t width = columns - c < across ? columns - c : across;
-            columns_tile_any((int)mr, (int)(width / VL), n, left + r, ld_left, right + c, ld_right, C + c, ld,
+            columns_tile_any(mr, width, n, left + r, ld_left, right + c, ld_right, C + c, ld,
                              op->gradient == HL_accumulate);
         }
         if (fused && narrow)
@@ -350,7 +352,7 @@ static void update(const hl_op *op, const hl_batch *batch, int64_t begin, int64_
 /* Where element (i, j) of a weight lies in its packed layout. */
 INLINE int64_t packed_index(const hl_op *op, int64_t i, int64_t j) {
     if (op->layout == HL_narrow) return j * padded(op->I) + i;
-    int64_t panel = j / NR * NR;
+    int64_t panel = panel_of(op->O, j);
     return panel * op->I + i * panel_width(op->O, panel) + (j - panel);
 }
 
@@ -360,7 +362,7 @@ static void pack(const hl_op *op, char *store, int64_t packed_weight, int64_t pa
     const REAL *w = weight;
     for (int64_t i = 0; i < op->I; i++)
         for (int64_t j = 0; j < op->O;) {
-            int64_t n = op->layout == HL_narrow ? 1 : op->O - j < NR ? op->O - j : NR;
+            int64_t n = op->layout == HL_narrow ? 1 : op->O - j < VL ? op->O - j : VL;
             memcpy(W + packed_index(op, i, j), w + i * op->O + j, (size_t)n * sizeof(REAL));
             j += n;
         }
@@ -372,7 +374,7 @@ static void unpack(const hl_op *op, char *store, int64_t packed_weight, int64_t 
     REAL *w = weight;
     for (int64_t i = 0; i < op->I; i++)
         for (int64_t j = 0; j < op->O;) {
-            int64_t n = op->layout == HL_narrow ? 1 : op->O - j < NR ? op->O - j : NR;
+            int64_t n = op->layout == HL_narrow ? 1 : op->O - j < VL ? op->O - j : VL;
             memcpy(w + i * op->O + j, W + packed_index(op, i, j), (size_t)n * sizeof(REAL));
             j += n;
         }

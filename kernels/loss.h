@@ -42,10 +42,10 @@ INLINE void softmax(const REAL *z, int64_t n, REAL *p) {
         v_store_n(p + o, m, e);
         sum += e;
     }
-    V total = v_set1(v_sum(sum));
+    V scale = v_set1(1 / v_sum(sum));
     for (int64_t o = 0; o < n; o += VL) {
         int64_t m = n - o < VL ? n - o : VL;
-        v_store_n(p + o, m, v_load_n(p + o, m) / total);
+        v_store_n(p + o, m, v_load_n(p + o, m) * scale);
     }
 }
 

@@ -7,13 +7,29 @@
  * Lanes run along c, and each element is one fma chain over k = 0 .. K-1: its bits depend on K
  * and on its operands, not on the tile it falls in. Needs simd.h. */
 
+/* Rows of a tile that is 1 or 2 vectors wide, and of one that is 3 wide. */
 #if HL_VECTOR_BYTES == 64
-#define MR 12 /* 12 x 2 accumulators, 2 vectors of B, 1 broadcast of A: 27 of 32 registers */
+#define MR 12 /* 24 accumulators, 2 vectors of B, 1 broadcast of A: 27 of 32 registers */
+#define MR3 8
+#define EACH_MR(F) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12)
+#define EACH_MR3(F) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8)
 #else
-#define MR 6 /* 6 x 2 accumulators, 2 vectors of B, 1 broadcast of A: 15 of 16 registers */
+#define MR 6 /* 12 accumulators, 2 vectors of B, 1 broadcast of A: 15 of 16 registers */
+#define MR3 4
+#define EACH_MR(F) F(1) F(2) F(3) F(4) F(5) F(6)
+#define EACH_MR3(F) F(1) F(2) F(3) F(4)
 #endif
-#define NV 2 /* vectors across a tile */
-#define NR (NV * VL)
+
+/* Columns are cut into panels of NR; where an odd vector is left, the last panel is 3 wide. */
+#define NR (2 * VL)
+INLINE int64_t padded(int64_t n) { return (n + VL - 1) / VL * VL; }
+INLINE int64_t panels(int64_t n) { return padded(n) < NR ? 1 : padded(n) / NR; }
+INLINE int64_t panel_width(int64_t n, int64_t j) { return padded(n) - j <= 3 * VL ? padded(n) - j : NR; }
+/* Where the panel that column j of n belongs to starts. */
+INLINE int64_t panel_of(int64_t n, int64_t j) {
+    int64_t last = (panels(n) - 1) * NR;
+    return j / NR * NR < last ? j / NR * NR : last;
+}
 
 /* What a rows_tile does to its result before it is stored. */
 enum epilogue { STORE, RELU, TIMES_RELU_SLOPE, TIMES_LOGISTIC_SLOPE, TIMES_TANH_SLOPE };
@@ -48,22 +64,22 @@ INLINE V finish(enum epilogue epilogue, V c, const REAL *output) {
 INLINE void rows_tile(const int mr, const int nv, const rows_product *t, int64_t row, int64_t column) {
     const int64_t K = t->K, lda = t->lda, ldb = t->ldb;
     const REAL *b = t->B, *a[4];
-    V c[12][NV];
+    V c[12][3];
 #pragma GCC unroll 4
     for (int g = 0; g < 4; g++) a[g] = t->A + (row + (3 * g < mr ? 3 * g : 0)) * lda;
 #pragma GCC unroll 12
     for (int r = 0; r < mr; r++)
-#pragma GCC unroll 2
+#pragma GCC unroll 3
         for (int j = 0; j < nv; j++) c[r][j] = t->start ? v_load(t->start + column + j * VL) : v_zero();
     for (int64_t k = 0; k < K; k++) {
-        V bk[NV];
-#pragma GCC unroll 2
+        V bk[3];
+#pragma GCC unroll 3
         for (int j = 0; j < nv; j++) bk[j] = v_load(b + j * VL);
         b += ldb;
 #pragma GCC unroll 12
         for (int r = 0; r < mr; r++) {
             V ak = v_set1(a[r / 3][(r % 3) * lda]);
-#pragma GCC unroll 2
+#pragma GCC unroll 3
             for (int j = 0; j < nv; j++) c[r][j] = v_fma(ak, bk[j], c[r][j]);
         }
 #pragma GCC unroll 4
@@ -74,7 +90,7 @@ INLINE void rows_tile(const int mr, const int nv, const rows_product *t, int64_t
 #define FINISH(e)                                                                                 \
     case e:                                                                                       \
         _Pragma("GCC unroll 12") for (int r = 0; r < mr; r++)                                     \
-            _Pragma("GCC unroll 2") for (int j = 0; j < nv; j++)                                  \
+            _Pragma("GCC unroll 3") for (int j = 0; j < nv; j++)                                  \
                 v_store(out + r * t->ldc + j * VL, finish(e, c[r][j], output + r * t->ldc + j * VL)); \
         break;
     switch (t->epilogue) {
@@ -112,69 +128,53 @@ INLINE void columns_tile(const int mr, const int nv, int64_t K, const REAL *A, i
         for (int j = 0; j < nv; j++) v_store(C + r * ldc + j * VL, c[r][j]);
 }
 
-/* One case for each number of rows a tile may have. */
-#if MR == 12
-#define EACH_MR(F) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12)
-#else
-#define EACH_MR(F) F(1) F(2) F(3) F(4) F(5) F(6)
-#endif
+#define TILE_KEY(mr, nv) (16 * (nv) + (mr))
 
-static void rows_tile_any(int mr, int nv, const rows_product *t, int64_t row, int64_t column) {
-#define CASE(m)                                                                                   \
-    case m:                                                                                       \
-        if (nv == 2) rows_tile(m, 2, t, row, column);                                             \
-        else rows_tile(m, 1, t, row, column);                                                     \
-        break;
-    switch (mr) { EACH_MR(CASE) }
-#undef CASE
+static void rows_tile_any(int64_t mr, int64_t width, const rows_product *t, int64_t row, int64_t column) {
+#define CASE1(m) case TILE_KEY(m, 1): rows_tile(m, 1, t, row, column); break;
+#define CASE2(m) case TILE_KEY(m, 2): rows_tile(m, 2, t, row, column); break;
+#define CASE3(m) case TILE_KEY(m, 3): rows_tile(m, 3, t, row, column); break;
+    switch (TILE_KEY(mr, width / VL)) { EACH_MR(CASE1) EACH_MR(CASE2) EACH_MR3(CASE3) }
+#undef CASE1
+#undef CASE2
+#undef CASE3
 }
 
-static void columns_tile_any(int mr, int nv, int64_t K, const REAL *A, int64_t lda, const REAL *B,
+static void columns_tile_any(int64_t mr, int64_t width, int64_t K, const REAL *A, int64_t lda, const REAL *B,
                              int64_t ldb, REAL *C, int64_t ldc, int accumulate) {
-#define TILE(m, n) columns_tile(m, n, K, A, lda, B, ldb, C, ldc, accumulate)
-#define CASE(m)                                                                                   \
-    case m:                                                                                       \
-        if (nv == 2) TILE(m, 2);                                                                  \
-        else TILE(m, 1);                                                                          \
-        break;
-    switch (nv > 2 ? 16 * mr + nv : mr) {
-        EACH_MR(CASE)
+#define CASE(m, n) case TILE_KEY(m, n): columns_tile(m, n, K, A, lda, B, ldb, C, ldc, accumulate); break;
+#define CASE1(m) CASE(m, 1)
+#define CASE2(m) CASE(m, 2)
+#define CASE3(m) CASE(m, 3)
+    switch (TILE_KEY(mr, width / VL)) {
+        EACH_MR(CASE1) EACH_MR(CASE2) EACH_MR3(CASE3)
         /* few rows and many columns, to keep enough chains in flight */
-        case 16 + 8: TILE(1, 8); break;
-        case 16 + 7: TILE(1, 7); break;
-        case 16 + 6: TILE(1, 6); break;
-        case 16 + 5: TILE(1, 5); break;
-        case 16 + 4: TILE(1, 4); break;
-        case 16 + 3: TILE(1, 3); break;
-        case 32 + 4: TILE(2, 4); break;
-        case 32 + 3: TILE(2, 3); break;
+        CASE(1, 4) CASE(1, 5) CASE(1, 6) CASE(1, 7) CASE(1, 8) CASE(2, 4)
     }
 #undef CASE
-#undef TILE
+#undef CASE1
+#undef CASE2
+#undef CASE3
 }
 
-/* Rows of the next tile when `left` rows are left: tiles as even as can be, none over MR. */
-INLINE int64_t tile_rows(int64_t left) {
-    int64_t tiles = (left + MR - 1) / MR;
+/* Rows of the next tile when `left` rows are left: tiles as even as can be. */
+INLINE int64_t tile_rows(int64_t left, int64_t width) {
+    int64_t most = width == 3 * VL ? MR3 : MR;
+    int64_t tiles = (left + most - 1) / most;
     return (left + tiles - 1) / tiles;
 }
 
-/* Padded width of n columns, and the width of the panel that starts at column j of them. */
-INLINE int64_t padded(int64_t n) { return (n + VL - 1) / VL * VL; }
-INLINE int64_t panel_width(int64_t n, int64_t j) { return padded(n) - j < NR ? padded(n) - j : NR; }
-
-/* C[begin:end, 0:N] for B in panels of NR columns (panel_step = K * NR, ldb unused), or
- * row-major with stride t.ldb where panels is 0. C is written in whole vectors up to padded(N). */
-static void rows_product_run(rows_product t, int panels, int64_t N, int64_t begin, int64_t end) {
+/* C[begin:end, 0:N] for B in panels, or row-major with stride t.ldb where in_panels is 0. C is
+ * written in whole vectors, up to padded(N). */
+static void rows_product_run(rows_product t, int in_panels, int64_t N, int64_t begin, int64_t end) {
     const REAL *B = t.B;
-    for (int64_t j = 0; j < N; j += NR) {
-        int64_t width = panel_width(N, j);
-        t.B = panels ? B + j * t.K : B + j;
-        if (panels) t.ldb = width;
-        for (int64_t r = begin; r < end;) {
-            int64_t mr = tile_rows(end - r);
-            rows_tile_any((int)mr, (int)(width / VL), &t, r, j);
-            r += mr;
+    for (int64_t j = 0, width; j < N; j += width) {
+        width = panel_width(N, j);
+        t.B = in_panels ? B + j * t.K : B + j;
+        if (in_panels) t.ldb = width;
+        for (int64_t r = begin, mr; r < end; r += mr) {
+            mr = tile_rows(end - r, width);
+            rows_tile_any(mr, width, &t, r, j);
         }
     }
 }

@@ -156,18 +156,17 @@ INLINE V v_copysign(V magnitude, V sign) {
     return (V)(((VI)magnitude & ~bit) | ((VI)sign & bit));
 }
 
-/* Horizontal reductions by one tree: halves are combined until one lane is left. */
-INLINE REAL v_sum(V a) {
-    REAL lane[HL_VECTOR_BYTES / sizeof(REAL)];
-    v_store(lane, a);
-    for (int64_t half = VL / 2; half > 0; half /= 2)
-        for (int64_t i = 0; i < half; i++) lane[i] += lane[i + half];
-    return lane[0];
-}
-INLINE REAL v_largest(V a) {
-    REAL lane[HL_VECTOR_BYTES / sizeof(REAL)];
-    v_store(lane, a);
-    for (int64_t half = VL / 2; half > 0; half /= 2)
-        for (int64_t i = 0; i < half; i++) lane[i] = lane[i + half] > lane[i] ? lane[i + half] : lane[i];
-    return lane[0];
-}
+/* Horizontal reductions by one tree: each round combines the lanes `half` apart, until all
+ * lanes hold the result. */
+#define REDUCE(a, combine)                                                                        \
+    V other;                                                                                      \
+    VI lane;                                                                                      \
+    for (int i = 0; i < VL; i++) lane[i] = i;                                                     \
+    _Pragma("GCC unroll 4") for (int half = (int)VL / 2; half > 0; half /= 2) {                   \
+        other = __builtin_shuffle(a, lane ^ half);                                                \
+        a = combine;                                                                              \
+    }                                                                                             \
+    return a[0];
+INLINE REAL v_sum(V a) { REDUCE(a, a + other) }
+INLINE REAL v_largest(V a) { REDUCE(a, v_max(a, other)) }
+#undef REDUCE

@@ -1,4 +1,4 @@
-/* exp, log, logistic and tanh on vectors, at most 2 ulp, the same operations in every lane:
+/* exp, log, logistic and tanh on vectors, at most 2.5 ulp, the same operations in every lane:
  * an element's bits do not depend on its place. Needs simd.h. */
 
 #if REAL_IS_DOUBLE

@@ -248,7 +248,10 @@ class _Lowering:
         I, O = self.shapes[layer]  # noqa: E741
         if self.narrow(layer):
             return -(-self.padded(I) // self.sizes["narrow_columns"])
-        return -(-O // self.sizes["panel_width"]) * -(-I // self.sizes["unit_rows"])
+        return self.panels(O) * -(-I // self.sizes["unit_rows"])
+
+    def panels(self, n: int) -> int:
+        return max(1, self.padded(n) // self.sizes["panel_width"])
 
     def parameter_fields(self, layer: int, *, train: bool, keep_gradient: bool) -> dict[str, int]:
         """Room in the store for a layer's parameters and all that goes with them."""
@@ -365,7 +368,7 @@ class _Lowering:
                 gradient=GRADIENTS[mode],
             )
             if sparse:
-                gradient["units"] = -(-self.shapes[0][1] // self.sizes["panel_width"])
+                gradient["units"] = self.panels(self.shapes[0][1])
             ops.append(gradient)
             if mode == "overwrite" and self.optimizer is not None:
                 updates.append(self.update(layer, fields))
