@@ -64,6 +64,7 @@ class CompiledRunner:
         self._streams = {name: _stream(name, value, plan) for name, value in streams.items()}
         self._engine: Any = Engine(plan, self._streams)
         self._losses = np.empty(0)
+        self._first_step = 0
         if state is not None:
             self.write_state(state)
 
@@ -139,12 +140,14 @@ class CompiledRunner:
         return (loss + 0.5 * decay * squares) / weight
 
     def read_state(self, state: State) -> None:
-        """Copy weights and moments out to `state`, whose arrays are overwritten."""
+        """Copy weights, step count and those moments that are in `state` out to it."""
+        state.step = self._first_step + self.steps
         for which, array in self._arrays(state):
             self._engine.unpack(which, *weight_views(self.plan.network, array[0]))
 
     def write_state(self, state: State) -> None:
-        """Take weights and moments from `state`."""
+        """Take weights, step count and moments from `state`, which is not written to."""
+        self._first_step = state.step - self.steps
         for which, array in self._arrays(state):
             self._engine.pack(which, *weight_views(self.plan.network, array[0]))
 
@@ -153,8 +156,9 @@ class CompiledRunner:
         self._engine = None
 
     def _arrays(self, state: State) -> list[tuple[str, np.ndarray]]:
-        slots = [f"slot_{k}" for k in range(len(state.slots))]
-        return [("parameters", state.parameters), *zip(slots, state.slots.values(), strict=True)]
+        names = self.plan.optimizer.slots if self.plan.optimizer else ()
+        slots = [(f"slot_{k}", state.slots[s]) for k, s in enumerate(names) if s in state.slots]
+        return [("parameters", state.parameters), *slots]
 
 
 def _stream(name: str, value: Any, plan: Plan) -> Any:

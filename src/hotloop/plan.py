@@ -149,12 +149,12 @@ def weight_views(
 
 
 def init_parameters(
-    network: Network, rng: np.random.RandomState, dtype: np.dtype | type
+    network: Network, rng: np.random.RandomState, dtype: np.dtype | type, factor: float = 6.0
 ) -> np.ndarray:
     """Initial parameters, shape (P,), drawn exactly as scikit-learn draws them.
 
     Each layer takes ``uniform(-b, b, (I, O))`` and then ``uniform(-b, b, O)`` in float64 from
-    `rng`, with ``b = sqrt(6 / (I + O))``, 2 in the place of 6 under logistic hidden units.
+    `rng`, with ``b = sqrt(factor / (I + O))``: 6, and under logistic hidden units 2.
 
     References
     ----------
@@ -163,7 +163,6 @@ def init_parameters(
     """
     flat = np.empty(n_parameters(network), dtype=dtype)
     weights, biases = weight_views(network, flat)
-    factor = 2.0 if network.layers[0].activation == "logistic" else 6.0
     for weight, bias in zip(weights, biases, strict=True):
         bound = np.sqrt(factor / sum(weight.shape))
         weight[...] = rng.uniform(-bound, bound, weight.shape)
