@@ -28,8 +28,8 @@ INLINE V first_n(int64_t n, V a, V rest) {
     return v_select(v_less(lane, v_set1((REAL)n)), a, rest);
 }
 
-/* p <- softmax of z over n columns; exp of the difference to the largest, so never above 1. */
-INLINE void softmax(const REAL *z, int64_t n, REAL *p) {
+/* Softmax of rows with more columns than a vector has lanes: lanes along the columns. */
+INLINE void softmax_long(const REAL *z, int64_t n, REAL *p) {
     V lowest = v_set1(-(REAL)INFINITY), largest = lowest, sum = v_zero();
     for (int64_t o = 0; o < n; o += VL) {
         int64_t m = n - o < VL ? n - o : VL;
@@ -49,17 +49,38 @@ INLINE void softmax(const REAL *z, int64_t n, REAL *p) {
     }
 }
 
+/* p <- softmax of each of `rows` rows of O columns; exp of the difference to the largest, so
+ * never above 1. Short rows go VL at a time with the lanes along the rows. p may be z. */
+static void softmax(int64_t rows, int64_t O, const REAL *z, int64_t ldz, REAL *p, int64_t ldp) {
+    if (O > VL) {
+        for (int64_t r = 0; r < rows; r++) softmax_long(z + r * ldz, O, p + r * ldp);
+        return;
+    }
+    for (int64_t r = 0; r < rows; r += VL) {
+        V t[HL_VECTOR_BYTES / sizeof(REAL)];
+        for (int64_t i = 0; i < VL; i++) t[i] = r + i < rows ? v_load_n(z + (r + i) * ldz, O) : v_zero();
+        transpose(t);
+        V largest = t[0], sum = v_zero();
+        for (int64_t o = 1; o < O; o++) largest = v_max(largest, t[o]);
+        for (int64_t o = 0; o < O; o++) sum += t[o] = v_exp(t[o] - largest);
+        V scale = v_set1(1) / sum;
+        for (int64_t o = 0; o < O; o++) t[o] *= scale;
+        transpose(t);
+        for (int64_t i = 0; i < VL && r + i < rows; i++) v_store_n(p + (r + i) * ldp, O, t[i]);
+    }
+}
+
 /* Rows of `output` through the output activation into stream out, (n, O) without padding. */
 static void output_rows(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+    const REAL *z = in_arena(batch, op->output) + begin * op->ld_output;
+    REAL *out = (REAL *)batch->out + (batch->first + begin) * op->O;
+    if (op->activation == HL_softmax) {
+        softmax(end - begin, op->O, z, op->ld_output, out, op->O);
+        return;
+    }
     int flat = op->ld_output == 1; /* one unpadded column: a single long row */
     int64_t columns = flat ? end - begin : op->O, rows = flat ? 1 : end - begin;
-    for (int64_t r = 0; r < rows; r++) {
-        const REAL *z = in_arena(batch, op->output) + begin * op->ld_output + r * op->ld_output;
-        REAL *out = (REAL *)batch->out + (batch->first + begin + r) * op->O;
-        if (op->activation == HL_softmax) {
-            softmax(z, columns, out);
-            continue;
-        }
+    for (int64_t r = 0; r < rows; r++, z += op->ld_output, out += op->O)
         for (int64_t o = 0; o < columns; o += VL) {
             int64_t n = columns - o < VL ? columns - o : VL;
             V h = v_load_n(z + o, n);
@@ -67,7 +88,6 @@ static void output_rows(const hl_op *op, const hl_batch *batch, int64_t begin, i
             else if (op->activation == HL_exp) h = v_exp(h);
             v_store_n(out + o, n, h);
         }
-    }
 }
 
 /* ------------------------------------------------------------------------ losses */
@@ -149,11 +169,12 @@ INLINE void elementwise_rows(int32_t loss, const hl_op *op, const hl_batch *batc
 /* Softmax and cross entropy; y is a class code. The probability of the right class waits in
  * row_loss until there are VL of them to take the logarithm of. */
 static void log_loss(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
-    REAL *row_loss = in_arena(batch, op->row_loss);
+    REAL *row_loss = in_arena(batch, op->row_loss), *d_output = in_arena(batch, op->d_output);
+    int64_t ld = op->ld_output;
+    softmax(end - begin, op->O, in_arena(batch, op->output) + begin * ld, ld, d_output + begin * ld, ld);
     for (int64_t r = begin; r < end; r++) {
         int64_t row = row_of(batch, r);
-        REAL *delta = in_arena(batch, op->d_output) + r * op->ld_output;
-        softmax(in_arena(batch, op->output) + r * op->ld_output, op->O, delta);
+        REAL *delta = d_output + r * ld;
         int32_t code = ((const int32_t *)batch->y.data)[row];
         row_loss[r] = delta[code];
         delta[code] -= 1;

@@ -47,8 +47,9 @@ INLINE V adam(const step_constants *c, V w, V g, REAL *first, REAL *second) {
 
 /* Steps n elements (a multiple of VL) by the sum of gradients g: w and the slots are overwritten,
  * the sum of the new squares is added to *squares. */
-static void step(const hl_op *op, const step_constants *c, int64_t n, const REAL *g, REAL *w, REAL *slot_0,
+static void step(const hl_op *op, const step_constants *constants, int64_t n, const REAL *g, REAL *w, REAL *slot_0,
                  REAL *slot_1, V *squares) {
+    const step_constants local = *constants, *c = &local; /* nothing that is stored can alias it */
     V sum = *squares;
 #define STEP(rule)                                                                                \
     for (int64_t i = 0; i < n; i += VL) {                                                         \
