@@ -464,7 +464,11 @@ def compile_training(
 
 
 def compile_gradients(
-    network: Network, *, dtype: np.dtype | type, n_rows: int, sparse: bool = False
+    network: Network,
+    *,
+    dtype: np.dtype | type,
+    n_rows: int = GRADIENT_ROWS,
+    sparse: bool = False,
 ) -> Plan:
     """Compile the loss and gradient of a whole data set of `n_rows` rows, in fixed batches."""
     batch_size = min(n_rows, GRADIENT_ROWS)
