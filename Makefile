@@ -16,7 +16,7 @@ PYTEST ?= $(BIN)/pytest -n 2
 BIN := .venv/bin
 STAMPS := .venv/stamps
 SOURCES := pyproject.toml setup.py README.md \
-  $(shell find src kernels -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.[ch]')
+  $(shell find src kernels -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.[ch]' -o -name py.typed)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test check-all bench lint types clean
