@@ -37,7 +37,7 @@ bench: $(STAMPS)/demo
 lint: types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/cython-lint kernels
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint kernels  # it calls pycodestyle by name
 	$(BIN)/clang-format --dry-run -Werror kernels/*.[ch] benchmarks/*.c
 	$(BIN)/codespell
 
