@@ -216,7 +216,8 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         else:
             n_rows = min(self._batch_size(data), data.X.shape[0])
             validate.affordable(network, n_rows, data.X.dtype, EPOCH_COPIES)
-        return init_parameters(network, rng, data.X.dtype)
+        factor = 2.0 if self.activation == "logistic" else 6.0
+        return init_parameters(network, rng, data.X.dtype, factor=factor)
 
     def _current(self, network: spec.Network) -> Array:
         """The parameters to go on from: `coefs_` and `intercepts_` as they are now, copied."""
