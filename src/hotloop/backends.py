@@ -268,8 +268,8 @@ def config() -> dict[str, Any]:
         reason = why_unavailable(name)
         backends[name] = "available" if reason is None else f"absent: {reason}"
     return {
-        "instruction set": kernels.isa(),
-        "usable instruction sets": kernels.usable(),
+        "instruction_set": kernels.isa(),
+        "usable_instruction_sets": kernels.usable(),
         "HOTLOOP_ISA": os.environ.get("HOTLOOP_ISA"),
         "threads": 1,
         "backends": backends,
@@ -290,7 +290,7 @@ def show_config() -> None:
     --------
     >>> import hotloop
     >>> hotloop.show_config()  # doctest: +ELLIPSIS
-    instruction set: ...
+    instruction_set: ...
     """
     for key, value in config().items():
         if isinstance(value, dict):
