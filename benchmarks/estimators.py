@@ -128,6 +128,11 @@ def standard_error(values: list[float]) -> float | None:
     return 1.253 * statistics.stdev(values) / len(values) ** 0.5
 
 
+def milliseconds(value: float) -> str:
+    """Format with three digits, and without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def table_row(records: list[dict]) -> str:
     """Format one case as a line of a Markdown table."""
     found = {record["implementation"]: record for record in records}
@@ -135,19 +140,21 @@ def table_row(records: list[dict]) -> str:
     ours = found.get("hotloop")
     if records[0]["void"]:
         return f"| {cells[0]} | VOID: {records[0]['void']} |"
-    cells.append(f"{ours['value']:.3g} ({ours['percent_of_peak']:.0f} %)" if ours else "absent")
+    cells.append(
+        f"{milliseconds(ours['value'])} ({ours['percent_of_peak']:.0f} %)" if ours else "absent"
+    )
     for peer in ("sklearn", "torch"):
         if peer not in found:
             cells.append("absent")
         elif ours is None:
-            cells.append(f"{found[peer]['value']:.3g}")
+            cells.append(milliseconds(found[peer]["value"]))
         else:
             times = found[peer]["value"] / ours["value"]
-            cells.append(f"{found[peer]['value']:.3g} ({times:.1f}x)")
+            cells.append(f"{milliseconds(found[peer]['value'])} ({times:.1f}x)")
     if "prototype" in found:
         value = found["prototype"]["value"]
         share = f" ({100 * value / ours['value']:.0f} %)" if ours else ""
-        cells.append(f"{value:.3g}{share}")
+        cells.append(f"{milliseconds(value)}{share}")
     else:
         cells.append("")
     return "| " + " | ".join(cells) + " |"
