@@ -19,16 +19,16 @@
 
 /* kind, stage, what it does. Stage `rows` is split over the rows of the batch, stage
  * `parameters` over the units of a parameter; a barrier separates the stages of a step. */
-#define HL_KINDS(F)                                                                             \
-    F(GATHER, rows)                /* output <- rows of stream X, converted to the op's dtype */ \
-    F(DENSE_FORWARD, rows)         /* output <- activation(input . weight + bias) */             \
-    F(CSR_FORWARD, rows)           /* the same, input being rows of a CSR stream X */            \
-    F(LOSS, rows)                  /* output <- delta of the loss; row_loss <- loss of a row */  \
-    F(OUTPUT, rows)                /* stream out <- output activation of output */               \
-    F(DENSE_BACKWARD_INPUT, rows)  /* d_input <- (d_output . weight') * activation'(input) */    \
-    F(DENSE_BACKWARD_WEIGHT, parameters) /* gradient <- input' . d_output, see GRADIENTS */      \
-    F(CSR_BACKWARD_WEIGHT, parameters)   /* the same, input being rows of a CSR stream X */      \
-    F(UPDATE, parameters)          /* weight, bias <- optimizer step on materialised gradients */
+#define HL_KINDS(F)                                                                                \
+    F(GATHER, rows)               /* output <- rows of stream X, converted to the op's dtype */    \
+    F(DENSE_FORWARD, rows)        /* output <- activation(input . weight + bias) */                \
+    F(CSR_FORWARD, rows)          /* the same, input being rows of a CSR stream X */               \
+    F(LOSS, rows)                 /* output <- delta of the loss; row_loss <- loss of a row */     \
+    F(OUTPUT, rows)               /* stream out <- output activation of output */                  \
+    F(DENSE_BACKWARD_INPUT, rows) /* d_input <- (d_output . weight') * activation'(input) */       \
+    F(DENSE_BACKWARD_WEIGHT, parameters) /* gradient <- input' . d_output, see GRADIENTS */        \
+    F(CSR_BACKWARD_WEIGHT, parameters)   /* the same, input being rows of a CSR stream X */        \
+    F(UPDATE, parameters) /* weight, bias <- optimizer step on materialised gradients */
 
 #define HL_DTYPES(F) F(float32) F(float64)
 #define HL_LAYOUTS(F) F(panels) F(narrow)
@@ -43,38 +43,38 @@
 
 /* type, name. Offsets are bytes into the arena (activations, deltas) or the store
  * (parameters and all that goes with them); -1 where an op has no such buffer. */
-#define HL_OP_FIELDS(F)                                                                          \
-    F(int32_t, kind)                                                                             \
-    F(int32_t, dtype)                                                                            \
-    F(int32_t, layout)      /* of the weight */                                                  \
-    F(int32_t, activation)  /* forward: of the output; backward: that which made the input */    \
-    F(int32_t, loss)                                                                             \
-    F(int32_t, gradient)                                                                         \
-    F(int32_t, optimizer)                                                                        \
-    F(int32_t, weight_group)                                                                     \
-    F(int32_t, bias_group)                                                                       \
-    F(int32_t, from_stream) /* 1: input is stream X itself, row stride I */                      \
-    F(int64_t, I)                                                                                \
-    F(int64_t, O)                                                                                \
-    F(int64_t, units)       /* pieces a `parameters` op may be split into */                     \
-    F(int64_t, input)       /* arena, (B, ld_input) */                                           \
-    F(int64_t, d_input)     /* arena, (B, ld_input) */                                           \
-    F(int64_t, output)      /* arena, (B, ld_output) */                                          \
-    F(int64_t, d_output)    /* arena, (B, ld_output) */                                          \
-    F(int64_t, ld_input)    /* row strides in elements */                                        \
-    F(int64_t, ld_output)                                                                        \
-    F(int64_t, row_loss)    /* arena, (B,) */                                                    \
-    F(int64_t, squares)     /* store, (units,) float64: sum of squared weights of each unit */   \
-    F(int64_t, weight)      /* store, and so are all below */                                    \
-    F(int64_t, weight_slot_0)                                                                    \
-    F(int64_t, weight_slot_1)                                                                    \
-    F(int64_t, weight_gradient)                                                                  \
-    F(int64_t, mirror)                                                                           \
-    F(int64_t, bias)        /* (Opad,) */                                                        \
-    F(int64_t, bias_slot_0)                                                                      \
-    F(int64_t, bias_slot_1)                                                                      \
-    F(int64_t, bias_gradient)                                                                    \
-    F(double, beta_2)                                                                            \
+#define HL_OP_FIELDS(F)                                                                            \
+    F(int32_t, kind)                                                                               \
+    F(int32_t, dtype)                                                                              \
+    F(int32_t, layout)     /* of the weight */                                                     \
+    F(int32_t, activation) /* forward: of the output; backward: that which made the input */       \
+    F(int32_t, loss)                                                                               \
+    F(int32_t, gradient)                                                                           \
+    F(int32_t, optimizer)                                                                          \
+    F(int32_t, weight_group)                                                                       \
+    F(int32_t, bias_group)                                                                         \
+    F(int32_t, from_stream) /* 1: input is stream X itself, row stride I */                        \
+    F(int64_t, I)                                                                                  \
+    F(int64_t, O)                                                                                  \
+    F(int64_t, units)    /* pieces a `parameters` op may be split into */                          \
+    F(int64_t, input)    /* arena, (B, ld_input) */                                                \
+    F(int64_t, d_input)  /* arena, (B, ld_input) */                                                \
+    F(int64_t, output)   /* arena, (B, ld_output) */                                               \
+    F(int64_t, d_output) /* arena, (B, ld_output) */                                               \
+    F(int64_t, ld_input) /* row strides in elements */                                             \
+    F(int64_t, ld_output)                                                                          \
+    F(int64_t, row_loss) /* arena, (B,) */                                                         \
+    F(int64_t, squares)  /* store, (units,) float64: sum of squared weights of each unit */        \
+    F(int64_t, weight)   /* store, and so are all below */                                         \
+    F(int64_t, weight_slot_0)                                                                      \
+    F(int64_t, weight_slot_1)                                                                      \
+    F(int64_t, weight_gradient)                                                                    \
+    F(int64_t, mirror)                                                                             \
+    F(int64_t, bias) /* (Opad,) */                                                                 \
+    F(int64_t, bias_slot_0)                                                                        \
+    F(int64_t, bias_slot_1)                                                                        \
+    F(int64_t, bias_gradient)                                                                      \
+    F(double, beta_2)                                                                              \
     F(double, epsilon)
 
 #define HL_FIELD(type, name) type name;
@@ -110,14 +110,14 @@ typedef struct hl_batch {
     char *arena;
     char *store;
     hl_stream X;
-    hl_stream y;            /* int32 codes (n,) or the op's dtype (n, O) */
-    const double *weights;  /* (n,) or NULL */
-    void *out;              /* (n, O), the op's dtype */
+    hl_stream y;           /* int32 codes (n,) or the op's dtype (n, O) */
+    const double *weights; /* (n,) or NULL */
+    void *out;             /* (n, O), the op's dtype */
     const intptr_t *order;
     int64_t first;
     int64_t n;
-    const double *scalars;  /* (groups, HL_N_SCALARS) */
-    double inverse_weight;  /* 1 / sum of the batch's weights */
+    const double *scalars; /* (groups, HL_N_SCALARS) */
+    double inverse_weight; /* 1 / sum of the batch's weights */
 } hl_batch;
 
 /* Works on [begin, end) of the batch's rows or of the op's units. */
@@ -129,9 +129,9 @@ typedef void (*hl_packer)(const hl_op *op, char *store, int64_t packed_weight, i
 
 /* Sizes a plan needs to lay out buffers for an instruction set and dtype. */
 typedef struct hl_geometry {
-    int64_t vector_lanes; /* VL */
-    int64_t panel_width;  /* NR, and one VL more for the last panel where that is odd */
-    int64_t unit_rows;    /* rows of I in one unit of a panels weight */
+    int64_t vector_lanes;   /* VL */
+    int64_t panel_width;    /* NR, and one VL more for the last panel where that is odd */
+    int64_t unit_rows;      /* rows of I in one unit of a panels weight */
     int64_t narrow_columns; /* columns of I in one unit of a narrow weight */
 } hl_geometry;
 

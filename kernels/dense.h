@@ -6,8 +6,12 @@
 #define NARROW_COLUMNS (8 * VL) /* columns of I in a unit of a narrow weight */
 #define MAX_NARROW 8            /* outputs of a narrow weight, VL / 2 of them at most */
 
-INLINE REAL *in_arena(const hl_batch *batch, int64_t offset) { return (REAL *)(batch->arena + offset); }
-INLINE REAL *in_store(const hl_batch *batch, int64_t offset) { return (REAL *)(batch->store + offset); }
+INLINE REAL *in_arena(const hl_batch *batch, int64_t offset) {
+    return (REAL *)(batch->arena + offset);
+}
+INLINE REAL *in_store(const hl_batch *batch, int64_t offset) {
+    return (REAL *)(batch->store + offset);
+}
 INLINE int64_t row_of(const hl_batch *batch, int64_t r) {
     return batch->order ? (int64_t)batch->order[r] : batch->first + r;
 }
@@ -48,8 +52,8 @@ INLINE void dots(const int R, const REAL *A, int64_t lda, const REAL *w, int64_t
     for (int r = 0; r < R; r++) sums[r] = v_sum(c[r]);
 }
 
-static void narrow_forward(const hl_op *op, const hl_batch *batch, const REAL *A, int64_t lda, int64_t begin,
-                           int64_t end) {
+static void narrow_forward(const hl_op *op, const hl_batch *batch, const REAL *A, int64_t lda,
+                           int64_t begin, int64_t end) {
     const REAL *W = in_store(batch, op->weight), *bias = in_store(batch, op->bias);
     REAL *output = in_arena(batch, op->output), sums[8];
     for (int64_t r = begin; r < end;) {
@@ -69,11 +73,16 @@ static void narrow_forward(const hl_op *op, const hl_batch *batch, const REAL *A
 
 static void dense_forward(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
     int64_t lda = op->from_stream ? batch->X.n_cols : op->ld_input;
-    const REAL *A = op->from_stream ? (const REAL *)batch->X.data + batch->first * lda : in_arena(batch, op->input);
+    const REAL *A = op->from_stream ? (const REAL *)batch->X.data + batch->first * lda
+                                    : in_arena(batch, op->input);
     if (op->layout == HL_narrow) narrow_forward(op, batch, A, lda, begin, end);
     else
-        rows_product_run((rows_product){.K = op->I, .lda = lda, .ldc = op->ld_output, .A = A,
-                                        .B = in_store(batch, op->weight), .start = in_store(batch, op->bias),
+        rows_product_run((rows_product){.K = op->I,
+                                        .lda = lda,
+                                        .ldc = op->ld_output,
+                                        .A = A,
+                                        .B = in_store(batch, op->weight),
+                                        .start = in_store(batch, op->bias),
                                         .C = in_arena(batch, op->output),
                                         .epilogue = op->activation == HL_relu ? RELU : STORE},
                          1, op->O, begin, end);
@@ -91,8 +100,10 @@ static void csr_forward(const hl_op *op, const hl_batch *batch, int64_t begin, i
             const REAL *column = W + panel * op->I + (j - panel);
             V c = v_load(bias + j);
             for (int64_t k = X->indptr[row]; k < X->indptr[row + 1]; k++)
-                c = v_fma(v_set1(((const REAL *)X->data)[k]), v_load(column + X->indices[k] * width), c);
-            v_store(output + r * op->ld_output + j, op->activation == HL_relu ? v_max(v_zero(), c) : c);
+                c = v_fma(v_set1(((const REAL *)X->data)[k]),
+                          v_load(column + X->indices[k] * width), c);
+            v_store(output + r * op->ld_output + j,
+                    op->activation == HL_relu ? v_max(v_zero(), c) : c);
         }
     }
     activate(op, output, begin, end);
@@ -100,14 +111,20 @@ static void csr_forward(const hl_op *op, const hl_batch *batch, int64_t begin, i
 
 /* ------------------------------------------------------- gradient of the input */
 
-static void dense_backward_input(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
-    static const enum epilogue slope[HL_N_ACTIVATIONS] = {
-        [HL_relu] = TIMES_RELU_SLOPE, [HL_logistic] = TIMES_LOGISTIC_SLOPE, [HL_tanh] = TIMES_TANH_SLOPE};
+static void dense_backward_input(const hl_op *op, const hl_batch *batch, int64_t begin,
+                                 int64_t end) {
+    static const enum epilogue slope[HL_N_ACTIVATIONS] = {[HL_relu] = TIMES_RELU_SLOPE,
+                                                          [HL_logistic] = TIMES_LOGISTIC_SLOPE,
+                                                          [HL_tanh] = TIMES_TANH_SLOPE};
     int narrow = op->layout == HL_narrow;
-    rows_product_run((rows_product){.K = op->O, .lda = op->ld_output, .ldb = padded(op->I), .ldc = op->ld_input,
+    rows_product_run((rows_product){.K = op->O,
+                                    .lda = op->ld_output,
+                                    .ldb = padded(op->I),
+                                    .ldc = op->ld_input,
                                     .A = in_arena(batch, op->d_output),
                                     .B = in_store(batch, narrow ? op->weight : op->mirror),
-                                    .output = in_arena(batch, op->input), .C = in_arena(batch, op->d_input),
+                                    .output = in_arena(batch, op->input),
+                                    .C = in_arena(batch, op->d_input),
                                     .epilogue = slope[op->activation]},
                      !narrow, op->I, begin, end);
 }
@@ -172,9 +189,11 @@ static void mirror_unit(const hl_op *op, const hl_batch *batch, unit s) {
         REAL *column = mirror + panel * op->O + (s.i + i - panel);
         for (int64_t j = 0; j < s.width; j += VL) {
             V t[HL_VECTOR_BYTES / sizeof(REAL)];
-            for (int64_t k = 0; k < VL; k++) t[k] = i + k < s.rows ? v_load(W + (i + k) * s.width + j) : v_zero();
+            for (int64_t k = 0; k < VL; k++)
+                t[k] = i + k < s.rows ? v_load(W + (i + k) * s.width + j) : v_zero();
             transpose(t);
-            for (int64_t k = 0; k < VL && s.j + j + k < op->O; k++) v_store(column + (s.j + j + k) * width, t[k]);
+            for (int64_t k = 0; k < VL && s.j + j + k < op->O; k++)
+                v_store(column + (s.j + j + k) * width, t[k]);
         }
     }
 }
@@ -186,7 +205,8 @@ static void prepare(const hl_op *op, const hl_batch *batch, int64_t begin, int64
         V sum = v_zero();
         for (int64_t run = 0; run < s.runs; run++) {
             const REAL *w = in_store(batch, op->weight) + s.offset + run * s.stride;
-            for (int64_t k = 0; k < s.length; k += VL) sum = v_fma(v_load(w + k), v_load(w + k), sum);
+            for (int64_t k = 0; k < s.length; k += VL)
+                sum = v_fma(v_load(w + k), v_load(w + k), sum);
         }
         if (op->squares >= 0) ((double *)(batch->store + op->squares))[u] = v_sum(sum);
         if (op->mirror >= 0) mirror_unit(op, batch, s);
@@ -242,15 +262,17 @@ INLINE sink sink_of(const hl_op *op, const hl_batch *batch) {
 
 INLINE void step_weights(sink *s, const REAL *g, int64_t offset, int64_t n) {
     const hl_batch *batch = s->batch;
-    step(s->op, &s->weight, n, g, in_store(batch, s->op->weight) + offset, in_store(batch, s->op->weight_slot_0) + offset,
+    step(s->op, &s->weight, n, g, in_store(batch, s->op->weight) + offset,
+         in_store(batch, s->op->weight_slot_0) + offset,
          in_store(batch, s->op->weight_slot_1) + offset, &s->squares);
 }
 
 INLINE void step_bias(sink *s, const REAL *g, int64_t offset, int64_t n) {
     const hl_batch *batch = s->batch;
     V unused = v_zero();
-    step(s->op, &s->bias, n, g, in_store(batch, s->op->bias) + offset, in_store(batch, s->op->bias_slot_0) + offset,
-         in_store(batch, s->op->bias_slot_1) + offset, &unused);
+    step(s->op, &s->bias, n, g, in_store(batch, s->op->bias) + offset,
+         in_store(batch, s->op->bias_slot_0) + offset, in_store(batch, s->op->bias_slot_1) + offset,
+         &unused);
 }
 
 static void sink_bias(sink *s, unit u, const REAL *D, int64_t ldd) {
@@ -288,13 +310,15 @@ static void unit_gradient(sink *s, unit u, const REAL *A, int64_t lda, const REA
                              op->gradient == HL_accumulate);
         }
         if (fused && narrow)
-            for (int64_t k = 0; k < mr; k++) step_weights(s, C + k * ld, u.offset + (r + k) * u.stride, columns);
+            for (int64_t k = 0; k < mr; k++)
+                step_weights(s, C + k * ld, u.offset + (r + k) * u.stride, columns);
         else if (fused) step_weights(s, C, u.offset + r * ld, mr * ld);
         r += mr;
     }
 }
 
-static void dense_backward_weight(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+static void dense_backward_weight(const hl_op *op, const hl_batch *batch, int64_t begin,
+                                  int64_t end) {
     const REAL *A = in_arena(batch, op->input), *D = in_arena(batch, op->d_output);
     sink s = sink_of(op, batch);
     for (int64_t k = begin; k < end; k++) {
@@ -309,7 +333,8 @@ static void dense_backward_weight(const hl_op *op, const hl_batch *batch, int64_
 }
 
 /* Here a unit is a whole panel: its rows are touched in the order of the batch's non-zeros. */
-static void csr_backward_weight(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+static void csr_backward_weight(const hl_op *op, const hl_batch *batch, int64_t begin,
+                                int64_t end) {
     const hl_stream *X = &batch->X;
     const REAL *D = in_arena(batch, op->d_output);
     sink s = sink_of(op, batch);
@@ -323,7 +348,8 @@ static void csr_backward_weight(const hl_op *op, const hl_batch *batch, int64_t 
                 V x = v_set1(((const REAL *)X->data)[e]);
                 REAL *g = G + X->indices[e] * u.width;
                 for (int64_t j = 0; j < u.width; j += VL)
-                    v_store(g + j, v_fma(x, v_load(D + r * op->ld_output + u.j + j), v_load(g + j)));
+                    v_store(g + j,
+                            v_fma(x, v_load(D + r * op->ld_output + u.j + j), v_load(g + j)));
             }
         }
         sink_bias(&s, u, D + u.j, op->ld_output);
@@ -357,7 +383,8 @@ INLINE int64_t packed_index(const hl_op *op, int64_t i, int64_t j) {
 }
 
 /* The store was zeroed when it was made; padding is never written. */
-static void pack(const hl_op *op, char *store, int64_t packed_weight, int64_t packed_bias, void *weight, void *bias) {
+static void pack(const hl_op *op, char *store, int64_t packed_weight, int64_t packed_bias,
+                 void *weight, void *bias) {
     REAL *W = (REAL *)(store + packed_weight);
     const REAL *w = weight;
     for (int64_t i = 0; i < op->I; i++)
@@ -369,7 +396,8 @@ static void pack(const hl_op *op, char *store, int64_t packed_weight, int64_t pa
     memcpy(store + packed_bias, bias, (size_t)op->O * sizeof(REAL));
 }
 
-static void unpack(const hl_op *op, char *store, int64_t packed_weight, int64_t packed_bias, void *weight, void *bias) {
+static void unpack(const hl_op *op, char *store, int64_t packed_weight, int64_t packed_bias,
+                   void *weight, void *bias) {
     const REAL *W = (const REAL *)(store + packed_weight);
     REAL *w = weight;
     for (int64_t i = 0; i < op->I; i++)

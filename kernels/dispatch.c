@@ -16,8 +16,9 @@ const hl_isa hl_isas[] = {HL_ISA_LIST{NULL, NULL, {NULL, NULL}}};
  * whether the system saves the registers. */
 static int cpu_has(const char *feature, size_t length) {
 #if defined(__x86_64__)
-#define KNOWN(name)                                                                               \
-    if (length == sizeof(name) - 1 && !memcmp(feature, name, length)) return !!__builtin_cpu_supports(name);
+#define KNOWN(name)                                                                                \
+    if (length == sizeof(name) - 1 && !memcmp(feature, name, length))                              \
+        return !!__builtin_cpu_supports(name);
     __builtin_cpu_init();
     KNOWN("avx2")
     KNOWN("fma")

@@ -101,12 +101,15 @@ cdef extern from "clock.h" nogil:
 
 # ---------------------------------------------------------------------- vocabulary
 
+FORMATS = {"int32_t": "i4", "int64_t": "i8", "double": "f8"}
+
+
 def _op_dtype():
     """The dtype of an op record, read from the C struct."""
     fields, i = {"names": [], "formats": [], "offsets": []}, 0
     while hl_op_fields[i].name != NULL:
         fields["names"].append(hl_op_fields[i].name.decode())
-        fields["formats"].append({b"int32_t": "i4", b"int64_t": "i8", b"double": "f8"}[hl_op_fields[i].type])
+        fields["formats"].append(FORMATS[hl_op_fields[i].type.decode()])
         fields["offsets"].append(hl_op_fields[i].offset)
         i += 1
     return np.dtype({**fields, "itemsize": sizeof(hl_op)})
@@ -146,8 +149,8 @@ def _choose(forced):
     names = usable()
     if forced and forced not in names:
         raise ImportError(
-            f"HOTLOOP_ISA={forced!r} names no instruction set that this build has and this processor"
-            f" can run. Usable here: {', '.join(names)}. Set HOTLOOP_ISA to one of them, or unset it."
+            f"HOTLOOP_ISA={forced!r} is no instruction set that this build has and this processor"
+            f" can run. Usable here: {', '.join(names)}. Set HOTLOOP_ISA to one, or unset it."
         )
     while hl_isas[i].name.decode() != (forced or names[0]):
         i += 1
@@ -169,6 +172,10 @@ def geometry(int dtype):
 
 # --------------------------------------------------------------------------- walk
 
+cdef inline const hl_kernels *kernels_of(const hl_op *op) noexcept nogil:
+    return ISA.kernels[op.dtype]
+
+
 cdef struct Table:
     const hl_op *ops
     int n_ops
@@ -183,22 +190,26 @@ for _kind, _stage in enumerate(STAGES):
 cdef void walk(const Table *table, const hl_batch *batch) noexcept nogil:
     """One step. Ops of the stage `rows` run together on one chunk of rows after another, so that
     what one writes is still in the cache for the next."""
-    cdef int first = 0, last, i
+    cdef int first = 0, last, i, rows_stage
     cdef int64_t row, end
+    cdef const hl_op *op
     while first < table.n_ops:
+        rows_stage = ROWS_STAGE[table.ops[first].kind]
         last = first + 1
-        while last < table.n_ops and ROWS_STAGE[table.ops[last].kind] == ROWS_STAGE[table.ops[first].kind]:
+        while last < table.n_ops and ROWS_STAGE[table.ops[last].kind] == rows_stage:
             last += 1
-        if ROWS_STAGE[table.ops[first].kind]:
+        if rows_stage:
             row = 0
             while row < batch.n:
                 end = min(row + table.chunk_rows, batch.n)
                 for i in range(first, last):
-                    ISA.kernels[table.ops[i].dtype].run[table.ops[i].kind](&table.ops[i], batch, row, end)
+                    op = &table.ops[i]
+                    kernels_of(op).run[op.kind](op, batch, row, end)
                 row = end
         else:
             for i in range(first, last):
-                ISA.kernels[table.ops[i].dtype].run[table.ops[i].kind](&table.ops[i], batch, 0, table.ops[i].units)
+                op = &table.ops[i]
+                kernels_of(op).run[op.kind](op, batch, 0, op.units)
         first = last
 
 
@@ -299,9 +310,11 @@ cdef class Engine:
         for i in range(self.parameters.n_ops):
             op = &self.parameters.ops[i]
             weight, bias = offsets(op, which)
-            ISA.kernels[op.dtype].pack(op, self.batch.store, weight, bias, address_of(weights[i]), address_of(biases[i]))
+            kernels_of(op).pack(
+                op, self.batch.store, weight, bias, address_of(weights[i]), address_of(biases[i])
+            )
             if which == "parameters":
-                ISA.kernels[op.dtype].prepare(op, &self.batch, 0, op.units)
+                kernels_of(op).prepare(op, &self.batch, 0, op.units)
 
     def unpack(self, which, weights, biases):
         """The way back; ``which`` may also be "gradient"."""
@@ -310,16 +323,20 @@ cdef class Engine:
         for i in range(self.parameters.n_ops):
             op = &self.parameters.ops[i]
             weight, bias = offsets(op, which)
-            ISA.kernels[op.dtype].unpack(op, self.batch.store, weight, bias, address_of(weights[i]), address_of(biases[i]))
+            kernels_of(op).unpack(
+                op, self.batch.store, weight, bias, address_of(weights[i]), address_of(biases[i])
+            )
 
     cdef double squares(self, const double *scalars) noexcept nogil:
         """Sum over the weights of decay times their square."""
         cdef double total = 0, decay
         cdef int i
+        cdef const hl_op *op
         for i in range(self.parameters.n_ops):
-            decay = scalars[self.parameters.ops[i].weight_group * HL_N_SCALARS + HL_decay]
+            op = &self.parameters.ops[i]
+            decay = scalars[op.weight_group * HL_N_SCALARS + HL_decay]
             if decay != 0:
-                total += decay * ISA.kernels[self.parameters.ops[i].dtype].sum_squares(&self.parameters.ops[i], &self.batch)
+                total += decay * kernels_of(op).sum_squares(op, &self.batch)
         return total
 
     cdef double loss(self, const Table *table) noexcept nogil:
@@ -327,7 +344,7 @@ cdef class Engine:
         cdef int i
         for i in range(table.n_ops):
             if table.ops[i].kind == HL_LOSS:
-                return ISA.kernels[table.ops[i].dtype].sum_loss(&table.ops[i], &self.batch)
+                return kernels_of(&table.ops[i]).sum_loss(&table.ops[i], &self.batch)
         return 0
 
     cdef int poll(self) except -1 nogil:
@@ -340,10 +357,12 @@ cdef class Engine:
             PyErr_CheckSignals()
         return 0
 
-    cdef double epoch(self, const intptr_t *order, const double *scalars, int64_t *used) except? -1 nogil:
+    cdef double epoch(
+        self, const intptr_t *order, double[:, ::1] scalars, int64_t *used
+    ) except? -1 nogil:
         """One epoch; returns its mean loss. A row of scalars is used up by each step taken, and a
         batch without weight takes none."""
-        cdef int64_t row = 0, scalars_of_step = 2 * HL_N_SCALARS
+        cdef int64_t row = 0
         cdef double weight, loss = 0
         while row < self.n_rows:
             self.batch.order = order + row if order != NULL else NULL
@@ -354,7 +373,7 @@ cdef class Engine:
             if weight == 0:
                 continue
             self.batch.inverse_weight = 1 / weight
-            self.batch.scalars = scalars + used[0] * scalars_of_step
+            self.batch.scalars = &scalars[used[0], 0]
             weight = 0.5 * self.squares(self.batch.scalars)
             walk(&self.training, &self.batch)
             loss += (self.loss(&self.training) + weight) * self.batch.inverse_weight * self.batch.n
@@ -394,7 +413,7 @@ cdef class Engine:
             for e in range(losses.shape[0]):
                 if orders is not None:
                     row_order = &order[e, 0]
-                loss = self.epoch(row_order, &scalars[0, 0], &used)
+                loss = self.epoch(row_order, scalars, &used)
                 losses[e] = loss
                 self.epochs += 1
                 if stopping:
@@ -405,20 +424,16 @@ cdef class Engine:
                         break
         return self.epochs
 
-    def gradient(self, double decay):
-        """Sums the gradients of all rows into the store; returns (loss sum, weight sum, sum of
-        squared weights). Rows go through in batches of the plan's size, in order."""
+    def gradient(self, double[:, ::1] scalars):
+        """Sums the gradients of all rows into the store; returns the sums of losses, of weights,
+        and of decay times squared weights. Rows go through in batches of the plan's size."""
         cdef Table first = self.training, rest
         cdef double loss = 0, weight = 0
-        cdef double scalars[2 * 8]
-        cdef int i
         cdef int64_t row = 0
         further = self.plan.ops.copy()
         further["gradient"] = HL_accumulate
         rest = table_of(further, self.plan.chunk_rows)
         self.batch.order = NULL
-        for i in range(16):
-            scalars[i] = 1 if i % HL_N_SCALARS == HL_decay else 0
         with nogil:
             while row < self.n_rows:
                 self.batch.first = row
@@ -428,7 +443,7 @@ cdef class Engine:
                 loss += self.loss(&first)
                 weight += ISA.kernels[0].sum_weights(&self.batch)
                 self.poll()
-        return loss, weight, self.squares(scalars)
+        return loss, weight, self.squares(&scalars[0, 0])
 
     def predict(self, X, out):
         """Forward pass of the rows of X into out, (n, O); safe to call from several threads."""

@@ -21,7 +21,10 @@
 #endif
 
 const hl_kernels HL_THIS_TABLE = {
-    .geometry = {.vector_lanes = VL, .panel_width = NR, .unit_rows = UNIT_ROWS, .narrow_columns = NARROW_COLUMNS},
+    .geometry = {.vector_lanes = VL,
+                 .panel_width = NR,
+                 .unit_rows = UNIT_ROWS,
+                 .narrow_columns = NARROW_COLUMNS},
     .run =
         {
             [HL_GATHER] = gather,

@@ -58,7 +58,8 @@ static void softmax(int64_t rows, int64_t O, const REAL *z, int64_t ldz, REAL *p
     }
     for (int64_t r = 0; r < rows; r += VL) {
         V t[HL_VECTOR_BYTES / sizeof(REAL)];
-        for (int64_t i = 0; i < VL; i++) t[i] = r + i < rows ? v_load_n(z + (r + i) * ldz, O) : v_zero();
+        for (int64_t i = 0; i < VL; i++)
+            t[i] = r + i < rows ? v_load_n(z + (r + i) * ldz, O) : v_zero();
         transpose(t);
         V largest = t[0], sum = v_zero();
         for (int64_t o = 1; o < O; o++) largest = v_max(largest, t[o]);
@@ -94,7 +95,9 @@ static void output_rows(const hl_op *op, const hl_batch *batch, int64_t begin, i
 
 /* Element-wise losses: from the pre-activation z and the target y, the delta dL/dz and the
  * loss. A row here is all there is to one of them. */
-typedef struct point { V delta, loss; } point;
+typedef struct point {
+    V delta, loss;
+} point;
 
 INLINE V clipped(V p) {
     const REAL eps = REAL_IS_DOUBLE ? (REAL)0x1p-52 : (REAL)0x1p-23; /* scikit-learn's bound */
@@ -130,7 +133,8 @@ INLINE REAL weight_of(const hl_batch *batch, int64_t row) {
 }
 
 /* One unpadded output: lanes along the rows. */
-INLINE void elementwise_flat(int32_t loss, const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+INLINE void elementwise_flat(int32_t loss, const hl_op *op, const hl_batch *batch, int64_t begin,
+                             int64_t end) {
     const REAL *z = in_arena(batch, op->output);
     REAL *delta = in_arena(batch, op->d_output), *row_loss = in_arena(batch, op->row_loss);
     for (int64_t r = begin; r < end; r += VL) {
@@ -148,7 +152,8 @@ INLINE void elementwise_flat(int32_t loss, const hl_op *op, const hl_batch *batc
 }
 
 /* Several outputs: lanes along them. */
-INLINE void elementwise_rows(int32_t loss, const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+INLINE void elementwise_rows(int32_t loss, const hl_op *op, const hl_batch *batch, int64_t begin,
+                             int64_t end) {
     REAL *row_loss = in_arena(batch, op->row_loss);
     for (int64_t r = begin; r < end; r++) {
         int64_t row = row_of(batch, r);
@@ -171,7 +176,8 @@ INLINE void elementwise_rows(int32_t loss, const hl_op *op, const hl_batch *batc
 static void log_loss(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
     REAL *row_loss = in_arena(batch, op->row_loss), *d_output = in_arena(batch, op->d_output);
     int64_t ld = op->ld_output;
-    softmax(end - begin, op->O, in_arena(batch, op->output) + begin * ld, ld, d_output + begin * ld, ld);
+    softmax(end - begin, op->O, in_arena(batch, op->output) + begin * ld, ld, d_output + begin * ld,
+            ld);
     for (int64_t r = begin; r < end; r++) {
         int64_t row = row_of(batch, r);
         REAL *delta = d_output + r * ld;
@@ -195,13 +201,15 @@ static void log_loss(const hl_op *op, const hl_batch *batch, int64_t begin, int6
 }
 
 static void loss(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
-#define ELEMENTWISE(name)                                                                         \
-    case HL_##name:                                                                               \
-        if (op->ld_output == 1) elementwise_flat(HL_##name, op, batch, begin, end);               \
-        else elementwise_rows(HL_##name, op, batch, begin, end);                                  \
+#define ELEMENTWISE(name)                                                                          \
+    case HL_##name:                                                                                \
+        if (op->ld_output == 1) elementwise_flat(HL_##name, op, batch, begin, end);                \
+        else elementwise_rows(HL_##name, op, batch, begin, end);                                   \
         break;
     switch (op->loss) {
-    case HL_log_loss: log_loss(op, batch, begin, end); break;
+    case HL_log_loss:
+        log_loss(op, batch, begin, end);
+        break;
         ELEMENTWISE(binary_log_loss)
         ELEMENTWISE(squared_error)
         ELEMENTWISE(poisson)

@@ -47,17 +47,17 @@ INLINE V adam(const step_constants *c, V w, V g, REAL *first, REAL *second) {
 
 /* Steps n elements (a multiple of VL) by the sum of gradients g: w and the slots are overwritten,
  * the sum of the new squares is added to *squares. */
-static void step(const hl_op *op, const step_constants *constants, int64_t n, const REAL *g, REAL *w, REAL *slot_0,
-                 REAL *slot_1, V *squares) {
+static void step(const hl_op *op, const step_constants *constants, int64_t n, const REAL *g,
+                 REAL *w, REAL *slot_0, REAL *slot_1, V *squares) {
     const step_constants local = *constants, *c = &local; /* nothing that is stored can alias it */
     V sum = *squares;
-#define STEP(rule)                                                                                \
-    for (int64_t i = 0; i < n; i += VL) {                                                         \
-        V wi = v_load(w + i);                                                                     \
-        V gi = v_fma(c->decay, wi, v_load(g + i)) * c->inverse_weight;                            \
-        wi = rule;                                                                                \
-        v_store(w + i, wi);                                                                       \
-        sum = v_fma(wi, wi, sum);                                                                 \
+#define STEP(rule)                                                                                 \
+    for (int64_t i = 0; i < n; i += VL) {                                                          \
+        V wi = v_load(w + i);                                                                      \
+        V gi = v_fma(c->decay, wi, v_load(g + i)) * c->inverse_weight;                             \
+        wi = rule;                                                                                 \
+        v_store(w + i, wi);                                                                        \
+        sum = v_fma(wi, wi, sum);                                                                  \
     }
     switch (op->optimizer) {
     case HL_sgd: STEP(sgd(c, wi, gi, slot_0 + i)) break;

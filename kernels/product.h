@@ -24,7 +24,9 @@
 #define NR (2 * VL)
 INLINE int64_t padded(int64_t n) { return (n + VL - 1) / VL * VL; }
 INLINE int64_t panels(int64_t n) { return padded(n) < NR ? 1 : padded(n) / NR; }
-INLINE int64_t panel_width(int64_t n, int64_t j) { return padded(n) - j <= 3 * VL ? padded(n) - j : NR; }
+INLINE int64_t panel_width(int64_t n, int64_t j) {
+    return padded(n) - j <= 3 * VL ? padded(n) - j : NR;
+}
 /* Where the panel that column j of n belongs to starts. */
 INLINE int64_t panel_of(int64_t n, int64_t j) {
     int64_t last = (panels(n) - 1) * NR;
@@ -61,7 +63,8 @@ INLINE V finish(enum epilogue epilogue, V c, const REAL *output) {
     return c;
 }
 
-INLINE void rows_tile(const int mr, const int nv, const rows_product *t, int64_t row, int64_t column) {
+INLINE void rows_tile(const int mr, const int nv, const rows_product *t, int64_t row,
+                      int64_t column) {
     const int64_t K = t->K, lda = t->lda, ldb = t->ldb;
     const REAL *b = t->B, *a[4];
     V c[12][3];
@@ -70,7 +73,8 @@ INLINE void rows_tile(const int mr, const int nv, const rows_product *t, int64_t
 #pragma GCC unroll 12
     for (int r = 0; r < mr; r++)
 #pragma GCC unroll 3
-        for (int j = 0; j < nv; j++) c[r][j] = t->start ? v_load(t->start + column + j * VL) : v_zero();
+        for (int j = 0; j < nv; j++)
+            c[r][j] = t->start ? v_load(t->start + column + j * VL) : v_zero();
     for (int64_t k = 0; k < K; k++) {
         V bk[3];
 #pragma GCC unroll 3
@@ -87,11 +91,11 @@ INLINE void rows_tile(const int mr, const int nv, const rows_product *t, int64_t
     }
     REAL *out = t->C + row * t->ldc + column;
     const REAL *output = t->output ? t->output + row * t->ldc + column : out;
-#define FINISH(e)                                                                                 \
-    case e:                                                                                       \
-        _Pragma("GCC unroll 12") for (int r = 0; r < mr; r++)                                     \
-            _Pragma("GCC unroll 3") for (int j = 0; j < nv; j++)                                  \
-                v_store(out + r * t->ldc + j * VL, finish(e, c[r][j], output + r * t->ldc + j * VL)); \
+#define FINISH(e)                                                                                  \
+    case e:                                                                                        \
+        _Pragma("GCC unroll 12") for (int r = 0; r < mr;                                           \
+                                      r++) _Pragma("GCC unroll 3") for (int j = 0; j < nv; j++)    \
+            v_store(out + r * t->ldc + j * VL, finish(e, c[r][j], output + r * t->ldc + j * VL));  \
         break;
     switch (t->epilogue) {
         FINISH(STORE)
@@ -104,8 +108,8 @@ INLINE void rows_tile(const int mr, const int nv, const rows_product *t, int64_t
 }
 
 /* C (ldc) is overwritten, or continued where accumulate is set. */
-INLINE void columns_tile(const int mr, const int nv, int64_t K, const REAL *A, int64_t lda, const REAL *B,
-                         int64_t ldb, REAL *C, int64_t ldc, int accumulate) {
+INLINE void columns_tile(const int mr, const int nv, int64_t K, const REAL *A, int64_t lda,
+                         const REAL *B, int64_t ldb, REAL *C, int64_t ldc, int accumulate) {
     V c[12][8];
 #pragma GCC unroll 12
     for (int r = 0; r < mr; r++)
@@ -130,26 +134,32 @@ INLINE void columns_tile(const int mr, const int nv, int64_t K, const REAL *A, i
 
 #define TILE_KEY(mr, nv) (16 * (nv) + (mr))
 
-static void rows_tile_any(int64_t mr, int64_t width, const rows_product *t, int64_t row, int64_t column) {
-#define CASE1(m) case TILE_KEY(m, 1): rows_tile(m, 1, t, row, column); break;
-#define CASE2(m) case TILE_KEY(m, 2): rows_tile(m, 2, t, row, column); break;
-#define CASE3(m) case TILE_KEY(m, 3): rows_tile(m, 3, t, row, column); break;
+static void rows_tile_any(int64_t mr, int64_t width, const rows_product *t, int64_t row,
+                          int64_t column) {
+#define CASE1(m)                                                                                   \
+    case TILE_KEY(m, 1): rows_tile(m, 1, t, row, column); break;
+#define CASE2(m)                                                                                   \
+    case TILE_KEY(m, 2): rows_tile(m, 2, t, row, column); break;
+#define CASE3(m)                                                                                   \
+    case TILE_KEY(m, 3): rows_tile(m, 3, t, row, column); break;
     switch (TILE_KEY(mr, width / VL)) { EACH_MR(CASE1) EACH_MR(CASE2) EACH_MR3(CASE3) }
 #undef CASE1
 #undef CASE2
 #undef CASE3
 }
 
-static void columns_tile_any(int64_t mr, int64_t width, int64_t K, const REAL *A, int64_t lda, const REAL *B,
-                             int64_t ldb, REAL *C, int64_t ldc, int accumulate) {
-#define CASE(m, n) case TILE_KEY(m, n): columns_tile(m, n, K, A, lda, B, ldb, C, ldc, accumulate); break;
+static void columns_tile_any(int64_t mr, int64_t width, int64_t K, const REAL *A, int64_t lda,
+                             const REAL *B, int64_t ldb, REAL *C, int64_t ldc, int accumulate) {
+#define CASE(m, n)                                                                                 \
+    case TILE_KEY(m, n): columns_tile(m, n, K, A, lda, B, ldb, C, ldc, accumulate); break;
 #define CASE1(m) CASE(m, 1)
 #define CASE2(m) CASE(m, 2)
 #define CASE3(m) CASE(m, 3)
     switch (TILE_KEY(mr, width / VL)) {
-        EACH_MR(CASE1) EACH_MR(CASE2) EACH_MR3(CASE3)
-        /* few rows and many columns, to keep enough chains in flight */
-        CASE(1, 4) CASE(1, 5) CASE(1, 6) CASE(1, 7) CASE(1, 8) CASE(2, 4)
+        EACH_MR(CASE1)
+        EACH_MR(CASE2) EACH_MR3(CASE3)
+            /* few rows and many columns, to keep enough chains in flight */
+            CASE(1, 4) CASE(1, 5) CASE(1, 6) CASE(1, 7) CASE(1, 8) CASE(2, 4)
     }
 #undef CASE
 #undef CASE1

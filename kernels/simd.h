@@ -31,7 +31,8 @@ typedef int32_t REAL_INT;
 
 #define VL ((int64_t)(HL_VECTOR_BYTES / sizeof(REAL)))
 typedef REAL V __attribute__((vector_size(HL_VECTOR_BYTES)));
-typedef REAL V_unaligned __attribute__((vector_size(HL_VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+typedef REAL V_unaligned
+    __attribute__((vector_size(HL_VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
 typedef REAL_INT VI __attribute__((vector_size(HL_VECTOR_BYTES)));
 
 #define INLINE static inline __attribute__((always_inline))
@@ -128,13 +129,15 @@ INLINE V v_select(MASK m, V a, V b) { return (V)((m & (VI)a) | (~m & (VI)b)); }
 #define v_less(a, b) ((MASK)((a) < (b)))
 #define v_equal(a, b) ((MASK)((a) == (b)))
 INLINE V v_fma(V a, V b, V c) {
-    for (int i = 0; i < VL; i++) c[i] = REAL_IS_DOUBLE ? __builtin_fma(a[i], b[i], c[i]) : __builtin_fmaf(a[i], b[i], c[i]);
+    for (int i = 0; i < VL; i++)
+        c[i] = REAL_IS_DOUBLE ? __builtin_fma(a[i], b[i], c[i]) : __builtin_fmaf(a[i], b[i], c[i]);
     return c;
 }
 INLINE V v_max(V bound, V x) { return v_select(bound > x, bound, x); }
 INLINE V v_min(V bound, V x) { return v_select(bound < x, bound, x); }
 INLINE V v_sqrt(V a) {
-    for (int i = 0; i < VL; i++) a[i] = REAL_IS_DOUBLE ? __builtin_sqrt(a[i]) : __builtin_sqrtf(a[i]);
+    for (int i = 0; i < VL; i++)
+        a[i] = REAL_IS_DOUBLE ? __builtin_sqrt(a[i]) : __builtin_sqrtf(a[i]);
     return a;
 }
 #endif
@@ -157,15 +160,16 @@ INLINE V v_copysign(V magnitude, V sign) {
 
 /* Horizontal reductions by one tree: each round combines the lanes `half` apart, until all
  * lanes hold the result. */
-#define REDUCE(a, combine)                                                                        \
-    V other;                                                                                      \
-    VI lane;                                                                                      \
-    for (int i = 0; i < VL; i++) lane[i] = i;                                                     \
-    _Pragma("GCC unroll 4") for (int half = (int)VL / 2; half > 0; half /= 2) {                   \
-        other = __builtin_shuffle(a, lane ^ half);                                                \
-        a = combine;                                                                              \
-    }                                                                                             \
+#define REDUCE(a, combine)                                                                         \
+    V other;                                                                                       \
+    VI lane;                                                                                       \
+    for (int i = 0; i < VL; i++) lane[i] = i;                                                      \
+    _Pragma("GCC unroll 4") for (int half = (int)VL / 2; half > 0; half /= 2) {                    \
+        other = __builtin_shuffle(a, lane ^ half);                                                 \
+        a = combine;                                                                               \
+    }                                                                                              \
     return a[0];
-INLINE REAL v_sum(V a) { REDUCE(a, a + other) }
-INLINE REAL v_largest(V a) { REDUCE(a, v_max(a, other)) }
+INLINE REAL v_sum(V a){REDUCE(a, a + other)} INLINE REAL v_largest(V a) {
+    REDUCE(a, v_max(a, other))
+}
 #undef REDUCE

@@ -22,16 +22,25 @@
 #endif
 
 /* 2^t for a t that carries an integer in the low bits of its mantissa (t = n + ROUNDING_MAGIC). */
-INLINE V power_of_two(V t) {
-    return (V)(((VI)t + EXPONENT_BIAS) << MANTISSA_BITS);
-}
+INLINE V power_of_two(V t) { return (V)(((VI)t + EXPONENT_BIAS) << MANTISSA_BITS); }
 
 /* e^x = 2^n e^r, |r| <= ln 2 / 2, by the Taylor series of e^r; 2^n in two factors, so that
  * results below the normal range and overflow come out as they should. */
 INLINE V v_exp(V x) {
-    static const REAL factorial_inverse[14] = {
-        1.0, 1.0, 0.5, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880,
-        1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800.0};
+    static const REAL factorial_inverse[14] = {1.0,
+                                               1.0,
+                                               0.5,
+                                               1.0 / 6,
+                                               1.0 / 24,
+                                               1.0 / 120,
+                                               1.0 / 720,
+                                               1.0 / 5040,
+                                               1.0 / 40320,
+                                               1.0 / 362880,
+                                               1.0 / 3628800,
+                                               1.0 / 39916800,
+                                               1.0 / 479001600,
+                                               1.0 / 6227020800.0};
     V magic = v_set1((REAL)ROUNDING_MAGIC);
     x = v_max(v_set1((REAL)EXP_SMALLEST), v_min(v_set1((REAL)EXP_LARGEST), x));
     V n = v_fma(x, v_set1((REAL)0x1.71547652b82fep+0), magic) - magic;

@@ -26,13 +26,18 @@ Streams = Mapping[str, Any]
 
 class Runner(Protocol):
     """What a backend makes of a plan and a state. Holds the only copy of the state that is
-    current until :meth:`read_state`."""
+    current until :meth:`read_state`.
+    """
 
     steps: int
     losses: list[float]
 
     def run(
-        self, orders: np.ndarray | None, scalars: np.ndarray, stop: np.ndarray | None = None, *,
+        self,
+        orders: np.ndarray | None,
+        scalars: np.ndarray,
+        stop: np.ndarray | None = None,
+        *,
         n_epochs: int | None = None,
     ) -> np.ndarray: ...
 
@@ -77,7 +82,11 @@ class CompiledRunner:
         return self._losses[: self._engine.epochs].tolist()
 
     def run(
-        self, orders: np.ndarray | None, scalars: np.ndarray, stop: np.ndarray | None = None, *,
+        self,
+        orders: np.ndarray | None,
+        scalars: np.ndarray,
+        stop: np.ndarray | None = None,
+        *,
         n_epochs: int | None = None,
     ) -> np.ndarray:
         """Train for some whole epochs, without the GIL.
@@ -131,13 +140,15 @@ class CompiledRunner:
         """Mean loss at `parameters` (P,), the gradient into `out` (P,), L2 of `decay` in both."""
         network = self.plan.network
         self._engine.pack("parameters", *weight_views(network, parameters))
-        loss, weight, squares = self._engine.gradient(decay)
+        scalars = np.zeros((1, len(GROUPS) * len(SCALARS)))
+        scalars[0, GROUPS.index("weight") * len(SCALARS) + SCALARS.index("decay")] = decay
+        loss, weight, squares = self._engine.gradient(scalars)
         weights, biases = weight_views(network, out)
         self._engine.unpack("gradient", weights, biases)
         for gradient, value in zip(weights, weight_views(network, parameters)[0], strict=True):
             gradient += decay * value
         out /= weight
-        return (loss + 0.5 * decay * squares) / weight
+        return (loss + 0.5 * squares) / weight
 
     def read_state(self, state: State) -> None:
         """Copy weights, step count and those moments that are in `state` out to it."""

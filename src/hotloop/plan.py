@@ -78,7 +78,7 @@ class Plan:
     def __str__(self) -> str:
         names = list(KINDS)
         lines = [f"{'op':<24}{'inputs':>8}{'outputs':>8}{'layout':>8}  multiply-adds a row"]
-        for op in self.ops:
+        for op in self.ops if len(self.ops) else self.inference_ops:
             work = int(op["I"] * op["O"]) if op["weight"] >= 0 else 0
             layout = list(LAYOUTS)[op["layout"]] if op["weight"] >= 0 else "-"
             lines.append(
@@ -135,9 +135,7 @@ def n_parameters(network: Network) -> int:
     return sum(i * o + o for i, o in layer_shapes(network))
 
 
-def weight_views(
-    network: Network, flat: np.ndarray
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def weight_views(network: Network, flat: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Weights and biases as views into one flat vector of shape (P,); nothing is copied."""
     views = parameter_views(network)
     arrays = {
@@ -208,12 +206,13 @@ class _Lowering:
 
     def narrow(self, layer: int) -> bool:
         """Whether lanes along the outputs would be mostly empty; CSR rows need them there."""
-        O = self.shapes[layer][1]  # noqa: E741
+        O = self.shapes[layer][1]
         return 2 * O <= self.sizes["vector_lanes"] and not (self.sparse and layer == 0)
 
     def stride(self, n: int) -> int:
         """Row stride for n columns: an odd number of cache lines, so that a column of rows
-        spreads over all sets of the cache."""
+        spreads over all sets of the cache.
+        """
         line = max(LINE_BYTES // self.dtype.itemsize, self.sizes["vector_lanes"])
         lines = -(-n // line)
         return (lines + 1 - lines % 2) * line
@@ -244,7 +243,7 @@ class _Lowering:
         return op
 
     def units(self, layer: int) -> int:
-        I, O = self.shapes[layer]  # noqa: E741
+        I, O = self.shapes[layer]
         if self.narrow(layer):
             return -(-self.padded(I) // self.sizes["narrow_columns"])
         return self.panels(O) * -(-I // self.sizes["unit_rows"])
@@ -254,7 +253,7 @@ class _Lowering:
 
     def parameter_fields(self, layer: int, *, train: bool, keep_gradient: bool) -> dict[str, int]:
         """Room in the store for a layer's parameters and all that goes with them."""
-        I, O = self.shapes[layer]  # noqa: E741
+        I, O = self.shapes[layer]
         n_weight = O * self.padded(I) if self.narrow(layer) else self.padded(O) * I
         n_bias = self.padded(O)
         fields = {"weight": n_weight, "bias": n_bias}
@@ -375,9 +374,7 @@ class _Lowering:
 
     def update(self, layer: int, fields: Mapping[str, int]) -> np.ndarray:
         mode = GRADIENTS["update"]
-        return self.record(
-            "UPDATE", layer, **{**fields, **self.optimizer_fields()}, gradient=mode
-        )
+        return self.record("UPDATE", layer, **{**fields, **self.optimizer_fields()}, gradient=mode)
 
 
 def _chunk_rows(row_bytes: int) -> int:

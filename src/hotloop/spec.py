@@ -72,7 +72,9 @@ class Dense:
         if self.units < 1:
             raise ValueError(f"Dense: units must be at least 1, got {self.units}.")
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"Dense: activation must be one of {ACTIVATIONS}, got {self.activation!r}.")
+            raise ValueError(
+                f"Dense: activation must be one of {ACTIVATIONS}, got {self.activation!r}."
+            )
 
     def out_shape(self, in_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of one output row for one input row of shape ``(I,)``."""
