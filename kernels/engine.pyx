@@ -358,7 +358,7 @@ cdef class Engine:
         return 0
 
     cdef double epoch(
-        self, const intptr_t *order, double[:, ::1] scalars, int64_t *used
+        self, const intptr_t *order, const double[:, ::1] scalars, int64_t *used
     ) except? -1 nogil:
         """One epoch; returns its mean loss. A row of scalars is used up by each step taken, and a
         batch without weight takes none."""
@@ -382,7 +382,7 @@ cdef class Engine:
             self.poll()
         return loss / self.n_rows
 
-    def run(self, orders, double[:, ::1] scalars, double[::1] losses, double[::1] stop):
+    def run(self, orders, const double[:, ::1] scalars, double[::1] losses, double[::1] stop):
         """Trains for whole epochs.
 
         Parameters
@@ -424,7 +424,7 @@ cdef class Engine:
                         break
         return self.epochs
 
-    def gradient(self, double[:, ::1] scalars):
+    def gradient(self, const double[:, ::1] scalars):
         """Sums the gradients of all rows into the store; returns the sums of losses, of weights,
         and of decay times squared weights. Rows go through in batches of the plan's size."""
         cdef Table first = self.training, rest

@@ -205,7 +205,7 @@ def why_unavailable(backend: str) -> str | None:
         "cuda": "the CUDA backend is not part of this release",
     }
     if backend not in reasons:
-        raise ValueError(f"backend must be one of {list(reasons)}, got {backend!r}.")
+        raise ValueError(f"backend {backend!r} is not known; it must be one of {list(reasons)}.")
     return reasons[backend]
 
 
