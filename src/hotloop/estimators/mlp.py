@@ -75,11 +75,17 @@ def _network(widths: tuple[int, ...], activation: str, loss: spec.Loss) -> spec.
     return spec.Network((widths[0],), (*hidden, spec.Dense(widths[-1])), loss)
 
 
+# Plans hold no weights and depend on their arguments alone: the fits of a grid search and
+# the calls of partial_fit and predict share them.
+_training_plan = lru_cache(maxsize=64)(compile_training)
+_gradient_plan = lru_cache(maxsize=64)(compile_gradients)
+
+
 @lru_cache(maxsize=64)
 def _inference_plan(
     widths: tuple[int, ...], activation: str, output: str, dtype: Any, sparse: bool, raw: bool
 ) -> Plan:
-    """The plan of a fitted network; it holds no weights, so that estimators may share it."""
+    """The plan of a network with that output activation, or with none if `raw`."""
     loss = next(loss for loss in spec.LOSSES.values() if loss.output_activation == output)
     network = _network(widths, activation, loss)
     return compile_inference(network, dtype=dtype, sparse=sparse, raw=raw)
@@ -245,7 +251,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         return min(200, data.X.shape[0]) if self.batch_size == "auto" else self.batch_size
 
     def _run_lbfgs(self, job: _Job, tasks: FitTasks) -> train.Outcome:
-        plan = compile_gradients(
+        plan = _gradient_plan(
             job.network,
             dtype=np.float64,
             n_rows=job.data.X.shape[0],
@@ -282,7 +288,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                 stacklevel=2,
             )
         optimizer = self._optimizer_of(job)
-        plan = compile_training(
+        plan = _training_plan(
             job.network,
             dtype=dtype,
             batch_size=batch_size,
@@ -379,11 +385,14 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
 
     # ---- predict ---------------------------------------------------------------------
 
-    def _output(self, X: Any, *, raw: bool = False) -> Array:
-        """Output of the network, of shape (n, O); before its output activation if `raw`."""
+    def _checked(self, X: Any) -> Any:
+        """X as the network takes it, if there is one."""
         if "coefs_" not in vars(self):
             check_is_fitted(self)
-        X = validate.inference_input(self, X)
+        return validate.inference_input(self, X)
+
+    def _output(self, X: Any, *, raw: bool = False) -> Array:
+        """Output for checked X, of shape (n, O); before the output activation if `raw`."""
         coefs, intercepts = validate.parameters(self.coefs_, self.intercepts_)
         widths = (coefs[0].shape[0], *map(len, intercepts))
         if X.shape[1] != widths[0]:
@@ -439,7 +448,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         target = y.argmax(axis=1).astype(np.int32) if loss.targets == "codes" else y
         data = TrainingData(X, target, sample_weight)
         return train.loss_and_gradient(
-            compile_gradients(
+            _gradient_plan(
                 _network(widths, self.activation, loss),
                 dtype=np.float64,
                 n_rows=X.shape[0],
@@ -761,7 +770,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         ValueError
             If X cannot be used.
         """
-        output = self._output(X)
+        output = self._output(self._checked(X))
         return self._labels.decode(output)
 
     def predict_proba(self, X: Any) -> Array:
@@ -785,6 +794,9 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         ValueError
             If X cannot be used.
         """
+        return self._probabilities(self._checked(X))
+
+    def _probabilities(self, X: Any) -> Array:
         output = self._output(X)
         return np.hstack([1 - output, output]) if output.shape[1] == 1 else output
 
@@ -811,8 +823,9 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         ValueError
             If X cannot be used.
         """
+        X = self._checked(X)
         with np.errstate(divide="ignore"):
-            logarithms = np.log(self.predict_proba(X))
+            logarithms = np.log(self._probabilities(X))
         lost = np.isneginf(logarithms)
         if lost.any():
             raw = self._output(X, raw=True)
@@ -849,7 +862,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         ValueError
             If X cannot be used.
         """
-        raw = self._output(X, raw=True)
+        raw = self._output(self._checked(X), raw=True)
         return raw.ravel() if raw.shape[1] == 1 else raw
 
     def __sklearn_tags__(self) -> Any:
@@ -1114,7 +1127,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         ValueError
             If X cannot be used.
         """
-        output = self._output(X)
+        output = self._output(self._checked(X))
         return output.ravel() if output.shape[1] == 1 else output
 
     def __sklearn_tags__(self) -> Any:
