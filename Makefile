@@ -5,7 +5,8 @@
 #   make test       the tests, and on every usable instruction set those of kernels and parity
 #   make check-all  the same with the slow ones
 #   make bench      training time beside scikit-learn and PyTorch    (make bench ARGS="--rows 0 1")
-#   make lint       format, lint and types  (make types: those alone)
+#   make lint       format and lint
+#   make types      mypy on the installed package
 
 PYTHON ?= python3
 # What runs once for every instruction set: the kernels, and scikit-learn's own suite.
@@ -31,10 +32,10 @@ test: $(STAMPS)/test
 check-all: $(STAMPS)/test
 	$(call run_tests,)
 
-bench: $(STAMPS)/demo
+bench: $(STAMPS)/package
 	$(BIN)/python benchmarks/estimators.py $(ARGS)
 
-lint: types
+lint: $(STAMPS)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint kernels  # it calls pycodestyle by name
