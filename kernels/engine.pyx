@@ -10,7 +10,7 @@ import os
 import numpy as np
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int32_t, int64_t, intptr_t
+from libc.stdint cimport int32_t, int64_t, intptr_t, uint32_t
 
 
 cdef extern from "abi.h" nogil:
@@ -98,6 +98,9 @@ cdef extern from "dispatch.h" nogil:
 cdef extern from "clock.h" nogil:
     double hl_seconds()
 
+cdef extern from "shuffle.h" nogil:
+    void hl_shuffle(uint32_t *key, int *position, int64_t n, intptr_t *order)
+
 
 # ---------------------------------------------------------------------- vocabulary
 
@@ -168,6 +171,35 @@ def isa():
 def geometry(int dtype):
     """Sizes that a plan lays buffers out by, for a value of the vocabulary ``dtypes``."""
     return ISA.kernels[dtype].geometry
+
+
+# --------------------------------------------------------------------- row orders
+
+def shuffle(uint32_t[::1] key, int position, intptr_t[:, ::1] orders):
+    """Makes each row a shuffle of the one before; the first is shuffled where it stands.
+
+    Parameters
+    ----------
+    key : ndarray of uint32, shape (624,)
+        State of NumPy's MT19937, advanced by what ``RandomState.shuffle`` would draw.
+    position : int
+        Its place in that.
+    orders : ndarray of intp, shape (E, n)
+
+    Returns
+    -------
+    int
+        The new position.
+    """
+    cdef int64_t e, n = orders.shape[1]
+    if key.shape[0] != 624 or n == 0:
+        raise ValueError(f"got a state of {key.shape[0]} words and {n} rows")
+    with nogil:
+        for e in range(orders.shape[0]):
+            if e > 0:
+                orders[e] = orders[e - 1]
+            hl_shuffle(&key[0], &position, n, &orders[e, 0])
+    return position
 
 
 # --------------------------------------------------------------------------- walk

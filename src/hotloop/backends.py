@@ -15,8 +15,8 @@ import sklearn
 
 from hotloop import kernels
 from hotloop.kernels.engine import Engine
+from hotloop.kernels.engine import shuffle as shuffle_orders
 from hotloop.plan import GROUPS, SCALARS, Plan, State, weight_views
-from hotloop.spec import Network
 
 #: Input arrays of a run by name. "X": C-contiguous (n, I) of float32 or float64, or CSR in the
 #: plan's dtype. "y": int32 codes (n,) or C-contiguous (n, O) of the plan's dtype, as the loss
@@ -272,6 +272,27 @@ def predict(
     return engine.predict(_stream("X", X, plan), out)
 
 
+def shuffle(rng: np.random.RandomState, orders: np.ndarray) -> None:
+    """Shuffle row orders, each starting from the one before, as ``rng.shuffle`` would.
+
+    Parameters
+    ----------
+    rng : RandomState
+        Advanced as by one ``rng.shuffle`` an epoch.
+    orders : ndarray of intp, shape (E, n)
+        The first holds the order to start from; all are overwritten.
+    """
+    state = rng.get_state(legacy=False) if len(orders) > 1 else {}
+    if state.get("bit_generator") == "MT19937":
+        key = state["state"]["key"]
+        state["state"]["pos"] = shuffle_orders(key, state["state"]["pos"], orders)
+        rng.set_state(state)
+        return
+    for epoch, order in enumerate(orders):
+        order[:] = orders[max(epoch - 1, 0)]
+        rng.shuffle(order)
+
+
 def config() -> dict[str, Any]:
     """What hotloop found on this machine: instruction sets, threads, versions, backends."""
     backends = {}
@@ -312,4 +333,4 @@ def show_config() -> None:
             print(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
 
 
-__all__ = ["CompiledRunner", "Network", "Runner", "Streams", "config", "open_runner", "predict"]
+__all__ = ["CompiledRunner", "Runner", "Streams", "config", "open_runner", "predict", "shuffle"]
