@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from copy import copy
 from dataclasses import dataclass, field
@@ -29,10 +28,8 @@ CALL_SECONDS = 0.05
 #: ...by a careful guess of its speed: flops a second, and the fixed cost of a step in flops.
 FLOPS_PER_SECOND = 2e10
 STEP_FLOPS = 2e4
-#: Numbers that the orders and scalars of one call may hold (32 MB)...
+#: Numbers that the orders and scalars of one call may hold (32 MB).
 CALL_NUMBERS = 2**22
-#: ...and those of the next call's orders that it takes as long to draw as to start a thread.
-NUMBERS_WORTH_A_THREAD = 2**14
 
 
 class Tasks(Protocol):
@@ -252,20 +249,8 @@ class Adam(StochasticOptimizer):
         return self.learning_rate_init * root / (1.0 - self.momentum**step)
 
 
-@dataclass
-class _Orders:
-    """Row orders drawn at a time, and the state of the generator before."""
-
-    rows: Array
-    before: Any
-
-
 class RowOrders:
     """The row order of each epoch: a shuffle of the one before, from scikit-learn's stream.
-
-    ``rng.shuffle(np.arange(n))`` draws what ``sklearn.utils.shuffle`` draws, in a fraction
-    of the time. Larger orders are drawn while the epochs before them run. Use it as a
-    context manager: what was drawn and not used is given back to the stream at the end.
 
     Parameters
     ----------
@@ -277,65 +262,28 @@ class RowOrders:
 
     def __init__(self, rng: np.random.RandomState, n_rows: int) -> None:
         self._rng = rng
-        self._natural = np.arange(n_rows)
-        self._now = _Orders(self._natural[np.newaxis], None)
-        self._next: Future[_Orders] | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._last = np.arange(n_rows)
+        self._drawn = self._last[np.newaxis]
+        self._before: Any = None
 
-    def __enter__(self) -> RowOrders:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._take_back()
-        if self._pool is not None:
-            self._pool.shutdown()
-
-    def draw(self, n_epochs: int, n_next: int) -> Array:
-        """Orders of the next epochs, intp of shape (1, n_epochs, n_rows).
-
-        Parameters
-        ----------
-        n_epochs : int
-            How many.
-        n_next : int
-            How many the next call will ask for, if it comes to that; 0 for none.
-        """
-        if self._next is not None:
-            self._now, self._next = self._next.result(), None
-        else:
-            self._now = self._drawn_after(self._now.rows[-1], n_epochs)
-        if n_next * len(self._natural) >= NUMBERS_WORTH_A_THREAD:
-            self._pool = self._pool or ThreadPoolExecutor(1)
-            self._next = self._pool.submit(self._drawn_after, self._now.rows[-1], n_next)
-        return self._now.rows[np.newaxis]
+    def draw(self, n_epochs: int) -> Array:
+        """Orders of the next epochs, intp of shape (1, n_epochs, n_rows)."""
+        self._before = self._rng.get_state() if n_epochs > 1 else None
+        self._drawn = np.empty((n_epochs, len(self._last)), dtype=np.intp)
+        self._drawn[0] = self._last
+        shuffle(self._rng, self._drawn)
+        return self._drawn[np.newaxis]
 
     def keep(self, n_epochs: int) -> None:
-        """Take back all but the first `n_epochs` of the orders drawn last."""
-        if n_epochs < len(self._now.rows):
-            self._take_back()
-            self._rng.set_state(self._now.before)
-            for _ in range(n_epochs):
-                self._shuffled()
-            if n_epochs:
-                self._now.rows = self._now.rows[:n_epochs]
+        """Take back all but the first `n_epochs` of the orders drawn last.
 
-    def _take_back(self) -> None:
-        """Undo what was drawn ahead."""
-        if self._next is not None:
-            self._rng.set_state(self._next.result().before)
-            self._next = None
-
-    def _drawn_after(self, order: Array, n_epochs: int) -> _Orders:
-        before = self._rng.get_state()
-        rows = np.empty((n_epochs, len(order)), dtype=np.intp)
-        for epoch in rows:
-            order = np.take(order, self._shuffled(), out=epoch, mode="clip")
-        return _Orders(rows, before)
-
-    def _shuffled(self) -> Array:
-        rows = self._natural.copy()
-        self._rng.shuffle(rows)
-        return rows
+        An epoch that was drawn alone is never taken back: it has begun.
+        """
+        if n_epochs < len(self._drawn) and self._before is not None:
+            self._rng.set_state(self._before)
+            shuffle(self._rng, self._drawn[:n_epochs].copy())
+        if n_epochs:
+            self._last = self._drawn[n_epochs - 1]
 
 
 @dataclass
@@ -456,9 +404,9 @@ class EpochLoop:
         self._tasks, self._validation = tasks, validation
         history.judge_by(scores=validation is not None)
         history.n_epochs = self._steps_noted = 0
-        max_epochs = 1 if settings.incremental else settings.max_iter
         watched = validation is not None or tasks.active or settings.verbose
         epochs_a_call = 1 if watched else self._epochs_a_call()
+        max_epochs = 1 if settings.incremental else settings.max_iter
         stopped = False
         with closing(open_runner(self.plan, self._state, self.streams)) as self._runner:
             try:
