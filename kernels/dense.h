@@ -304,10 +304,11 @@ static void unit_gradient(sink *s, unit u, const REAL *A, int64_t lda, const REA
         int64_t mr = tile_rows(rows - r, narrow ? NR : columns);
         int64_t across = !narrow ? columns : mr == 1 ? 8 * VL : mr == 2 ? 4 * VL : NR;
         REAL *C = fused ? scratch : in_store(s->batch, op->weight_gradient) + u.offset + r * ld;
+        int64_t ahead = narrow ? 0 : UNIT_ROWS; /* the next unit */
         for (int64_t c = 0; c < columns; c += across) {
             int64_t width = columns - c < across ? columns - c : across;
             columns_tile_any(mr, width, n, left + r, ld_left, right + c, ld_right, C + c, ld,
-                             op->gradient == HL_accumulate);
+                             op->gradient == HL_accumulate, ahead);
         }
         if (fused && narrow)
             for (int64_t k = 0; k < mr; k++)

@@ -107,9 +107,12 @@ INLINE void rows_tile(const int mr, const int nv, const rows_product *t, int64_t
 #undef FINISH
 }
 
-/* C (ldc) is overwritten, or continued where accumulate is set. */
+/* C (ldc) is overwritten, or continued where accumulate is set. What lies `ahead` columns of A
+ * further is asked for: rows of a large batch are too far apart for the processor to see it
+ * coming. */
 INLINE void columns_tile(const int mr, const int nv, int64_t K, const REAL *A, int64_t lda,
-                         const REAL *B, int64_t ldb, REAL *C, int64_t ldc, int accumulate) {
+                         const REAL *B, int64_t ldb, REAL *C, int64_t ldc, int accumulate,
+                         int64_t ahead) {
     V c[12][8];
 #pragma GCC unroll 12
     for (int r = 0; r < mr; r++)
@@ -119,6 +122,7 @@ INLINE void columns_tile(const int mr, const int nv, int64_t K, const REAL *A, i
         V bk[8];
 #pragma GCC unroll 8
         for (int j = 0; j < nv; j++) bk[j] = v_load(B + k * ldb + j * VL);
+        __builtin_prefetch(A + k * lda + ahead, 0, 2);
 #pragma GCC unroll 12
         for (int r = 0; r < mr; r++) {
             V ak = v_set1(A[k * lda + r]);
@@ -149,15 +153,17 @@ static void rows_tile_any(int64_t mr, int64_t width, const rows_product *t, int6
 }
 
 static void columns_tile_any(int64_t mr, int64_t width, int64_t K, const REAL *A, int64_t lda,
-                             const REAL *B, int64_t ldb, REAL *C, int64_t ldc, int accumulate) {
+                             const REAL *B, int64_t ldb, REAL *C, int64_t ldc, int accumulate,
+                             int64_t ahead) {
 #define CASE(m, n)                                                                                 \
-    case TILE_KEY(m, n): columns_tile(m, n, K, A, lda, B, ldb, C, ldc, accumulate); break;
+    case TILE_KEY(m, n): columns_tile(m, n, K, A, lda, B, ldb, C, ldc, accumulate, ahead); break;
 #define CASE1(m) CASE(m, 1)
 #define CASE2(m) CASE(m, 2)
 #define CASE3(m) CASE(m, 3)
     switch (TILE_KEY(mr, width / VL)) {
         EACH_MR(CASE1)
-        EACH_MR(CASE2) EACH_MR3(CASE3)
+        EACH_MR(CASE2)
+        EACH_MR3(CASE3)
             /* few rows and many columns, to keep enough chains in flight */
             CASE(1, 4) CASE(1, 5) CASE(1, 6) CASE(1, 7) CASE(1, 8) CASE(2, 4)
     }
