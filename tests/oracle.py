@@ -1,0 +1,244 @@
+"""Float64 oracle: what every kernel must compute, in plain NumPy; imports nothing of ours.
+
+The formulas are those of scikit-learn 1.9.1, ``sklearn/neural_network/_base.py`` and
+``_multilayer_perceptron.py`` (``_backprop``, ``_compute_loss_grad``), and of its
+``_stochastic_optimizers.py``. They are written with operators and ufuncs only, so they also
+run on the numbers of :mod:`bounds`, which carry an error bound along.
+
+Shapes: ``B`` rows of a batch, ``I`` inputs, ``O`` outputs. Targets ``Y`` are dense (B, O)
+here, whatever the kernels read: :func:`one_hot` turns codes into them.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import expit, xlogy
+
+OUTPUT_ACTIVATION = {
+    "log_loss": "softmax",
+    "binary_log_loss": "logistic",
+    "squared_error": "identity",
+    "poisson": "exp",
+}
+
+
+@dataclass(frozen=True)
+class Net:
+    """Parameters and what is done with them: weights[l] (I, O), biases[l] (O,)."""
+
+    weights: tuple
+    biases: tuple
+    activations: tuple  # of the hidden layers: one fewer than weights
+    loss: str
+    clip: float = np.finfo(np.float64).eps  # probabilities are clipped to [clip, 1 - clip]
+
+    @property
+    def parameters(self):
+        return (*self.weights, *self.biases)
+
+    def with_parameters(self, parameters):
+        n = len(self.weights)
+        return replace(self, weights=tuple(parameters[:n]), biases=tuple(parameters[n:]))
+
+
+def one_hot(codes, n_classes):
+    """Codes (B,) -> dense targets (B, n_classes) of zeros and ones."""
+    return (np.asarray(codes)[:, None] == np.arange(n_classes)).astype(float)
+
+
+def split(flat, widths):
+    """Flat vector (P,) -> weights row-major, then biases, for layer widths (I, ..., O)."""
+    shapes = [*zip(widths[:-1], widths[1:], strict=True), *((o,) for o in widths[1:])]
+    ends = np.cumsum([np.prod(shape) for shape in shapes])[:-1]
+    return [part.reshape(s) for part, s in zip(np.split(flat, ends), shapes, strict=True)]
+
+
+# Activations and their derivatives, the derivative from the activation's value h.
+
+
+def softmax(z):
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+ACTIVATE = {
+    "identity": lambda z: z,
+    "relu": lambda z: np.maximum(z, 0),
+    "logistic": expit,
+    "tanh": np.tanh,
+    "exp": np.exp,
+    "softmax": softmax,
+}
+
+DERIVATIVE = {
+    "identity": lambda h: 1.0,
+    "relu": lambda h: h > 0,
+    "logistic": lambda h: h * (1 - h),
+    "tanh": lambda h: 1 - h * h,
+}
+
+
+def forward(net, X):
+    """Values of every layer, the input first: h[l+1] = activation(h[l] W[l] + b[l])."""
+    values = [X]
+    names = (*net.activations, OUTPUT_ACTIVATION[net.loss])
+    for W, b, name in zip(net.weights, net.biases, names, strict=True):
+        values.append(ACTIVATE[name](values[-1] @ W + b))
+    return values
+
+
+# Losses per row and output, then the weighted mean over rows.
+
+
+def _elementwise_loss(name, Y, P, clip):
+    if name in ("log_loss", "binary_log_loss"):
+        P = P.clip(clip, 1 - clip)
+    if name == "log_loss":
+        return -xlogy(Y, P)
+    if name == "binary_log_loss":
+        return -(xlogy(Y, P) + xlogy(1 - Y, 1 - P))
+    if name == "squared_error":
+        return 0.5 * (Y - P) ** 2
+    if name == "poisson":  # half the deviance: y log(y / p) - y + p
+        return xlogy(Y, Y / P) - Y + P
+    raise ValueError(name)
+
+
+def data_loss(name, Y, P, sample_weight, clip):
+    """sum_i w_i l(y_i, p_i) / sum_i w_i, summed over outputs; averaged for squared_error."""
+    w = np.ones(len(Y)) if sample_weight is None else sample_weight
+    per_output = (_elementwise_loss(name, Y, P, clip) * w[:, None]).sum(axis=0) / w.sum()
+    return per_output.sum() / (len(per_output) if name == "squared_error" else 1)
+
+
+def penalty(net, decay, weight_sum):
+    """alpha / 2 * sum of squared weights / sum_i w_i; biases are not penalised."""
+    return 0.5 * decay * sum((W * W).sum() for W in net.weights) / weight_sum
+
+
+def loss(net, X, Y, sample_weight=None, decay=0.0):
+    """The loss scikit-learn reports for a batch."""
+    weight_sum = len(Y) if sample_weight is None else sample_weight.sum()
+    output = forward(net, X)[-1]
+    return data_loss(net.loss, Y, output, sample_weight, net.clip) + penalty(net, decay, weight_sum)
+
+
+def objective(net, X, Y, sample_weight=None, decay=0.0):
+    """The function whose gradient is followed.
+
+    It is the reported loss but for several outputs under squared_error: the loss averages
+    over outputs, the gradient ``output - y`` belongs to the sum (``_backprop``).
+    """
+    n_outputs = len(net.biases[-1]) if net.loss == "squared_error" else 1
+    weight_sum = len(Y) if sample_weight is None else sample_weight.sum()
+    output = forward(net, X)[-1]
+    return n_outputs * data_loss(net.loss, Y, output, sample_weight, net.clip) + penalty(
+        net, decay, weight_sum
+    )
+
+
+def gradients(net, X, Y, sample_weight=None, decay=0.0):
+    """Loss, and the gradients (weights, then biases): dW = (h'd + alpha W) / sum_i w_i.
+
+    d of the last layer is (p - y) w for every canonical pair; below, d[l-1] = d[l] W[l]' times
+    the derivative of the activation.
+    """
+    w = np.ones(len(Y)) if sample_weight is None else sample_weight
+    values = forward(net, X)
+    delta = (values[-1] - Y) * w[:, None]
+    dW, db = [], []
+    for layer in reversed(range(len(net.weights))):
+        dW.insert(0, (values[layer].T @ delta + decay * net.weights[layer]) / w.sum())
+        db.insert(0, delta.sum(axis=0) / w.sum())
+        if layer:
+            slope = DERIVATIVE[net.activations[layer - 1]](values[layer])
+            delta = (delta @ net.weights[layer].T) * slope
+    value = data_loss(net.loss, Y, values[-1], sample_weight, net.clip)
+    return value + penalty(net, decay, w.sum()), [*dW, *db]
+
+
+def numerical_gradients(net, X, Y, sample_weight=None, decay=0.0, step=1e-5):
+    """Central differences of :func:`objective`, one parameter at a time."""
+    result = []
+    for k, parameter in enumerate(net.parameters):
+        slope = np.empty_like(parameter)
+        for index in np.ndindex(parameter.shape):
+            at = []
+            for shift in (step, -step):
+                moved = [p.copy() for p in net.parameters]
+                moved[k][index] += shift
+                at.append(objective(net.with_parameters(moved), X, Y, sample_weight, decay))
+            slope[index] = (at[0] - at[1]) / (2 * step)
+        result.append(slope)
+    return result
+
+
+# Optimizers: one step for a list of arrays. Slots are lists of the same shapes.
+
+
+def sgd_step(parameters, slots, grads, rates, momenta, nesterov):
+    """v = momentum v - rate g; p += v, or with Nesterov p += momentum v - rate g."""
+    out, velocity = [], []
+    for p, v, g, rate, momentum in zip(
+        parameters, slots["velocity"], grads, rates, momenta, strict=True
+    ):
+        v = momentum * v - rate * g
+        velocity.append(v)
+        out.append(p + (momentum * v - rate * g if nesterov else v))
+    return out, {"velocity": velocity}
+
+
+def adam_step(parameters, slots, grads, rates, beta_1s, beta_2, epsilon):
+    """m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; p -= rate m / (sqrt(v) + epsilon).
+
+    The bias corrections are in the rate: lr sqrt(1 - b2^t) / (1 - b1^t), :func:`adam_rate`.
+    """
+    out, first, second = [], [], []
+    moments = zip(slots["first_moment"], slots["second_moment"], strict=True)
+    for p, (m, v), g, rate, beta_1 in zip(parameters, moments, grads, rates, beta_1s, strict=True):
+        m = beta_1 * m + (1 - beta_1) * g
+        v = beta_2 * v + (1 - beta_2) * (g * g)
+        first.append(m)
+        second.append(v)
+        out.append(p - rate * m / (np.sqrt(v) + epsilon))
+    return out, {"first_moment": first, "second_moment": second}
+
+
+def adam_rate(rate, step, beta_1=0.9, beta_2=0.999):
+    """Rate of step t = 1, 2, ... with both bias corrections folded in."""
+    return rate * np.sqrt(1 - beta_2**step) / (1 - beta_1**step)
+
+
+def train(net, slots, data, orders, scalars, batch_size, step):
+    """Whole epochs: returns the net, the slots and each epoch's mean loss.
+
+    data : (X, Y, sample_weight or None)
+    orders : (E, n) row order of each epoch
+    scalars : (E * S, groups, kinds): rate, momentum, decay of each step, of weights and biases
+    step : function (parameters, slots, grads, rates, momenta) -> parameters, slots
+
+    A batch's loss counts with its number of rows; a batch of zero weight is skipped whole.
+    """
+    X, Y, sample_weight = data
+    n_layers, losses, at = len(net.weights), [], 0
+    for order in orders:
+        total = 0.0
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            w = None if sample_weight is None else sample_weight[rows]
+            if w is not None and w.sum() == 0:
+                continue
+            rate, momentum, decay = (np.asarray(scalars)[at, :, kind] for kind in range(3))
+            at += 1
+            value, grads = gradients(net, X[rows], Y[rows], w, decay[0])
+            total = total + value * len(rows)
+            new, slots = step(
+                net.parameters,
+                slots,
+                grads,
+                [*[rate[0]] * n_layers, *[rate[1]] * n_layers],
+                [*[momentum[0]] * n_layers, *[momentum[1]] * n_layers],
+            )
+            net = net.with_parameters(new)
+        losses.append(total / len(order))
+    return net, slots, losses
