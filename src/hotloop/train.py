@@ -268,7 +268,7 @@ class RowOrders:
 
     def draw(self, n_epochs: int) -> Array:
         """Orders of the next epochs, intp of shape (1, n_epochs, n_rows)."""
-        self._before = self._rng.get_state() if n_epochs > 1 else None
+        self._before = self._rng.get_state(legacy=False) if n_epochs > 1 else None
         self._drawn = np.empty((n_epochs, len(self._last)), dtype=np.intp)
         self._drawn[0] = self._last
         shuffle(self._rng, self._drawn)
@@ -451,8 +451,9 @@ class EpochLoop:
         self._stop = None
         if not self._validation:
             self._stop = np.array([[*rules, settings.n_iter_no_change]], dtype=np.float64)
+        scalars = self._scalars(n_epochs)
         self._running = True
-        self._runner.run(orders, self._scalars(n_epochs), self._stop, n_epochs=n_epochs)
+        self._runner.run(orders, scalars, self._stop, n_epochs=n_epochs)
         self._note_epochs()
         if settings.verbose:
             print(f"Iteration {history.n_epochs}, loss = {history.loss:.8f}")

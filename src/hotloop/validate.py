@@ -296,7 +296,7 @@ def regression_target(y: Any, loss: str) -> Array:
     Raises
     ------
     TypeError
-        For a sparse y.
+        For a sparse y, or one of times.
     ValueError
         For values that are no numbers, or negative ones under the Poisson loss.
     """
@@ -305,6 +305,8 @@ def regression_target(y: Any, loss: str) -> Array:
             "Sparse data was passed for y, but dense data is required. "
             "Use '.toarray()' to convert to a dense numpy array."
         )
+    if y.dtype.kind in "mM":
+        raise TypeError(f"y must hold numbers, not times ({y.dtype}); convert them first.")
     y = np.asarray(y, dtype=np.float64)
     if loss == "poisson" and (y < 0).any():
         raise ValueError(

@@ -81,13 +81,21 @@ _training_plan = lru_cache(maxsize=64)(compile_training)
 _gradient_plan = lru_cache(maxsize=64)(compile_gradients)
 
 
+def _loss_through(output_activation: str) -> spec.Loss:
+    """The loss that is derived through an output activation."""
+    for loss in spec.LOSSES.values():
+        if loss.output_activation == output_activation:
+            return loss
+    allowed = sorted(loss.output_activation for loss in spec.LOSSES.values())
+    raise ValueError(f"out_activation_ must be one of {allowed}, got {output_activation!r}.")
+
+
 @lru_cache(maxsize=64)
 def _inference_plan(
     widths: tuple[int, ...], activation: str, output: str, dtype: Any, sparse: bool, raw: bool
 ) -> Plan:
     """The plan of a network with that output activation, or with none if `raw`."""
-    loss = next(loss for loss in spec.LOSSES.values() if loss.output_activation == output)
-    network = _network(widths, activation, loss)
+    network = _network(widths, activation, _loss_through(output))
     return compile_inference(network, dtype=dtype, sparse=sparse, raw=raw)
 
 
@@ -232,6 +240,12 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _current(self, network: spec.Network) -> Array:
         """The parameters to go on from: `coefs_` and `intercepts_` as they are now, copied."""
+        if self.out_activation_ != network.loss.output_activation:
+            raise ValueError(
+                f"out_activation_ is {self.out_activation_!r}, but {network.loss.name} is derived "
+                f"through {network.loss.output_activation!r}. warm_start and partial_fit go on "
+                "with the loss there was; set warm_start=False and call fit for another one."
+            )
         coefs, intercepts = validate.parameters(self.coefs_, self.intercepts_)
         have = [coefs[0].shape[0], *(len(b) for b in intercepts)]
         want = [network.in_shape[0], *(layer.units for layer in network.layers)]
@@ -243,7 +257,8 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             )
         dtype = coefs[0].dtype if self.precision == "auto" else self.precision
         flat = np.concatenate([array.ravel() for array in (*coefs, *intercepts)])
-        return flat.astype(dtype, copy=False)
+        with np.errstate(over="ignore"):
+            return flat.astype(dtype, copy=False)
 
     def _history(self) -> train.History:
         """What earlier calls left to go on from, copied."""
@@ -446,9 +461,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
     ) -> tuple[float, Array]:
         """Loss and gradient at given parameters; `work`, scikit-learn's buffers, is ignored."""
         coefs, _ = validate.parameters(self.coefs_, self.intercepts_)
-        loss = next(
-            loss for loss in spec.LOSSES.values() if loss.output_activation == self.out_activation_
-        )
+        loss = _loss_through(self.out_activation_)
         widths = tuple(c.shape[0] for c in coefs) + (self.n_outputs_,)
         target = y.argmax(axis=1).astype(np.int32) if loss.targets == "codes" else y
         data = TrainingData(X, target, sample_weight)
@@ -720,9 +733,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
 
     @available_if(MultilayerPerceptron._check_solver)
     @fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(
-        self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None
-    ) -> MLPClassifier:
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
         """Train for one epoch more, starting where the last call ended.
 
         Parameters
@@ -1083,7 +1094,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
 
     @available_if(MultilayerPerceptron._check_solver)
     @fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPRegressor:
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train for one epoch more, starting where the last call ended.
 
         Parameters
