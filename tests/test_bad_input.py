@@ -1,0 +1,375 @@
+"""Bad input gets the kind of error scikit-learn raises, with what to do, and never a crash."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import sklearn.neural_network
+
+import hotloop
+
+NAMES = ("MLPClassifier", "MLPRegressor")
+every_class = pytest.mark.parametrize("name", NAMES)
+X = np.random.default_rng(0).normal(size=(12, 3))
+y = np.tile([0, 1, 2], 4)
+
+
+def with_value(value, dtype=float):
+    bad = X.astype(dtype)
+    bad[5, 1] = value
+    return bad
+
+
+def error_of(module, name, call, **parameters):
+    """The exception a call ends with, or None."""
+    estimator = getattr(module, name)(**{"max_iter": 2, "hidden_layer_sizes": (3,), **parameters})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            call(estimator)
+        except Exception as error:
+            return error
+
+
+def assert_refused_alike(name, call, **parameters):
+    """Both raise; ours is of scikit-learn's kind and says something."""
+    ours = error_of(hotloop, name, call, **parameters)
+    theirs = error_of(sklearn.neural_network, name, call, **parameters)
+    assert theirs is not None, "scikit-learn accepts this; the case belongs elsewhere"
+    assert isinstance(ours, type(theirs)), f"{ours!r}, scikit-learn: {theirs!r}"
+    assert len(str(ours)) > 10
+
+
+BAD_TRAINING_SETS = {
+    "NaN": (with_value(np.nan), y),
+    "infinity": (with_value(np.inf), y),
+    "too large for float32": (with_value(np.inf, np.float32), y),
+    "complex": (X.astype(complex), y),
+    "strings": (np.full(X.shape, "a"), y),
+    "objects": (np.full(X.shape, object()), y),
+    "ragged": ([[1, 2], [3]], [0, 1]),
+    "no rows": (X[:0], y[:0]),
+    "no columns": (X[:, :0], y),
+    "one-dimensional": (X[:, 0], y),
+    "three-dimensional": (X[None], y),
+    "a number": (3.0, y),
+    "None": (None, y),
+    "sparse NaN": (sp.csr_matrix(with_value(np.nan)), y),
+    "sparse infinity": (sp.csc_matrix(with_value(-np.inf)), y),
+    "sparse complex": (sp.csr_matrix(X.astype(complex)), y),
+    "fewer targets": (X, y[:-1]),
+    "more targets": (X, np.r_[y, 0]),
+    "no target": (X, None),
+    "target NaN": (X, np.where(y == 1, np.nan, y)),
+    "target infinite": (X, np.where(y == 1, np.inf, y)),
+    "target three-dimensional": (X, y[:, None, None]),
+    "target complex": (X, y.astype(complex)),
+    "target sparse column": (X, sp.csr_matrix(y[:, None])),
+}
+
+
+@every_class
+@pytest.mark.parametrize("case", BAD_TRAINING_SETS)
+def test_a_bad_training_set_is_refused_as_sklearn_refuses_it(name, case):
+    """Values, types, ranks and lengths that cannot be learnt from, in fit and partial_fit."""
+    data = BAD_TRAINING_SETS[case]
+    assert_refused_alike(name, lambda estimator: estimator.fit(*data))
+    first = {"classes": [0, 1, 2]} if name == "MLPClassifier" else {}
+    assert_refused_alike(name, lambda estimator: estimator.partial_fit(*data, **first))
+
+
+@pytest.mark.parametrize(
+    ("case", "target"),
+    {
+        "continuous": np.linspace(0, 1, 12),
+        "several multiclass outputs": np.c_[y, y],
+        "unseen by classes": y + 1,
+    }.items(),
+)
+def test_bad_labels_are_refused_as_sklearn_refuses_them(case, target):
+    """Targets a classifier cannot have."""
+    if case == "unseen by classes":
+        call = lambda e: e.partial_fit(X, y, classes=[0, 1])  # noqa: E731
+    else:
+        call = lambda e: e.fit(X, target)  # noqa: E731
+    assert_refused_alike("MLPClassifier", call)
+
+
+BAD_WEIGHTS = {
+    "wrong length": np.ones(11),
+    "two-dimensional": np.ones((12, 1)),
+    "NaN": np.full(12, np.nan),
+    "infinite": np.full(12, np.inf),
+    "strings": np.full(12, "a"),
+    "all zero": np.zeros(12),
+}
+
+
+@every_class
+@pytest.mark.parametrize("case", BAD_WEIGHTS)
+def test_bad_weights_are_refused_as_sklearn_refuses_them(name, case):
+    """Length, rank and values of sample_weight."""
+    weights = BAD_WEIGHTS[case]
+    assert_refused_alike(name, lambda e: e.fit(X, y, sample_weight=weights))
+
+
+@every_class
+def test_negative_weights_are_refused(name):
+    """scikit-learn lets them pass silently: a listed difference."""
+    weights = np.ones(12)
+    weights[3] = -1
+    said = error_of(hotloop, name, lambda e: e.fit(X, y, sample_weight=weights))
+    assert isinstance(said, ValueError)
+    assert "negative" in str(said).lower()
+
+
+BAD_PREDICTIONS = {
+    "other width": X[:, :2],
+    "wider": np.c_[X, X],
+    "NaN": with_value(np.nan),
+    "infinite": with_value(-np.inf),
+    "one-dimensional": X[0],
+    "no rows": X[:0],
+    "strings": np.full(X.shape, "a"),
+    "complex": X.astype(complex),
+    "sparse NaN": sp.csr_matrix(with_value(np.nan)),
+    "sparse other width": sp.csr_matrix(X[:, :2]),
+    "None": None,
+}
+
+
+@every_class
+@pytest.mark.parametrize("case", BAD_PREDICTIONS)
+def test_bad_input_to_predict_is_refused_as_sklearn_refuses_it(name, case):
+    """In predict, predict_proba, score and partial_fit after fit."""
+    bad = BAD_PREDICTIONS[case]
+    assert_refused_alike(name, lambda e: e.fit(X, y).predict(bad))
+    assert_refused_alike(name, lambda e: e.fit(X, y).score(bad, y))
+    assert_refused_alike(name, lambda e: e.fit(X, y).partial_fit(bad, y))
+    if name == "MLPClassifier":
+        assert_refused_alike(name, lambda e: e.fit(X, y).predict_proba(bad))
+        assert_refused_alike(name, lambda e: e.fit(X, y).predict_log_proba(bad))
+
+
+@every_class
+def test_predicting_before_fitting_is_refused_as_sklearn_refuses_it(name):
+    """NotFittedError from every method."""
+    assert_refused_alike(name, lambda e: e.predict(X))
+    assert_refused_alike(name, lambda e: e.score(X, y))
+    if name == "MLPClassifier":
+        assert_refused_alike(name, lambda e: e.predict_proba(X))
+
+
+BAD_PARAMETERS = [
+    *({"hidden_layer_sizes": v} for v in (0, -1, (3, 0), (3, -2), "a", 2.5, None)),
+    *({"activation": v} for v in ("softplus", None, 3)),
+    *({"solver": v} for v in ("newton", None)),
+    *({"alpha": v} for v in (-1e-9, "a", np.nan)),
+    *({"batch_size": v} for v in (0, -5, 2.5, "all")),
+    *({"learning_rate": v} for v in ("cosine", 3)),
+    *({"learning_rate_init": v} for v in (0, -1, "a")),
+    *({"max_iter": v} for v in (0, -1, 1.5, "a", np.inf)),
+    *({"momentum": v} for v in (-0.1, 1.1)),
+    *({"beta_1": v} for v in (-0.1, 1.0)),
+    *({"beta_2": v} for v in (-0.1, 1.0)),
+    *({"epsilon": v} for v in (0, -1)),
+    *({"tol": v} for v in (-1, "a")),
+    *({"n_iter_no_change": v} for v in (0, -1, 1.5)),
+    *({"validation_fraction": v, "early_stopping": True} for v in (-0.1, 1.0, 1.5)),
+    *({"early_stopping": v} for v in ("yes", 2.5)),
+    *({"shuffle": v} for v in ("yes", None)),
+    *({"random_state": v} for v in (-1, "a", 2.5)),
+    *({"power_t": v} for v in (-1, "a")),
+    *({"max_fun": v} for v in (0, -1)),
+    *({"warm_start": v} for v in ("yes", None)),
+    *({"verbose": v} for v in ("yes", -1)),
+]
+
+
+@every_class
+@pytest.mark.parametrize("parameters", BAD_PARAMETERS, ids=str)
+def test_bad_parameters_are_refused_as_sklearn_refuses_them(name, parameters):
+    """Out of range or of the wrong type; found in fit, not before."""
+    assert_refused_alike(name, lambda e: e.fit(X, y), **parameters)
+
+
+@pytest.mark.parametrize("loss", ["huber", None, 3])
+def test_a_bad_loss_is_refused_as_sklearn_refuses_it(loss):
+    """The regressor's loss is squared_error or poisson."""
+    assert_refused_alike("MLPRegressor", lambda e: e.fit(X, y), loss=loss)
+
+
+@every_class
+def test_bfloat16_says_that_it_is_to_come(name):
+    """precision='bfloat16' waits for a later release, and says so."""
+    said = error_of(hotloop, name, lambda e: e.fit(X, y), precision="bfloat16")
+    assert isinstance(said, (ValueError, NotImplementedError))
+    assert "bfloat16" in str(said)
+
+
+@every_class
+def test_early_stopping_in_partial_fit_is_refused_as_sklearn_refuses_it(name):
+    """And too few rows for a validation set."""
+    first = {"classes": [0, 1, 2]} if name == "MLPClassifier" else {}
+    assert_refused_alike(name, lambda e: e.partial_fit(X, y, **first), early_stopping=True)
+    assert_refused_alike(name, lambda e: e.fit(X[:5], [0, 1, 0, 1, 0]), early_stopping=True)
+
+
+@every_class
+def test_one_row_and_one_class_train_as_in_sklearn(name):
+    """Both libraries take them: the same weights, predictions of the same shape and kind."""
+    for data in ((X[:1], y[:1]), (X, np.zeros(12, int)), (X[:1], ["a"])):
+        if name == "MLPRegressor" and isinstance(data[1][0], str):
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ours, theirs = (
+                getattr(module, name)(max_iter=3, random_state=0).fit(*data)
+                for module in (hotloop, sklearn.neural_network)
+            )
+        np.testing.assert_allclose(ours.coefs_[0], theirs.coefs_[0], rtol=1e-9)
+        got, expected = ours.predict(X), theirs.predict(X)
+        assert (got.shape, got.dtype.kind) == (expected.shape, expected.dtype.kind)
+
+
+# What could crash the process runs in another one.
+
+CHILD = textwrap.dedent(
+    """
+    import json, sys, warnings
+    warnings.simplefilter("ignore")
+    import numpy as np, scipy.sparse as sp
+    import hotloop
+
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 6)) * (rng.random((40, 6)) < 0.5)
+    y = np.tile([0, 1], 20)
+
+    def tampered(container, change):
+        A = container(X)
+        change(A)
+        return A
+
+    def put(array_name, place, value):
+        def change(A):
+            getattr(A, array_name)[place] = value
+        return change
+
+    def replace(array_name, make):
+        def change(A):
+            setattr(A, array_name, make(getattr(A, array_name)))
+        return change
+
+    CHANGES = {
+        "index far out": put("indices", 3, 2**30),
+        "index at the width": put("indices", -1, 6),
+        "negative index": put("indices", 0, -1),
+        "most negative index": put("indices", 5, -(2**31)),
+        "decreasing indptr": put("indptr", 5, 0),
+        "indptr beyond the data": put("indptr", -1, 10**6),
+        "indptr not starting at 0": put("indptr", 0, 3),
+        "negative indptr": put("indptr", 4, -5),
+        "huge indptr": put("indptr", 2, 2**31 - 1),
+        "indptr too short": replace("indptr", lambda p: p[:-3].copy()),
+        "indptr too long": replace("indptr", lambda p: np.r_[p, p[-1], p[-1]]),
+        "fewer indices than data": replace("indices", lambda i: i[:-4].copy()),
+        "less data than indices": replace("data", lambda d: d[:-4].copy()),
+        "float indices": replace("indices", lambda i: i.astype(float)),
+    }
+    CONTAINERS = {"csr_matrix": sp.csr_matrix, "csr_array": sp.csr_array, "csc_matrix": sp.csc_matrix}
+
+    def cases():
+        fitted = hotloop.MLPClassifier((8,), max_iter=2, random_state=0).fit(X, y)
+        for container_name, container in CONTAINERS.items():
+            width = 6 if "csr" in container_name else 40
+            for change_name, change in CHANGES.items():
+                if "at the width" in change_name:
+                    change = put("indices", -1, width)
+                for call_name in ("fit", "partial_fit", "predict_proba"):
+                    def call(container=container, change=change, call_name=call_name):
+                        A = tampered(container, change)
+                        if call_name == "predict_proba":
+                            fitted.predict_proba(A)
+                        else:
+                            extra = {"classes": [0, 1]} if call_name == "partial_fit" else {}
+                            new = hotloop.MLPClassifier((8,), max_iter=2)
+                            getattr(new, call_name)(A, y, **extra)
+                    yield f"{container_name} {change_name} {call_name}", call
+        for cls in (hotloop.MLPClassifier, hotloop.MLPRegressor):
+            for sizes in ((10**9,), (10**6, 10**6), (2**31, 2**31), (10**18,), (2**63,), (100, 10**9)):
+                for solver in ("adam", "sgd", "lbfgs"):
+                    def call(cls=cls, sizes=sizes, solver=solver):
+                        cls(hidden_layer_sizes=sizes, solver=solver, max_iter=2).fit(X, y)
+                    yield f"{cls.__name__} {sizes} {solver}", call
+
+    for case, call in cases():
+        print(json.dumps(["begin", case]), flush=True)
+        try:
+            call()
+        except BaseException as error:
+            print(json.dumps([type(error).__name__, str(error)]), flush=True)
+        else:
+            print(json.dumps(["nothing", ""]), flush=True)
+    print(json.dumps(["begin", "end"]), flush=True)
+    """
+)
+
+
+@pytest.fixture(scope="module")
+def dangerous():
+    """Case -> [exception's name, message] of everything that might crash."""
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD],
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    lines = [json.loads(line) for line in child.stdout.splitlines()]
+    assert lines, child.stderr
+    last = lines[-1]
+    assert last == ["begin", "end"], f"died with {child.returncode} in {last}: {child.stderr}"
+    return {case: outcome for (_, case), outcome in zip(lines[::2], lines[1::2], strict=False)}
+
+
+def test_a_malformed_sparse_matrix_is_a_value_error(dangerous):
+    """Tampered after construction, CSR or CSC, in fit, partial_fit and predict_proba."""
+    sparse = {k: v for k, v in dangerous.items() if k.startswith("cs")}
+    assert len(sparse) == 3 * 14 * 3
+    wrong = {k: v for k, v in sparse.items() if v[0] not in ("ValueError", "TypeError")}
+    assert not wrong, "\n".join(f"{k}: {v}" for k, v in wrong.items())
+
+
+def test_absurd_sizes_are_an_error_at_once(dangerous):
+    """10**9 hidden units, products that overflow: MemoryError or ValueError, not a killed process."""
+    sizes = {k: v for k, v in dangerous.items() if k.startswith("MLP")}
+    assert len(sizes) == 2 * 6 * 3
+    wrong = {k: v for k, v in sizes.items() if v[0] not in ("ValueError", "MemoryError")}
+    assert not wrong, "\n".join(f"{k}: {v}" for k, v in wrong.items())
+
+
+def test_a_matrix_with_repeated_and_unsorted_entries_is_added_up_as_sklearn_does():
+    """Duplicates and disorder are legal in CSR and CSC, and mean what they mean in SciPy."""
+    rows, columns = np.repeat(np.arange(12), 4), np.tile([2, 0, 1, 0], 12)
+    A = sp.csr_matrix((np.arange(48.0) / 10, columns, np.arange(0, 49, 4)), shape=(12, 3))
+    assert not A.has_canonical_format
+    dense = sp.coo_matrix((A.data, (rows, columns)), shape=(12, 3)).toarray()
+    for container in (sp.csr_matrix, sp.csc_matrix):
+        before = container(A).copy()
+        given = container(A)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fitted = hotloop.MLPClassifier(max_iter=3, random_state=0).fit(given, y)
+            expected = hotloop.MLPClassifier(max_iter=3, random_state=0).fit(dense, y)
+        np.testing.assert_allclose(fitted.coefs_[0], expected.coefs_[0], rtol=1e-9)
+        np.testing.assert_allclose(
+            fitted.predict_proba(given), expected.predict_proba(dense), rtol=1e-9
+        )
+        np.testing.assert_array_equal(given.indices, before.indices)
+        np.testing.assert_array_equal(given.data, before.data)
