@@ -293,29 +293,31 @@ static void sink_bias(sink *s, unit u, const REAL *D, int64_t ldd) {
 /* The unit's tiles: gradient (rows of I by columns of O) = A' D, or D' A in a narrow weight. */
 static void unit_gradient(sink *s, unit u, const REAL *A, int64_t lda, const REAL *D, int64_t ldd) {
     const hl_op *op = s->op;
-    int64_t n = s->batch->n;
-    int narrow = op->layout == HL_narrow, fused = op->gradient == HL_update;
-    REAL scratch[MAX_NARROW * NARROW_COLUMNS]; /* no smaller than MR * NR and MR3 * 3 VL */
+    const int64_t n = s->batch->n, block = block_of(n);
+    const int narrow = op->layout == HL_narrow, fused = op->gradient == HL_update;
+    REAL scratch[UNIT_ROWS * 3 * VL]; /* a unit of either layout */
+    REAL *C = fused ? scratch : in_store(s->batch, op->weight_gradient) + u.offset;
     int64_t rows = narrow ? u.runs : u.rows, columns = narrow ? u.length : u.width;
     int64_t ld = narrow && !fused ? u.stride : columns;
     const REAL *left = narrow ? D : A + u.i, *right = narrow ? A + u.i : D + u.j;
     int64_t ld_left = narrow ? ldd : lda, ld_right = narrow ? lda : ldd;
-    for (int64_t r = 0; r < rows;) {
-        int64_t mr = tile_rows(rows - r, narrow ? NR : columns);
-        int64_t across = !narrow ? columns : mr == 1 ? 8 * VL : mr == 2 ? 4 * VL : NR;
-        REAL *C = fused ? scratch : in_store(s->batch, op->weight_gradient) + u.offset + r * ld;
-        int64_t ahead = narrow ? 0 : UNIT_ROWS; /* the next unit */
-        for (int64_t c = 0; c < columns; c += across) {
-            int64_t width = columns - c < across ? columns - c : across;
-            columns_tile_any(mr, width, n, left + r, ld_left, right + c, ld_right, C + c, ld,
-                             op->gradient == HL_accumulate, ahead);
+    int64_t ahead = narrow ? 0 : UNIT_ROWS; /* the next unit */
+    for (int64_t b = 0; b < n; b += block) {
+        int64_t K = n - b < block ? n - b : block;
+        for (int64_t r = 0, mr; r < rows; r += mr) {
+            mr = tile_rows(rows - r, narrow ? NR : columns);
+            int64_t across = !narrow ? columns : mr == 1 ? 8 * VL : mr == 2 ? 4 * VL : NR;
+            for (int64_t c = 0; c < columns; c += across) {
+                int64_t width = columns - c < across ? columns - c : across;
+                columns_tile_any(mr, width, K, left + b * ld_left + r, ld_left,
+                                 right + b * ld_right + c, ld_right, C + r * ld + c, ld,
+                                 b > 0 || op->gradient == HL_accumulate, ahead);
+            }
         }
-        if (fused && narrow)
-            for (int64_t k = 0; k < mr; k++)
-                step_weights(s, C + k * ld, u.offset + (r + k) * u.stride, columns);
-        else if (fused) step_weights(s, C, u.offset + r * ld, mr * ld);
-        r += mr;
     }
+    if (!fused) return;
+    for (int64_t run = 0; run < u.runs; run++)
+        step_weights(s, scratch + run * ld, u.offset + run * u.stride, u.length);
 }
 
 static void dense_backward_weight(const hl_op *op, const hl_batch *batch, int64_t begin,

@@ -112,12 +112,16 @@ INLINE point squared_error(V z, V y, V outputs) {
     V d = z - y;
     return (point){d, v_set1((REAL)0.5) * d * d / outputs};
 }
-/* Half the Poisson deviance, y log(y / p) - y + p with p = e^z. */
+/* Half the Poisson deviance, y log(y / p) - y + p with p = e^z. Its terms cancel where p is near
+ * y, so the loss (not the delta) is computed in double precision. */
 INLINE point poisson(V z, V y, V outputs) {
     (void)outputs;
-    V p = v_exp(z), zero = v_zero();
-    V y_log_y = v_select(v_equal(y, zero), zero, y * v_log(y));
-    return (point){p - y, y_log_y - y * z - y + p};
+    V deviance;
+    for (int i = 0; i < VL; i++) {
+        double target = y[i], link = z[i], entropy = target > 0 ? target * (log(target) - link) : 0;
+        deviance[i] = (REAL)(entropy - target + exp(link));
+    }
+    return (point){v_exp(z) - y, deviance};
 }
 
 INLINE point loss_point(int32_t loss, V z, V y, V outputs) {

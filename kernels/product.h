@@ -39,7 +39,8 @@ enum epilogue { STORE, RELU, TIMES_RELU_SLOPE, TIMES_LOGISTIC_SLOPE, TIMES_TANH_
 typedef struct rows_product {
     int64_t K, lda, ldb, ldc;
     const REAL *A, *B;
-    const REAL *start;  /* start of the chains, one for each column; NULL for zero */
+    const REAL *start;  /* start of the chains, rows ld_start apart; NULL for zero */
+    int64_t ld_start;   /* 0 for a bias, which is the same for every row */
     const REAL *output; /* for the slopes: the activation's output, laid out as C */
     REAL *C;
     enum epilogue epilogue;
@@ -63,6 +64,8 @@ INLINE V finish(enum epilogue epilogue, V c, const REAL *output) {
     return c;
 }
 
+#define PREFETCH_K 24 /* rows of B that are asked for ahead of time */
+
 INLINE void rows_tile(const int mr, const int nv, const rows_product *t, int64_t row,
                       int64_t column) {
     const int64_t K = t->K, lda = t->lda, ldb = t->ldb;
@@ -74,11 +77,14 @@ INLINE void rows_tile(const int mr, const int nv, const rows_product *t, int64_t
     for (int r = 0; r < mr; r++)
 #pragma GCC unroll 3
         for (int j = 0; j < nv; j++)
-            c[r][j] = t->start ? v_load(t->start + column + j * VL) : v_zero();
+            c[r][j] =
+                t->start ? v_load(t->start + (row + r) * t->ld_start + column + j * VL) : v_zero();
     for (int64_t k = 0; k < K; k++) {
         V bk[3];
 #pragma GCC unroll 3
         for (int j = 0; j < nv; j++) bk[j] = v_load(b + j * VL);
+#pragma GCC unroll 3
+        for (int j = 0; j < nv; j++) __builtin_prefetch(b + PREFETCH_K * ldb + j * VL);
         b += ldb;
 #pragma GCC unroll 12
         for (int r = 0; r < mr; r++) {
@@ -91,12 +97,14 @@ INLINE void rows_tile(const int mr, const int nv, const rows_product *t, int64_t
     }
     REAL *out = t->C + row * t->ldc + column;
     const REAL *output = t->output ? t->output + row * t->ldc + column : out;
+    /* clang-format off */
 #define FINISH(e)                                                                                  \
     case e:                                                                                        \
-        _Pragma("GCC unroll 12") for (int r = 0; r < mr;                                           \
-                                      r++) _Pragma("GCC unroll 3") for (int j = 0; j < nv; j++)    \
+        _Pragma("GCC unroll 12") for (int r = 0; r < mr; r++)                                      \
+        _Pragma("GCC unroll 3") for (int j = 0; j < nv; j++)                                       \
             v_store(out + r * t->ldc + j * VL, finish(e, c[r][j], output + r * t->ldc + j * VL));  \
         break;
+    /* clang-format on */
     switch (t->epilogue) {
         FINISH(STORE)
         FINISH(RELU)
@@ -107,9 +115,10 @@ INLINE void rows_tile(const int mr, const int nv, const rows_product *t, int64_t
 #undef FINISH
 }
 
-/* C (ldc) is overwritten, or continued where accumulate is set. What lies `ahead` columns of A
- * further is asked for: rows of a large batch are too far apart for the processor to see it
- * coming. */
+/* C (ldc) is overwritten, or continued where accumulate is set. Rows are asked for
+ * PREFETCH_ROWS ahead, since the processor foresees no strides over 2 KiB, and the column of A
+ * `ahead` of this one into the second-level cache. */
+#define PREFETCH_ROWS 8
 INLINE void columns_tile(const int mr, const int nv, int64_t K, const REAL *A, int64_t lda,
                          const REAL *B, int64_t ldb, REAL *C, int64_t ldc, int accumulate,
                          int64_t ahead) {
@@ -122,7 +131,13 @@ INLINE void columns_tile(const int mr, const int nv, int64_t K, const REAL *A, i
         V bk[8];
 #pragma GCC unroll 8
         for (int j = 0; j < nv; j++) bk[j] = v_load(B + k * ldb + j * VL);
+        const REAL *soon = A + (k + PREFETCH_ROWS) * lda;
+        __builtin_prefetch(soon);
+        __builtin_prefetch(soon + mr - 1);
         __builtin_prefetch(A + k * lda + ahead, 0, 2);
+
+#pragma GCC unroll 8
+        for (int j = 0; j < nv; j++) __builtin_prefetch(B + (k + PREFETCH_ROWS) * ldb + j * VL);
 #pragma GCC unroll 12
         for (int r = 0; r < mr; r++) {
             V ak = v_set1(A[k * lda + r]);
@@ -164,8 +179,8 @@ static void columns_tile_any(int64_t mr, int64_t width, int64_t K, const REAL *A
         EACH_MR(CASE1)
         EACH_MR(CASE2)
         EACH_MR3(CASE3)
-            /* few rows and many columns, to keep enough chains in flight */
-            CASE(1, 4) CASE(1, 5) CASE(1, 6) CASE(1, 7) CASE(1, 8) CASE(2, 4)
+        /* few rows and many columns, to keep enough chains in flight */
+        CASE(1, 4) CASE(1, 5) CASE(1, 6) CASE(1, 7) CASE(1, 8) CASE(2, 4)
     }
 #undef CASE
 #undef CASE1
@@ -180,17 +195,32 @@ INLINE int64_t tile_rows(int64_t left, int64_t width) {
     return (left + tiles - 1) / tiles;
 }
 
+/* Length of a reduction that is done in one go, so that the panel of B stays in the first-level
+ * cache while rows go by: K is cut evenly, and a chain goes on from where it was stored. */
+#define REDUCTION_BLOCK 512
+INLINE int64_t block_of(int64_t K) {
+    int64_t blocks = (K + REDUCTION_BLOCK - 1) / REDUCTION_BLOCK;
+    return blocks ? (K + blocks - 1) / blocks : 1;
+}
+
 /* C[begin:end, 0:N] for B in panels, or row-major with stride t.ldb where in_panels is 0. C is
  * written in whole vectors, up to padded(N). */
 static void rows_product_run(rows_product t, int in_panels, int64_t N, int64_t begin, int64_t end) {
-    const REAL *B = t.B;
-    for (int64_t j = 0, width; j < N; j += width) {
-        width = panel_width(N, j);
-        t.B = in_panels ? B + j * t.K : B + j;
-        if (in_panels) t.ldb = width;
-        for (int64_t r = begin, mr; r < end; r += mr) {
-            mr = tile_rows(end - r, width);
-            rows_tile_any(mr, width, &t, r, j);
+    const rows_product whole = t;
+    const int64_t block = block_of(whole.K);
+    for (int64_t k = 0; k < whole.K; k += block) {
+        t.K = whole.K - k < block ? whole.K - k : block;
+        t.A = whole.A + k;
+        t.epilogue = k + block < whole.K ? STORE : whole.epilogue;
+        if (k > 0) t.start = t.C, t.ld_start = t.ldc;
+        for (int64_t j = 0, width; j < N; j += width) {
+            width = panel_width(N, j);
+            if (in_panels) t.ldb = width;
+            t.B = whole.B + (in_panels ? j * whole.K : j) + k * t.ldb;
+            for (int64_t r = begin, mr; r < end; r += mr) {
+                mr = tile_rows(end - r, width);
+                rows_tile_any(mr, width, &t, r, j);
+            }
         }
     }
 }

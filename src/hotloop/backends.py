@@ -29,8 +29,11 @@ class Runner(Protocol):
     current until :meth:`read_state`.
     """
 
-    steps: int
-    losses: list[float]
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def losses(self) -> list[float]: ...
 
     def run(
         self,

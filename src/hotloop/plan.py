@@ -6,8 +6,11 @@ recorded in the ops: layouts, chunk sizes, fused or kept gradients. Kernels deci
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from types import MappingProxyType
 
 import numpy as np
 
@@ -116,7 +119,8 @@ def layer_shapes(network: Network) -> list[tuple[int, int]]:
     return shapes
 
 
-def parameter_views(network: Network) -> dict[str, tuple[int, tuple[int, ...]]]:
+@lru_cache(maxsize=64)
+def parameter_views(network: Network) -> Mapping[str, tuple[int, tuple[int, ...]]]:
     """Offset and shape of each parameter in the flat vector: all weights, then all biases."""
     views: dict[str, tuple[int, tuple[int, ...]]] = {}
     offset, shape, shapes = 0, network.in_shape, []
@@ -126,8 +130,8 @@ def parameter_views(network: Network) -> dict[str, tuple[int, tuple[int, ...]]]:
     for name in ("weight", "bias"):
         for i, params in enumerate(shapes):
             views[f"{name}_{i}"] = (offset, params[name])
-            offset += int(np.prod(params[name]))
-    return views
+            offset += math.prod(params[name])
+    return MappingProxyType(views)
 
 
 def n_parameters(network: Network) -> int:
@@ -139,7 +143,7 @@ def weight_views(network: Network, flat: np.ndarray) -> tuple[list[np.ndarray], 
     """Weights and biases as views into one flat vector of shape (P,); nothing is copied."""
     views = parameter_views(network)
     arrays = {
-        name: flat[start : start + int(np.prod(shape))].reshape(shape)
+        name: flat[start : start + math.prod(shape)].reshape(shape)
         for name, (start, shape) in views.items()
     }
     layers = range(len(network.layers))

@@ -780,6 +780,15 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
             Before `fit`.
         ValueError
             If X cannot be used.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from hotloop import MLPClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> clf = MLPClassifier(solver="lbfgs", random_state=0, max_iter=1000).fit(X, y)
+        >>> clf.predict(X[:3])
+        array([0, 0, 0])
         """
         output = self._output(self._checked(X))
         return self._labels.decode(output)
@@ -804,6 +813,15 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
             Before `fit`.
         ValueError
             If X cannot be used.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from hotloop import MLPClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> clf = MLPClassifier(solver="lbfgs", random_state=0, max_iter=1000).fit(X, y)
+        >>> clf.predict_proba(X[:1]).round(2)
+        array([[1., 0., 0.]])
         """
         return self._probabilities(self._checked(X))
 
@@ -872,6 +890,15 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
             Before `fit`.
         ValueError
             If X cannot be used.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from hotloop import MLPClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> clf = MLPClassifier(solver="lbfgs", random_state=0, max_iter=1000).fit(X, y)
+        >>> clf.decision_function(X[:2]).argmax(axis=1)
+        array([0, 0])
         """
         raw = self._output(self._checked(X), raw=True)
         return raw.ravel() if raw.shape[1] == 1 else raw
@@ -1137,13 +1164,23 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
             Before `fit`.
         ValueError
             If X cannot be used.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from hotloop import MLPRegressor
+        >>> X = np.linspace(-1, 1, 50).reshape(-1, 1)
+        >>> regr = MLPRegressor(solver="lbfgs", random_state=0, max_iter=1000).fit(X, 3 * X.ravel())
+        >>> regr.predict([[0.5]]).round(1)
+        array([1.5])
         """
         output = self._output(self._checked(X))
         return output.ravel() if output.shape[1] == 1 else output
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
+        # (scikit-learn's check of several outputs fits negative targets whatever the tags say)
+        tags.target_tags.multi_output = self.loss != "poisson"
         tags.target_tags.positive_only = self.loss == "poisson"
         return tags
 
