@@ -255,7 +255,7 @@ def test_importing_changes_nothing_in_the_process():
         env=dict(os.environ),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert child.returncode == 0, child.stderr
     assert child.stdout == ""

@@ -329,7 +329,7 @@ def dangerous():
         env=dict(os.environ),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     lines = [json.loads(line) for line in child.stdout.splitlines()]
     assert lines, child.stderr

@@ -30,6 +30,6 @@ def test_without_callbacks_the_estimators_work_and_have_no_set_callbacks():
         env=dict(os.environ),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert child.returncode == 0, child.stderr

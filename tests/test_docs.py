@@ -43,7 +43,7 @@ def test_a_python_block_runs_by_itself(page, line, tmp_path):
         env=dict(os.environ),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert child.returncode == 0, f"{page}, line {line}:\n{child.stderr}"
 

@@ -151,6 +151,44 @@ def test_no_rows_give_no_predictions(sparse, dtype):
     assert got.dtype == dtype
 
 
+#: Reductions, batches and widths longer than the blocks that kernels cut them into.
+LARGE = (
+    ((1030, 70, 3), 40),
+    ((40, 700, 5), 130),
+    ((600, 2), 70),
+    ((1100, 1), 33),
+    ((20, 9, 4), 2100),
+    ((30, 2), 1300),
+    ((530, 20, 18), 560),
+)
+
+
+@both_dtypes
+@dense_and_sparse
+@pytest.mark.parametrize(("widths", "n"), LARGE, ids=str)
+def test_long_reductions_and_large_batches(widths, n, sparse, dtype):
+    """Nothing is lost or added twice where a sum over inputs, units or rows is cut in blocks."""
+    stack = Stack(widths, ("tanh",) * (len(widths) - 2), "squared_error", n, dtype, sparse)
+    problem = build(stack)
+    assert_within(predict(problem), oracle_predict(problem), "prediction")
+    assert_gradients_match(problem)
+    for fused in (True, False):
+        assert_training_matches(problem, "sgd", n, fused=fused, n_epochs=1)
+
+
+@pytest.mark.parametrize(("of_X", "of_plan"), [DTYPES, DTYPES[::-1]])
+def test_dense_input_of_the_other_dtype_is_converted_on_the_way(of_X, of_plan):
+    """The stream X may be float32 under a float64 plan, and the other way round."""
+    problem = build(Stack((9, 8, 3), ("tanh",), n=50, dtype="float32"))
+    network, X = problem.network, problem.streams["X"]
+    problem = build(replace(problem.stack, dtype=of_plan))
+    problem.streams["X"] = X.astype(of_X)
+    problem.X[:] = X
+    assert problem.network == network
+    assert_gradients_match(problem)
+    assert_training_matches(problem, "adam", 20)
+
+
 # Training.
 
 
@@ -293,6 +331,19 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(activation, loss, sparse
         whole = predict(problem)
         for rows in parts_of(X, rng):
             np.testing.assert_array_equal(predict(problem, X[rows]), whole[rows])
+
+
+@both_dtypes
+@dense_and_sparse
+def test_a_row_has_the_same_bits_in_a_batch_of_thousands(sparse, dtype):
+    """Also where reductions and rows are cut into blocks."""
+    for widths in ((1030, 40, 3), (600, 1), (600, 20), (30, 600, 2)):
+        stack = Stack(widths, ("relu",) * (len(widths) - 2), "squared_error", 2100, dtype, sparse)
+        problem = build(stack)
+        X = problem.streams["X"]
+        whole = predict(problem)
+        for rows in ([0], [1], [1023], [2099], range(3, 8), range(500, 1029), range(1, 2100)):
+            np.testing.assert_array_equal(predict(problem, X[list(rows)]), whole[list(rows)])
 
 
 @both_dtypes

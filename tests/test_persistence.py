@@ -57,7 +57,7 @@ def test_a_pickle_loads_in_another_process(name, solver, tmp_path):
         env=dict(os.environ),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert child.returncode == 0, child.stderr
     assert_same(pickle.loads((tmp_path / "back.pkl").read_bytes()), estimator)
