@@ -49,7 +49,7 @@ BASELINE = {X86: ["-march=x86-64", "-mtune=generic"], ARM: ["-march=armv8-a"]}
 EXACT = ["-fno-fast-math", "-ffp-contract=off", "-fno-math-errno"]
 UNIX_FLAGS = [
     *("-std=c11", "-O3", "-g0", *EXACT, "-fno-lto"),  # with debug symbols 7 times as large
-    *("-fvisibility=hidden", "-fno-semantic-interposition", "-Wall", "-Wextra"),
+    *("-fvisibility=hidden", "-fno-semantic-interposition", "-Wall", "-Wextra", "-Werror=switch"),
 ]
 CLANG_CL_FLAGS = ["/O2", "/std:c11", "/W3", *(f"/clang:{flag}" for flag in ["-O3", *EXACT])]
 

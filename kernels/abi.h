@@ -35,7 +35,8 @@
 #define HL_ACTIVATIONS(F) F(identity) F(relu) F(logistic) F(tanh) F(softmax) F(exp)
 #define HL_LOSSES(F) F(log_loss) F(binary_log_loss) F(squared_error) F(poisson)
 /* What a BACKWARD_WEIGHT does with the gradient: writes it over the gradient buffer, adds it
- * there, or hands it to the optimizer while it is in registers and never writes it. */
+ * there, or hands it to the optimizer while it is in the first-level cache: it reaches no
+ * other memory. */
 #define HL_GRADIENTS(F) F(overwrite) F(accumulate) F(update)
 #define HL_OPTIMIZERS(F) F(sgd) F(nesterov) F(adam)
 /* Scalars of a step, one row of these for each parameter group. */

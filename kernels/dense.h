@@ -4,7 +4,6 @@
 
 #define UNIT_ROWS 48 /* rows of I in a unit of a panels weight: whole tiles, whole vectors */
 #define NARROW_COLUMNS (8 * VL) /* columns of I in a unit of a narrow weight */
-#define MAX_NARROW 8            /* outputs of a narrow weight, VL / 2 of them at most */
 
 INLINE REAL *in_arena(const hl_batch *batch, int64_t offset) {
     return (REAL *)(batch->arena + offset);
@@ -20,13 +19,13 @@ INLINE int64_t row_of(const hl_batch *batch, int64_t r) {
 
 /* relu is part of a rows_tile; the others run over rows that were just written. */
 static void activate(const hl_op *op, REAL *output, int64_t begin, int64_t end) {
-    if (op->activation != HL_logistic && op->activation != HL_tanh) return;
+    if (op->activation == HL_identity || op->activation == HL_relu) return;
     for (int64_t r = begin; r < end; r++) {
         REAL *row = output + r * op->ld_output;
         for (int64_t o = 0; o < op->O; o += VL) {
             int64_t n = op->O - o < VL ? op->O - o : VL;
             V h = v_load_n(row + o, n);
-            v_store_n(row + o, n, op->activation == HL_logistic ? v_logistic(h) : v_tanh(h));
+            v_store_n(row + o, n, v_activation(op->activation, h));
         }
     }
 }
@@ -111,11 +110,22 @@ static void csr_forward(const hl_op *op, const hl_batch *batch, int64_t begin, i
 
 /* ------------------------------------------------------- gradient of the input */
 
+/* The slope of the activation that made an input; only those known from their output. */
+INLINE enum epilogue slope_of(enum hl_activation activation) {
+    switch (activation) {
+    case HL_relu: return TIMES_RELU_SLOPE;
+    case HL_logistic: return TIMES_LOGISTIC_SLOPE;
+    case HL_tanh: return TIMES_TANH_SLOPE;
+    case HL_identity:
+    case HL_softmax: /* of output layers only */
+    case HL_exp:
+    case HL_N_ACTIVATIONS: return STORE;
+    }
+    return STORE;
+}
+
 static void dense_backward_input(const hl_op *op, const hl_batch *batch, int64_t begin,
                                  int64_t end) {
-    static const enum epilogue slope[HL_N_ACTIVATIONS] = {[HL_relu] = TIMES_RELU_SLOPE,
-                                                          [HL_logistic] = TIMES_LOGISTIC_SLOPE,
-                                                          [HL_tanh] = TIMES_TANH_SLOPE};
     int narrow = op->layout == HL_narrow;
     rows_product_run((rows_product){.K = op->O,
                                     .lda = op->ld_output,
@@ -125,7 +135,7 @@ static void dense_backward_input(const hl_op *op, const hl_batch *batch, int64_t
                                     .B = in_store(batch, narrow ? op->weight : op->mirror),
                                     .output = in_arena(batch, op->input),
                                     .C = in_arena(batch, op->d_input),
-                                    .epilogue = slope[op->activation]},
+                                    .epilogue = slope_of(op->activation)},
                      !narrow, op->I, begin, end);
 }
 
@@ -200,6 +210,7 @@ static void mirror_unit(const hl_op *op, const hl_batch *batch, unit s) {
 
 /* What a step keeps up to date besides the weights, made anew for weights from elsewhere. */
 static void prepare(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+    if (op->squares < 0) return; /* predictions need neither */
     for (int64_t u = begin; u < end; u++) {
         unit s = unit_of(op, u);
         V sum = v_zero();
@@ -208,7 +219,7 @@ static void prepare(const hl_op *op, const hl_batch *batch, int64_t begin, int64
             for (int64_t k = 0; k < s.length; k += VL)
                 sum = v_fma(v_load(w + k), v_load(w + k), sum);
         }
-        if (op->squares >= 0) ((double *)(batch->store + op->squares))[u] = v_sum(sum);
+        ((double *)(batch->store + op->squares))[u] = v_sum(sum);
         if (op->mirror >= 0) mirror_unit(op, batch, s);
     }
 }

@@ -2,7 +2,8 @@
 """Walks op tables without the GIL: what runs next is decided here, arithmetic is in the C files.
 
 An :class:`Engine` owns the memory a table works on. It knows offsets and kinds, nothing of
-layers, losses or optimizers; :mod:`hotloop.backends` speaks to it on a plan's behalf.
+layers or optimizers, and of losses that they are summed; :mod:`hotloop.backends` speaks to it
+on a plan's behalf.
 """
 
 import os
@@ -78,8 +79,8 @@ cdef extern from "abi.h" nogil:
 
     enum:
         HL_LOSS
-        HL_accumulate
         HL_N_KINDS
+        HL_N_DTYPES
         HL_decay
         HL_N_SCALARS
 
@@ -249,12 +250,17 @@ cdef Table table_of(ops, int64_t chunk_rows):
     """The table in a structured array, which must outlive it."""
     cdef Table table
     cdef size_t address
+    cdef int i
     if ops.dtype != OP_DTYPE or not ops.flags.c_contiguous:
         raise TypeError(f"an op table is a C-contiguous array of OP_DTYPE, got {ops.dtype}")
     address = ops.ctypes.data
     table.ops = <const hl_op *> address
     table.n_ops = <int> len(ops)
     table.chunk_rows = chunk_rows
+    for i in range(table.n_ops):
+        if not (0 <= table.ops[i].kind < HL_N_KINDS and 0 <= table.ops[i].dtype < HL_N_DTYPES
+                and kernels_of(&table.ops[i]).run[table.ops[i].kind] != NULL):
+            raise ValueError(f"no kernel for op {i}: {ops[i]}")
     return table
 
 
@@ -275,7 +281,7 @@ cdef hl_stream stream_of(array, dtypes):
     cdef hl_stream stream
     stream.indices = NULL
     stream.indptr = NULL
-    if hasattr(array, "indptr"):
+    if not isinstance(array, np.ndarray):
         stream.indices = <const int32_t *> address_of(array.indices)
         stream.indptr = <const int64_t *> address_of(array.indptr)
         stream.n_cols = array.shape[1]
@@ -462,9 +468,7 @@ cdef class Engine:
         cdef Table first = self.training, rest
         cdef double loss = 0, weight = 0
         cdef int64_t row = 0
-        further = self.plan.ops.copy()
-        further["gradient"] = HL_accumulate
-        rest = table_of(further, self.plan.chunk_rows)
+        rest = table_of(self.plan.accumulate_ops, self.plan.chunk_rows)
         self.batch.order = NULL
         with nogil:
             while row < self.n_rows:

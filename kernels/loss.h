@@ -85,16 +85,14 @@ static void output_rows(const hl_op *op, const hl_batch *batch, int64_t begin, i
         for (int64_t o = 0; o < columns; o += VL) {
             int64_t n = columns - o < VL ? columns - o : VL;
             V h = v_load_n(z + o, n);
-            if (op->activation == HL_logistic) h = v_logistic(h);
-            else if (op->activation == HL_exp) h = v_exp(h);
-            v_store_n(out + o, n, h);
+            v_store_n(out + o, n, v_activation(op->activation, h));
         }
 }
 
 /* ------------------------------------------------------------------------ losses */
 
 /* Element-wise losses: from the pre-activation z and the target y, the delta dL/dz and the
- * loss. A row here is all there is to one of them. */
+ * loss. */
 typedef struct point {
     V delta, loss;
 } point;
@@ -124,12 +122,15 @@ INLINE point poisson(V z, V y, V outputs) {
     return (point){v_exp(z) - y, deviance};
 }
 
-INLINE point loss_point(int32_t loss, V z, V y, V outputs) {
+INLINE point loss_point(enum hl_loss loss, V z, V y, V outputs) {
     switch (loss) {
     case HL_binary_log_loss: return binary_log_loss(z, y, outputs);
     case HL_squared_error: return squared_error(z, y, outputs);
-    default: return poisson(z, y, outputs);
+    case HL_poisson: return poisson(z, y, outputs);
+    case HL_log_loss: /* works on whole rows, below */
+    case HL_N_LOSSES: break;
     }
+    return (point){v_zero(), v_zero()};
 }
 
 INLINE REAL weight_of(const hl_batch *batch, int64_t row) {
@@ -137,8 +138,8 @@ INLINE REAL weight_of(const hl_batch *batch, int64_t row) {
 }
 
 /* One unpadded output: lanes along the rows. */
-INLINE void elementwise_flat(int32_t loss, const hl_op *op, const hl_batch *batch, int64_t begin,
-                             int64_t end) {
+INLINE void elementwise_flat(enum hl_loss loss, const hl_op *op, const hl_batch *batch,
+                             int64_t begin, int64_t end) {
     const REAL *z = in_arena(batch, op->output);
     REAL *delta = in_arena(batch, op->d_output), *row_loss = in_arena(batch, op->row_loss);
     for (int64_t r = begin; r < end; r += VL) {
@@ -156,8 +157,8 @@ INLINE void elementwise_flat(int32_t loss, const hl_op *op, const hl_batch *batc
 }
 
 /* Several outputs: lanes along them. */
-INLINE void elementwise_rows(int32_t loss, const hl_op *op, const hl_batch *batch, int64_t begin,
-                             int64_t end) {
+INLINE void elementwise_rows(enum hl_loss loss, const hl_op *op, const hl_batch *batch,
+                             int64_t begin, int64_t end) {
     REAL *row_loss = in_arena(batch, op->row_loss);
     for (int64_t r = begin; r < end; r++) {
         int64_t row = row_of(batch, r);
@@ -210,7 +211,8 @@ static void loss(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t 
         if (op->ld_output == 1) elementwise_flat(HL_##name, op, batch, begin, end);                \
         else elementwise_rows(HL_##name, op, batch, begin, end);                                   \
         break;
-    switch (op->loss) {
+    switch ((enum hl_loss)op->loss) {
+    case HL_N_LOSSES: break;
     case HL_log_loss:
         log_loss(op, batch, begin, end);
         break;

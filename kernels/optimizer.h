@@ -59,7 +59,8 @@ static void step(const hl_op *op, const step_constants *constants, int64_t n, co
         v_store(w + i, wi);                                                                        \
         sum = v_fma(wi, wi, sum);                                                                  \
     }
-    switch (op->optimizer) {
+    switch ((enum hl_optimizer)op->optimizer) {
+    case HL_N_OPTIMIZERS: break;
     case HL_sgd: STEP(sgd(c, wi, gi, slot_0 + i)) break;
     case HL_nesterov: STEP(nesterov(c, wi, gi, slot_0 + i)) break;
     case HL_adam: STEP(adam(c, wi, gi, slot_0 + i, slot_1 + i)) break;

@@ -1,4 +1,5 @@
-/* Register tiles of matrix products: the only place where a product is computed. Two shapes,
+/* Register tiles of matrix products, which all products of two dense matrices are made of, but
+ * for the dot products of narrow outputs (dense.h). Two shapes,
  * told apart by which way the left operand is read:
  *
  *   rows_tile      C[r, c] = start[c] + sum_k A[r, k] B[k, c]   k along a row of A
@@ -197,7 +198,7 @@ INLINE int64_t tile_rows(int64_t left, int64_t width) {
 
 /* Length of a reduction that is done in one go, so that the panel of B stays in the first-level
  * cache while rows go by: K is cut evenly, and a chain goes on from where it was stored. */
-#define REDUCTION_BLOCK 512
+#define REDUCTION_BLOCK (REAL_IS_DOUBLE ? 192 : 512)
 INLINE int64_t block_of(int64_t K) {
     int64_t blocks = (K + REDUCTION_BLOCK - 1) / REDUCTION_BLOCK;
     return blocks ? (K + blocks - 1) / blocks : 1;

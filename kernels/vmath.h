@@ -106,3 +106,17 @@ INLINE V v_tanh(V x) {
     V large = v_copysign(v_set1(1) - v_set1(2) / (v_exp(a + a) + v_set1(1)), x);
     return v_select(v_less(a, v_set1((REAL)0.625)), small, large);
 }
+
+/* An element-wise activation by its number; softmax works on whole rows (loss.h). */
+INLINE V v_activation(enum hl_activation activation, V z) {
+    switch (activation) {
+    case HL_relu: return v_max(v_zero(), z);
+    case HL_logistic: return v_logistic(z);
+    case HL_tanh: return v_tanh(z);
+    case HL_exp: return v_exp(z);
+    case HL_identity:
+    case HL_softmax:
+    case HL_N_ACTIVATIONS: return z;
+    }
+    return z;
+}

@@ -200,16 +200,20 @@ class _CSR:
         self.data, self.indices, self.indptr, self.shape = data, indices, indptr, shape
 
 
+#: Every backend by name: who makes its runners, or why there is none here.
+BACKENDS: Mapping[str, type | str] = {
+    "compiled": CompiledRunner,
+    "numba": "it is not part of this release; use 'compiled'",
+    "cuda": "it is not part of this release; use 'compiled'",
+}
+
+
 def why_unavailable(backend: str) -> str | None:
-    """The reason a backend cannot be used here, or None if it can."""
-    reasons = {
-        "compiled": None,
-        "numba": "the numba backend is not part of this release",
-        "cuda": "the CUDA backend is not part of this release",
-    }
-    if backend not in reasons:
-        raise ValueError(f"backend {backend!r} is not known; it must be one of {list(reasons)}.")
-    return reasons[backend]
+    """The reason a backend cannot be used here and what to do, or None if it can."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend {backend!r} is not known; it must be one of {list(BACKENDS)}.")
+    entry = BACKENDS[backend]
+    return entry if isinstance(entry, str) else None
 
 
 def open_runner(
@@ -240,7 +244,8 @@ def open_runner(
     reason = why_unavailable(backend)
     if reason is not None:
         raise RuntimeError(f"backend {backend!r} cannot be used: {reason}.")
-    return CompiledRunner(plan, state, streams)
+    make: Any = BACKENDS[backend]
+    return make(plan, state, streams)
 
 
 def predict(
@@ -299,7 +304,7 @@ def shuffle(rng: np.random.RandomState, orders: np.ndarray) -> None:
 def config() -> dict[str, Any]:
     """What hotloop found on this machine: instruction sets, threads, versions, backends."""
     backends = {}
-    for name in ("compiled", "numba", "cuda"):
+    for name in BACKENDS:
         reason = why_unavailable(name)
         backends[name] = "available" if reason is None else f"absent: {reason}"
     return {

@@ -23,9 +23,9 @@ from hotloop.kernels import (
     LOSSES,
     OP_DTYPE,
     OPTIMIZERS,
-    SCALARS,
     geometry,
 )
+from hotloop.kernels import SCALARS as SCALARS
 from hotloop.spec import SGD, Adam, Network, Optimizer
 
 #: Parameter groups: each has its own row of scalars in every step.
@@ -38,7 +38,7 @@ CHUNK_BYTES = 512 * 1024
 GRADIENT_ROWS = 512
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """A compiled network: what an engine or any other backend needs to run it.
 
@@ -50,9 +50,9 @@ class Plan:
         float32 or float64.
     optimizer : SGD, Adam or None
         None in a plan for gradients or predictions.
-    ops, inference_ops, parameter_ops : ndarray of OP_DTYPE
-        A training step, a forward pass, and one record a layer that says where its
-        parameters are.
+    ops, accumulate_ops, inference_ops, parameter_ops : ndarray of OP_DTYPE
+        A training step, the same with gradients added to those of earlier batches, a forward
+        pass, and one record a layer that says where its parameters are.
     batch_size, chunk_rows, inference_rows : int
         Rows of a step, and rows that go through the ops together in training and inference.
     arena_bytes, inference_arena_bytes, store_bytes : int
@@ -67,6 +67,7 @@ class Plan:
     dtype: np.dtype
     optimizer: Optimizer | None
     ops: np.ndarray = field(repr=False)
+    accumulate_ops: np.ndarray = field(repr=False)
     inference_ops: np.ndarray = field(repr=False)
     parameter_ops: np.ndarray = field(repr=False)
     batch_size: int
@@ -191,7 +192,7 @@ class _Buffer:
 
 
 class _Lowering:
-    """Turns layers into op records. One method a layer type and pass; offsets as it goes."""
+    """Turns dense layers into op records, and takes room for their buffers as it goes."""
 
     def __init__(
         self, network: Network, dtype: np.dtype, optimizer: Optimizer | None, *, sparse: bool
@@ -281,7 +282,9 @@ class _Lowering:
             }
         if isinstance(self.optimizer, SGD):
             return {"optimizer": OPTIMIZERS["nesterov" if self.optimizer.nesterov else "sgd"]}
-        return {}
+        if self.optimizer is None:
+            return {}
+        raise TypeError(f"no kernel steps by {self.optimizer!r}")
 
     def forward(
         self, layer: int, parameters: Mapping[str, int], source: Mapping[str, int], output: int
@@ -408,11 +411,14 @@ def _compile(
     ops, arena = np.zeros(0, OP_DTYPE), 0
     if train:
         ops, arena = lowering.training(parameters, batch_size, fused=fused)
+    accumulate_ops = ops.copy()
+    accumulate_ops["gradient"] = GRADIENTS["accumulate"]
     return Plan(
         network=network,
         dtype=lowering.dtype,
         optimizer=optimizer,
         ops=ops,
+        accumulate_ops=accumulate_ops,
         inference_ops=inference_ops,
         parameter_ops=np.stack(
             [lowering.update(layer, fields) for layer, fields in enumerate(parameters)]
@@ -452,7 +458,7 @@ def compile_training(
     sparse : bool, default=False
         Whether X is CSR.
     fused : bool, default=True
-        Whether the optimizer runs on each tile of a gradient while it is in registers, or
+        Whether the optimizer runs on each piece of a gradient while the cache has it, or
         after all gradients were written to memory. The second is the oracle of the first.
 
     Returns
@@ -471,7 +477,7 @@ def compile_gradients(
     n_rows: int = GRADIENT_ROWS,
     sparse: bool = False,
 ) -> Plan:
-    """Compile the loss and gradient of a whole data set of `n_rows` rows, in fixed batches."""
+    """Compile the loss and gradient of a whole data set, in batches of at most `n_rows` rows."""
     batch_size = min(n_rows, GRADIENT_ROWS)
     return _compile(network, dtype, batch_size=batch_size, sparse=sparse, fused=False)
 
@@ -481,6 +487,3 @@ def compile_inference(
 ) -> Plan:
     """Compile a forward pass; with `raw` the output activation is left out."""
     return _compile(network, dtype, sparse=sparse, raw=raw)
-
-
-assert SCALARS == ("rate", "momentum", "decay")

@@ -20,8 +20,8 @@ class Loss:
     """A loss and the output activation (inverse link) it is derived through.
 
     The delta of the output layer is ``output - target`` for every pair below: each is
-    the canonical pair of its distribution. A pair that is not in :data:`LOSSES` cannot
-    be written down, so it cannot get a wrong gradient.
+    the canonical pair of its distribution. A :class:`Network` refuses any other pair, so
+    none can get a wrong gradient.
 
     Attributes
     ----------
@@ -106,6 +106,11 @@ class Network:
     def __post_init__(self) -> None:
         if not self.layers:
             raise ValueError("Network: at least one layer is needed, got none.")
+        if LOSSES.get(self.loss.name) != self.loss:
+            raise ValueError(
+                f"Network: loss must be one of the pairs in LOSSES ({', '.join(LOSSES)}), "
+                f"got {self.loss!r}."
+            )
         if self.layers[-1].activation != "identity":
             raise ValueError(
                 "Network: the output layer's activation belongs to the loss "
