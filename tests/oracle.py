@@ -10,6 +10,7 @@ here, whatever the kernels read: :func:`one_hot` turns codes into them.
 """
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from scipy.special import expit, xlogy
@@ -48,7 +49,7 @@ def one_hot(codes, n_classes):
 
 def split(flat, widths):
     """Flat vector (P,) -> weights row-major, then biases, for layer widths (I, ..., O)."""
-    shapes = [*zip(widths[:-1], widths[1:], strict=True), *((o,) for o in widths[1:])]
+    shapes = [*pairwise(widths), *((o,) for o in widths[1:])]
     ends = np.cumsum([np.prod(shape) for shape in shapes])[:-1]
     return [part.reshape(s) for part, s in zip(np.split(flat, ends), shapes, strict=True)]
 

@@ -122,12 +122,12 @@ def test_steps_and_losses_say_how_far_a_run_came():
 def sklearn_stopping_rule(losses, stop):
     """Epochs that run, and [best, tol, count, patience] after them."""
     best, tol, count, patience = stop
-    for epoch, value in enumerate(losses, start=1):
+    for n_epochs, value in enumerate(losses, start=1):
         count = count + 1 if value > best - tol else 0
         best = min(best, value)
         if count > patience:
-            break
-    return epoch, [best, tol, count, patience]
+            return n_epochs, [best, tol, count, patience]
+    return len(losses), [best, tol, count, patience]
 
 
 @pytest.mark.parametrize("tol", [0.0, 1e-3, 0.1])

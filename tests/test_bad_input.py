@@ -282,7 +282,8 @@ CHILD = textwrap.dedent(
         "less data than indices": replace("data", lambda d: d[:-4].copy()),
         "float indices": replace("indices", lambda i: i.astype(float)),
     }
-    CONTAINERS = {"csr_matrix": sp.csr_matrix, "csr_array": sp.csr_array, "csc_matrix": sp.csc_matrix}
+    CONTAINERS = {name: getattr(sp, name) for name in ("csr_matrix", "csr_array", "csc_matrix")}
+    SIZES = ((10**9,), (10**6, 10**6), (2**31, 2**31), (10**18,), (2**63,), (100, 10**9))
 
     def cases():
         fitted = hotloop.MLPClassifier((8,), max_iter=2, random_state=0).fit(X, y)
@@ -302,7 +303,7 @@ CHILD = textwrap.dedent(
                             getattr(new, call_name)(A, y, **extra)
                     yield f"{container_name} {change_name} {call_name}", call
         for cls in (hotloop.MLPClassifier, hotloop.MLPRegressor):
-            for sizes in ((10**9,), (10**6, 10**6), (2**31, 2**31), (10**18,), (2**63,), (100, 10**9)):
+            for sizes in SIZES:
                 for solver in ("adam", "sgd", "lbfgs"):
                     def call(cls=cls, sizes=sizes, solver=solver):
                         cls(hidden_layer_sizes=sizes, solver=solver, max_iter=2).fit(X, y)
@@ -347,7 +348,7 @@ def test_a_malformed_sparse_matrix_is_a_value_error(dangerous):
 
 
 def test_absurd_sizes_are_an_error_at_once(dangerous):
-    """10**9 hidden units, products that overflow: MemoryError or ValueError, not a killed process."""
+    """10**9 units, products that overflow: MemoryError or ValueError, not a killed process."""
     sizes = {k: v for k, v in dangerous.items() if k.startswith("MLP")}
     assert len(sizes) == 2 * 6 * 3
     wrong = {k: v for k, v in sizes.items() if v[0] not in ("ValueError", "MemoryError")}

@@ -1,7 +1,6 @@
 """The estimators as objects: parameters, attributes, editable weights, predictions, dtypes."""
 
 import inspect
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np

@@ -6,17 +6,16 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 import warnings
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from sklearn.datasets import load_iris
-from state import state_of
 
 import hotloop
 from hotloop import backends, train
+from state import state_of
 
 X, y = load_iris(return_X_y=True)
 NAMES = ("MLPClassifier", "MLPRegressor")
@@ -233,7 +232,6 @@ def test_an_interrupt_in_a_thread_that_does_not_train_is_left_to_it():
         worker.start()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-            time.sleep(0.5)
         worker.join()
     assert done
     assert done[0].n_iter_ == 400

@@ -165,12 +165,15 @@ LARGE = (
 
 @both_dtypes
 @dense_and_sparse
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize(("widths", "n"), LARGE, ids=str)
-def test_long_reductions_and_large_batches(widths, n, sparse, dtype):
+def test_long_reductions_and_large_batches(widths, n, activation, sparse, dtype):
     """Nothing is lost or added twice where a sum over inputs, units or rows is cut in blocks."""
-    stack = Stack(widths, ("tanh",) * (len(widths) - 2), "squared_error", n, dtype, sparse)
-    problem = build(stack)
+    hidden_layers = (activation,) * (len(widths) - 2)
+    problem = build(Stack(widths, hidden_layers, "squared_error", n, dtype, sparse))
     assert_within(predict(problem), oracle_predict(problem), "prediction")
+    if activation == "relu" and dtype == "float32":
+        return  # units at the kink widen the bounds of gradients too far
     assert_gradients_match(problem)
     for fused in (True, False):
         assert_training_matches(problem, "sgd", n, fused=fused, n_epochs=1)

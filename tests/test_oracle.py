@@ -1,6 +1,7 @@
 """The oracle and the comparison helper are checked here, against calculus and scikit-learn."""
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ HIDDEN = ("identity", "relu", "logistic", "tanh")
 def make_case(loss, activation, *, n=7, widths=(4, 5, 3), weighted=True, seed=0):
     """A net with parameters of order one, X, dense targets and weights."""
     rng = np.random.default_rng(seed)
-    pairs = list(zip(widths[:-1], widths[1:], strict=True))
+    pairs = list(pairwise(widths))
     net = oracle.Net(
         tuple(rng.normal(size=s) / np.sqrt(s[0]) for s in pairs),
         tuple(rng.normal(size=s[1]) for s in pairs),

@@ -11,9 +11,9 @@ import joblib
 import numpy as np
 import pytest
 from sklearn.datasets import load_iris
-from state import state_of
 
 import hotloop
+from state import state_of
 
 X, y = load_iris(return_X_y=True)
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

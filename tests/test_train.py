@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_iris
 from sklearn.utils import shuffle
-from state import state_of
 
 import hotloop
 from hotloop import backends, train
+from state import state_of
 
 X, y = load_iris(return_X_y=True)
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

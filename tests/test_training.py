@@ -8,9 +8,9 @@ import pytest
 import scipy.sparse as sp
 import sklearn.neural_network
 from sklearn.datasets import load_iris, make_regression
-from state import state_of
 
 import hotloop
+from state import state_of
 
 X, y = load_iris(return_X_y=True)
 NAMES = ("MLPClassifier", "MLPRegressor")
@@ -249,6 +249,22 @@ def test_early_stopping_restores_the_best_weights(name):
     np.testing.assert_allclose(ours.validation_scores_, theirs.validation_scores_, rtol=1e-6)
     assert ours.best_validation_score_ == max(ours.validation_scores_)
     assert_close(ours, theirs, 1e-6)
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+@every_class
+def test_a_warm_start_that_finds_nothing_better_keeps_the_best_weights(name, solver):
+    """Over both fits; scikit-learn returns its last weights there (a listed difference)."""
+    how = {"early_stopping": True, "warm_start": True, "max_iter": 60, "solver": solver}
+    how["learning_rate_init"] = 0.02
+    estimator = new(name, **how).fit(X, y)
+    best, before = estimator.best_validation_score_, [w.copy() for w in weights(estimator)]
+    n_scores = len(estimator.validation_scores_)
+    wrong = np.random.default_rng(0).permutation(y)
+    estimator.set_params(learning_rate_init=1e-12, max_iter=3).fit(X, wrong)
+    assert max(estimator.validation_scores_[n_scores:]) < best
+    for got, kept in zip(weights(estimator), before, strict=True):
+        np.testing.assert_array_equal(got, kept)
 
 
 @every_class
