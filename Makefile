@@ -2,7 +2,7 @@
 # the package compiled and installed into it, and what the goal needs besides.
 #
 #   make demo       hotloop beside scikit-learn: a table and demo.png  (make demo ARGS="--data DIR")
-#   make test       the tests, and on every usable instruction set those of kernels and parity
+#   make test       the tests, and on every usable instruction set those of kernels and of scikit-learn itself
 #   make check-all  the same with the slow ones
 #   make bench      training time beside scikit-learn and PyTorch    (make bench ARGS="--rows 0 1")
 #   make lint       format and lint

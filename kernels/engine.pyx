@@ -220,9 +220,21 @@ for _kind, _stage in enumerate(STAGES):
     ROWS_STAGE[_kind] = _stage == "rows"
 
 
-cdef void walk(const Table *table, const hl_batch *batch) noexcept nogil:
+cdef int poll(double *poll_at) except -1 nogil:
+    """Lets Python answer signals, about every 20 ms."""
+    cdef double now = hl_seconds()
+    if now < poll_at[0]:
+        return 0
+    poll_at[0] = now + 0.02
+    with gil:
+        PyErr_CheckSignals()
+    return 0
+
+
+cdef int walk(const Table *table, const hl_batch *batch, double *poll_at) except -1 nogil:
     """One step. Ops of the stage `rows` run together on one chunk of rows after another, so that
-    what one writes is still in the cache for the next."""
+    what one writes is still in the cache for the next. An interrupt is answered between chunks:
+    parameters are not written before all rows are done, so the step is dropped whole."""
     cdef int first = 0, last, i, rows_stage
     cdef int64_t row, end
     cdef const hl_op *op
@@ -239,11 +251,13 @@ cdef void walk(const Table *table, const hl_batch *batch) noexcept nogil:
                     op = &table.ops[i]
                     kernels_of(op).run[op.kind](op, batch, row, end)
                 row = end
+                poll(poll_at)
         else:
             for i in range(first, last):
                 op = &table.ops[i]
                 kernels_of(op).run[op.kind](op, batch, 0, op.units)
         first = last
+    return 0
 
 
 cdef Table table_of(ops, int64_t chunk_rows):
@@ -385,16 +399,6 @@ cdef class Engine:
                 return kernels_of(&table.ops[i]).sum_loss(&table.ops[i], &self.batch)
         return 0
 
-    cdef int poll(self) except -1 nogil:
-        """Lets Python answer signals, about every 20 ms."""
-        cdef double now = hl_seconds()
-        if now < self.poll_at:
-            return 0
-        self.poll_at = now + 0.02
-        with gil:
-            PyErr_CheckSignals()
-        return 0
-
     cdef double epoch(
         self, const intptr_t *order, const double[:, ::1] scalars, int64_t *used
     ) except? -1 nogil:
@@ -413,11 +417,10 @@ cdef class Engine:
             self.batch.inverse_weight = 1 / weight
             self.batch.scalars = &scalars[used[0], 0]
             weight = 0.5 * self.squares(self.batch.scalars)
-            walk(&self.training, &self.batch)
+            walk(&self.training, &self.batch, &self.poll_at)
             loss += (self.loss(&self.training) + weight) * self.batch.inverse_weight * self.batch.n
             used[0] += 1
             self.steps += 1
-            self.poll()
         return loss / self.n_rows
 
     def run(self, orders, const double[:, ::1] scalars, double[::1] losses, double[::1] stop):
@@ -474,11 +477,10 @@ cdef class Engine:
             while row < self.n_rows:
                 self.batch.first = row
                 self.batch.n = min(self.batch_size, self.n_rows - row)
-                walk(&first if row == 0 else &rest, &self.batch)
+                walk(&first if row == 0 else &rest, &self.batch, &self.poll_at)
                 row += self.batch.n
                 loss += self.loss(&first)
                 weight += ISA.kernels[0].sum_weights(&self.batch)
-                self.poll()
         return loss, weight, self.squares(&scalars[0, 0])
 
     def predict(self, X, out):
@@ -486,6 +488,7 @@ cdef class Engine:
         cdef hl_batch batch = self.batch
         cdef Table table = self.inference
         cdef int64_t n = X.shape[0], row = 0
+        cdef double poll_at = 0
         arena = aligned(self.plan.inference_arena_bytes)
         batch.X = stream_of(X, self.dtypes)
         batch.arena = <char *> address_of(arena)
@@ -495,7 +498,7 @@ cdef class Engine:
             while row < n:
                 batch.first = row
                 batch.n = min(table.chunk_rows, n - row)
-                walk(&table, &batch)
+                walk(&table, &batch, &poll_at)
                 row += batch.n
         return out
 

@@ -447,10 +447,11 @@ class EpochLoop:
         history, settings = self.history, self.settings
         self._tasks.begin_iteration(self._outcome)
         orders = self._orders.draw(n_epochs) if self._orders else None
-        rules = [history.best_loss, settings.tol, history.no_improvement_count]
+        patience = min(settings.n_iter_no_change, 2**53)  # what a float64 counts up to
+        rules = [history.best_loss, settings.tol, history.no_improvement_count, patience]
         self._stop = None
         if not self._validation:
-            self._stop = np.array([[*rules, settings.n_iter_no_change]], dtype=np.float64)
+            self._stop = np.array([rules], dtype=np.float64)
         scalars = self._scalars(n_epochs)
         self._running = True
         self._runner.run(orders, scalars, self._stop, n_epochs=n_epochs)

@@ -87,6 +87,11 @@ class TrainingData:
             streams = {"X": self.X.astype(dtype, copy=False), "y": self.target}
             if self.target.dtype != np.int32:
                 streams["y"] = np.ascontiguousarray(self.target, dtype=dtype)
+                if np.isinf(streams["y"]).any():
+                    raise ValueError(
+                        f"y holds values up to {np.abs(self.target).max():g}, beyond what "
+                        f"{np.dtype(dtype)} can hold. Scale y, or use precision='float64'."
+                    )
         if self.sample_weight is not None:
             streams["sample_weight"] = self.sample_weight
         return streams
@@ -307,7 +312,12 @@ def regression_target(y: Any, loss: str) -> Array:
         )
     if y.dtype.kind in "mM":
         raise TypeError(f"y must hold numbers, not times ({y.dtype}); convert them first.")
-    y = np.asarray(y, dtype=np.float64)
+    try:
+        y = np.asarray(y, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"y must hold numbers, got {y.dtype}: {error}") from error
+    if not np.isfinite(y).all():
+        raise ValueError("Input y contains NaN or infinity once its values are read as numbers.")
     if loss == "poisson" and (y < 0).any():
         raise ValueError(
             f"loss='poisson' requires y >= 0, got a smallest value of {y.min():g}. "
@@ -491,7 +501,7 @@ def _distinct(y: Array) -> tuple[Array, Array]:
         y.dtype.kind == "f" and np.isfinite(y).all() and bool((y == np.trunc(y)).all())
     )
     if integral:
-        return np.unique(y, return_inverse=True)
+        return np.unique(y.astype(y.dtype.newbyteorder("="), copy=False), return_inverse=True)
     if y.dtype.kind in "UO" and isinstance(y[0], str):
         values, codes = np.unique(y, return_inverse=True)
         return np.asarray(values.tolist()), codes  # no wider than the longest label
@@ -518,7 +528,7 @@ def hidden_layer_sizes(value: Any) -> tuple[int, ...]:
         For anything but positive integers.
     """
     sizes = [value] if isinstance(value, Integral) else list(value)
-    if not all(isinstance(size, Integral) for size in sizes):
+    if not all(isinstance(size, Integral) and not isinstance(size, bool) for size in sizes):
         raise ValueError(f"hidden_layer_sizes must be integers, got {sizes}.")
     if any(size <= 0 for size in sizes):
         raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
