@@ -43,7 +43,7 @@ INSTRUCTION_SETS = (
 )
 
 #: What every file that is compiled here must run on, whatever CFLAGS says.
-BASELINE = {X86: ["-march=x86-64", "-mtune=generic"], ARM: ["-march=armv8-a"]}
+BASELINE = {X86: ["-march=x86-64", "-mtune=generic", "-mno-avx"], ARM: ["-march=armv8-a"]}
 
 #: Bits must not depend on tile, batch or compiler: no contraction, no reassociation, no LTO.
 EXACT = ["-fno-fast-math", "-ffp-contract=off", "-fno-math-errno"]

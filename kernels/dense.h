@@ -184,8 +184,8 @@ INLINE void transpose(V t[]) {
         for (int i = 0; i < VL; i++)
             if (!(i & s)) {
                 V a = t[i], b = t[i + s];
-                t[i] = __builtin_shuffle(a, b, low);
-                t[i + s] = __builtin_shuffle(a, b, high);
+                t[i] = v_shuffle2(a, b, low);
+                t[i + s] = v_shuffle2(a, b, high);
             }
     }
 }

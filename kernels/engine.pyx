@@ -99,6 +99,10 @@ cdef extern from "dispatch.h" nogil:
 cdef extern from "clock.h" nogil:
     double hl_seconds()
 
+cdef extern from "denormals.h" nogil:
+    unsigned hl_flush_denormals()
+    void hl_restore_denormals(unsigned mode)
+
 cdef extern from "shuffle.h" nogil:
     void hl_shuffle(uint32_t *key, int *position, int64_t n, intptr_t *order)
 
@@ -216,6 +220,7 @@ cdef struct Table:
 
 
 cdef int ROWS_STAGE[64]
+assert len(STAGES) <= 64
 for _kind, _stage in enumerate(STAGES):
     ROWS_STAGE[_kind] = _stage == "rows"
 
@@ -229,6 +234,15 @@ cdef int poll(double *poll_at) except -1 nogil:
     with gil:
         PyErr_CheckSignals()
     return 0
+
+
+cdef int step(const Table *table, const hl_batch *batch, double *poll_at) except -1 nogil:
+    """A walk that trains; leaves the processor's mode as it was."""
+    cdef unsigned mode = hl_flush_denormals()
+    try:
+        return walk(table, batch, poll_at)
+    finally:
+        hl_restore_denormals(mode)
 
 
 cdef int walk(const Table *table, const hl_batch *batch, double *poll_at) except -1 nogil:
@@ -326,6 +340,7 @@ cdef class Engine:
     cdef double poll_at
     cdef readonly int64_t steps
     cdef readonly int64_t epochs
+    cdef bint busy
 
     def __init__(self, plan, streams):
         self.plan = plan
@@ -417,7 +432,7 @@ cdef class Engine:
             self.batch.inverse_weight = 1 / weight
             self.batch.scalars = &scalars[used[0], 0]
             weight = 0.5 * self.squares(self.batch.scalars)
-            walk(&self.training, &self.batch, &self.poll_at)
+            step(&self.training, &self.batch, &self.poll_at)
             loss += (self.loss(&self.training) + weight) * self.batch.inverse_weight * self.batch.n
             used[0] += 1
             self.steps += 1
@@ -442,6 +457,15 @@ cdef class Engine:
             Epochs run. After an interrupt, which raises between two steps, ``epochs`` and
             ``steps`` tell how far it came.
         """
+        if self.busy:
+            raise RuntimeError("this runner is running already; open one for each thread")
+        self.busy = True
+        try:
+            return self._run(orders, scalars, losses, stop)
+        finally:
+            self.busy = False
+
+    def _run(self, orders, const double[:, ::1] scalars, double[::1] losses, double[::1] stop):
         cdef const intptr_t[:, ::1] order
         cdef const intptr_t *row_order = NULL
         cdef int64_t used = 0, e

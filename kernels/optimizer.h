@@ -15,7 +15,9 @@ INLINE step_constants step_constants_of(const hl_op *op, const hl_batch *batch, 
         .beta_2 = v_set1((REAL)op->beta_2),
         .one_minus_momentum = v_set1((REAL)(1.0 - s[HL_momentum])),
         .one_minus_beta_2 = v_set1((REAL)(1.0 - op->beta_2)),
-        .epsilon = v_set1((REAL)op->epsilon),
+        /* never 0, or padding (0 / 0) would become NaN */
+        .epsilon =
+            v_set1((REAL)op->epsilon > SMALLEST_NORMAL ? (REAL)op->epsilon : SMALLEST_NORMAL),
     };
 }
 

@@ -14,9 +14,11 @@
 #endif
 
 #if REAL_IS_DOUBLE
+#define SMALLEST_NORMAL 0x1p-1022
 typedef double REAL;
 typedef int64_t REAL_INT;
 #else
+#define SMALLEST_NORMAL 0x1p-126f
 typedef float REAL;
 typedef int32_t REAL_INT;
 #endif
@@ -68,18 +70,20 @@ INLINE MASK first_lanes(int64_t n) { return (MASK)((1u << n) - 1u); }
 INLINE V v_load_n(const REAL *p, int64_t n) { return (V)AVX512(maskz_loadu)(first_lanes(n), p); }
 INLINE void v_store_n(REAL *p, int64_t n, V a) { AVX512(mask_storeu)(p, first_lanes(n), a); }
 
-/* Newton steps from the 14-bit estimates: within 3 ulp of the exact quotient and a third of the
- * time of sqrt and div. An infinite or NaN v takes the exact instructions; below the normal
- * range sqrt(v) is under 1e-18 (float32), and only its size matters beside e. */
+/* Newton steps from the 14-bit estimates, within 3 ulp of the exact quotient. An infinite or NaN v
+ * takes the exact instructions, and so does an e small enough to show that sqrt of a v below the
+ * normal range comes out too small. */
 INLINE V v_ratio(V m, V v, V e) {
     const int special = 0x99; /* infinite or NaN */
 #if REAL_IS_DOUBLE
-    if (__builtin_expect(_mm512_fpclass_pd_mask(v, special), 0)) return m / (v_sqrt(v) + e);
-    V y = (V)_mm512_rsqrt14_pd(v_max(v_set1(0x1p-1022), v));
+    if (__builtin_expect(_mm512_fpclass_pd_mask(v, special) | v_less(e, v_set1(1e-140)), 0))
+        return m / (v_sqrt(v) + e);
+    V y = (V)_mm512_rsqrt14_pd(v_max(v_set1(SMALLEST_NORMAL), v));
     y = y * (v_set1(1.5) - v_set1(0.5) * v * y * y);
 #else
-    if (__builtin_expect(_mm512_fpclass_ps_mask(v, special), 0)) return m / (v_sqrt(v) + e);
-    V y = (V)_mm512_rsqrt14_ps(v_max(v_set1(0x1p-126f), v));
+    if (__builtin_expect(_mm512_fpclass_ps_mask(v, special) | v_less(e, v_set1(1e-15f)), 0))
+        return m / (v_sqrt(v) + e);
+    V y = (V)_mm512_rsqrt14_ps(v_max(v_set1(SMALLEST_NORMAL), v));
 #endif
     V s = v * y;
     s = v_fma(s, (V)AVX512(fnmadd)(s, v_set1((REAL)0.5) * y, v_set1((REAL)0.5)), s);
@@ -158,6 +162,19 @@ INLINE V v_copysign(V magnitude, V sign) {
     return (V)(((VI)magnitude & ~bit) | ((VI)sign & bit));
 }
 
+/* Lanes of a, or of a and b side by side, in the order that `lanes` says. */
+#if defined(__clang__)
+INLINE V v_shuffle2(V a, V b, VI lanes) {
+    V c;
+    for (int i = 0; i < VL; i++) c[i] = lanes[i] < VL ? a[lanes[i]] : b[lanes[i] - VL];
+    return c;
+}
+#define v_shuffle(a, lanes) v_shuffle2(a, a, lanes)
+#else
+#define v_shuffle2(a, b, lanes) __builtin_shuffle(a, b, lanes)
+#define v_shuffle(a, lanes) __builtin_shuffle(a, lanes)
+#endif
+
 /* Horizontal reductions by one tree: each round combines the lanes `half` apart, until all
  * lanes hold the result. */
 #define REDUCE(a, combine)                                                                         \
@@ -165,7 +182,7 @@ INLINE V v_copysign(V magnitude, V sign) {
     VI lane;                                                                                       \
     for (int i = 0; i < VL; i++) lane[i] = i;                                                      \
     _Pragma("GCC unroll 4") for (int half = (int)VL / 2; half > 0; half /= 2) {                    \
-        other = __builtin_shuffle(a, lane ^ half);                                                 \
+        other = v_shuffle(a, lane ^ half);                                                         \
         a = combine;                                                                               \
     }                                                                                              \
     return a[0];

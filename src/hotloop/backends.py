@@ -14,6 +14,7 @@ import scipy.sparse
 import sklearn
 
 from hotloop import kernels
+from hotloop.kernels import DTYPES
 from hotloop.kernels.engine import Engine
 from hotloop.kernels.engine import shuffle as shuffle_orders
 from hotloop.plan import GROUPS, SCALARS, Plan, State, weight_views
@@ -70,6 +71,7 @@ class CompiledRunner:
     def __init__(self, plan: Plan, state: State | None, streams: Streams) -> None:
         self.plan = plan
         self._streams = {name: _stream(name, value, plan) for name, value in streams.items()}
+        _require_fit(self._streams, plan)
         self._engine: Any = Engine(plan, self._streams)
         self._losses = np.empty(0)
         self._first_step = 0
@@ -117,6 +119,8 @@ class CompiledRunner:
         KeyboardInterrupt
             Between two steps; `steps` and `losses` tell how far it came.
         """
+        if self.plan.optimizer is None:
+            raise ValueError("run needs a plan of compile_training; this one has no optimizer.")
         n_epochs = orders.shape[1] if orders is not None else n_epochs
         if n_epochs is None:
             raise ValueError("run needs `orders` or `n_epochs`, got neither.")
@@ -137,10 +141,12 @@ class CompiledRunner:
 
     def predict(self, X: Any, out: np.ndarray) -> np.ndarray:
         """Forward pass with the runner's weights into `out`, (n, O) of the plan's dtype."""
-        return self._engine.predict(_stream("X", X, self.plan), out)
+        return _predict(self._engine, X, out, self.plan)
 
     def gradients(self, parameters: np.ndarray, out: np.ndarray, decay: float) -> float:
         """Mean loss at `parameters` (P,), the gradient into `out` (P,), L2 of `decay` in both."""
+        if self.plan.optimizer is not None:
+            raise ValueError("gradients needs a plan of compile_gradients; this one trains.")
         network = self.plan.network
         self._engine.pack("parameters", *weight_views(network, parameters))
         scalars = np.zeros((1, len(GROUPS) * len(SCALARS)))
@@ -186,9 +192,34 @@ def _stream(name: str, value: Any, plan: Plan) -> Any:
         data = value.data.astype(plan.dtype, copy=False)
         indices = value.indices.astype(np.int32, copy=False)
         return _CSR(data, indices, value.indptr.astype(np.int64, copy=False), value.shape)
-    if isinstance(value, _CSR):
-        return value
-    return np.ascontiguousarray(value)
+    value = np.asarray(value)
+    return np.ascontiguousarray(value, None if value.dtype.name in DTYPES else plan.dtype)
+
+
+def _require_fit(streams: Streams, plan: Plan) -> None:
+    """Refuse streams whose shapes do not fit the plan or each other: kernels do not look."""
+    shapes = {name: stream.shape for name, stream in streams.items()}
+    n = shapes["X"][0] if "X" in shapes else 0
+    target = (n,) if plan.network.loss.targets == "codes" else (n, plan.network.n_outputs)
+    wanted = {"X": (n, plan.network.in_shape[0]), "y": target, "sample_weight": (n,)}
+    for name, shape in shapes.items():
+        if shape != wanted[name]:
+            raise ValueError(f"stream {name!r} must have shape {wanted[name]}, got {shape}.")
+
+
+def _predict(engine: Any, X: Any, out: np.ndarray, plan: Plan) -> np.ndarray:
+    """A forward pass; X of another dtype is converted, since its rows are read in place."""
+    if not scipy.sparse.issparse(X):
+        X = np.ascontiguousarray(X, dtype=plan.dtype)
+    X = _stream("X", X, plan)
+    _require_fit({"X": X}, plan)
+    shape = (X.shape[0], plan.network.n_outputs)
+    if out.shape != shape or out.dtype != plan.dtype or not out.flags.carray:
+        raise ValueError(
+            f"out must be a writable C-contiguous array of {plan.dtype} and shape {shape}, "
+            f"got {out.dtype} and {out.shape}."
+        )
+    return engine.predict(X, out)
 
 
 class _CSR:
@@ -275,9 +306,7 @@ def predict(
         [np.ascontiguousarray(b, dtype=dtype) for b in intercepts],
     )
     out = np.empty((X.shape[0], plan.network.n_outputs), dtype=dtype)
-    if not scipy.sparse.issparse(X):
-        X = np.ascontiguousarray(X, dtype=dtype)
-    return engine.predict(_stream("X", X, plan), out)
+    return _predict(engine, X, out, plan)
 
 
 def shuffle(rng: np.random.RandomState, orders: np.ndarray) -> None:

@@ -413,6 +413,9 @@ def _compile(
         ops, arena = lowering.training(parameters, batch_size, fused=fused)
     accumulate_ops = ops.copy()
     accumulate_ops["gradient"] = GRADIENTS["accumulate"]
+    parameter_ops = np.stack([lowering.update(i, fields) for i, fields in enumerate(parameters)])
+    for table in (ops, accumulate_ops, inference_ops, parameter_ops):
+        table.flags.writeable = False  # plans are shared
     return Plan(
         network=network,
         dtype=lowering.dtype,
@@ -420,9 +423,7 @@ def _compile(
         ops=ops,
         accumulate_ops=accumulate_ops,
         inference_ops=inference_ops,
-        parameter_ops=np.stack(
-            [lowering.update(layer, fields) for layer, fields in enumerate(parameters)]
-        ),
+        parameter_ops=parameter_ops,
         batch_size=batch_size,
         chunk_rows=_chunk_rows(arena // max(batch_size, 1)),
         inference_rows=inference_rows,
