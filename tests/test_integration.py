@@ -12,7 +12,7 @@ from sklearn.ensemble import BaggingClassifier, StackingClassifier, VotingClassi
 from sklearn.impute import SimpleImputer
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import get_scorer, roc_auc_score
 from sklearn.model_selection import (
     GridSearchCV,
     cross_val_predict,
@@ -129,10 +129,11 @@ def routing():
 def test_sample_weight_is_routed_through_pipeline_and_grid_search(name, routing):
     """Requested, the weights arrive: the refitted estimator is the one fitted with them."""
     w = np.linspace(0.1, 2, 150)
-    model = new(name).set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+    model = new(name).set_fit_request(sample_weight=True)
+    scorer = get_scorer("r2").set_score_request(sample_weight=True)
     step = name.lower()
     pipeline = make_pipeline(StandardScaler().set_fit_request(sample_weight=False), model)
-    search = GridSearchCV(pipeline, {f"{step}__alpha": [0.1]}, cv=2)
+    search = GridSearchCV(pipeline, {f"{step}__alpha": [0.1]}, scoring=scorer, cv=2)
     search.fit(X, y, sample_weight=w)
     scaled = StandardScaler().fit_transform(X)
     direct = new(name, alpha=0.1).fit(scaled, y, sample_weight=w)

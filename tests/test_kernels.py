@@ -225,6 +225,24 @@ def test_training_with_every_batch_size(batch_size, sparse, dtype):
     assert_training_matches(build(stack), "nesterov", batch_size, n_epochs=1)
 
 
+@both_dtypes
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "materialised"])
+def test_adams_constants_are_rounded_once(fused, dtype, monkeypatch):
+    """After one step v / m^2 is (1 - beta_2) / (1 - beta_1)^2 to a few roundings.
+
+    1 - beta_2 formed in float32 would be off by 6e-5 at 0.999, which no bound on the gradient
+    could show.
+    """
+    monkeypatch.setitem(OPTIMIZERS, "adam", spec.Adam())
+    problem = build(Stack((6, 9, 3), ("tanh",), n=20, dtype=dtype))
+    _, slots, _ = train(problem, "adam", 20, n_epochs=1, fused=fused)
+    m, v = (slots[name].astype(np.float64) for name in ("first_moment", "second_moment"))
+    assert (np.abs(m) > 1e-6).mean() > 0.9
+    np.testing.assert_allclose(
+        v, m**2 * ((1 - 0.999) / (1 - 0.9) ** 2), rtol=8 * np.finfo(dtype).eps
+    )
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_adam_with_its_usual_epsilon(loss, monkeypatch):
     """epsilon = 1e-8 in float64, where small gradients do not drown the comparison."""
@@ -372,14 +390,17 @@ def test_a_csr_row_has_the_same_bits_however_its_columns_are_ordered_and_stored(
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("activation", ["logistic", "tanh"])
 def test_saturated_units_do_not_overflow(activation, loss, dtype):
-    """Activations of +-1000 and outputs of +-50 give the limits, gradients and a finite loss."""
+    """Hidden units far out, and probabilities of 0 and 1, give the limits and the clipped loss."""
     problem = build(Stack((3, 8, 2), (activation,), loss, 9, dtype, seed=3))
     net = problem.net
-    scaled = [net.weights[0] * 1000.0, net.weights[1] * 20.0, *net.biases]
+    probabilities = loss in ("log_loss", "binary_log_loss")
+    scaled = [net.weights[0] * 1000.0, net.weights[1] * (300.0 if probabilities else 3.0)]
+    scaled += net.biases
     flat = np.concatenate([p.value.ravel() for p in scaled]).astype(dtype)
     plain = net.with_parameters(oracle.split(flat.astype(float), (3, 8, 2)))
     got = predict(problem, parameters=flat)
     assert np.isfinite(got).all()
+    assert not probabilities or ((got < net.clip) & (problem.Y == 1)).any()
     tolerance = 1e5 * np.finfo(dtype).eps
     np.testing.assert_allclose(got, oracle.forward(plain, problem.X)[-1], tolerance, tolerance)
     value, gradient = gradients(problem, parameters=flat)
