@@ -10,7 +10,7 @@
 
 PYTHON ?= python3
 # What runs once for every instruction set: the kernels, and scikit-learn's own suite.
-ISA_TESTS ?= tests/test_kernels.py tests/test_sklearn_suite.py
+ISA_TESTS ?= tests/test_kernels.py tests/test_blocks.py tests/test_sklearn_suite.py
 # Two processes: most of the time is scikit-learn's own.
 PYTEST ?= $(BIN)/pytest -n 2
 
