@@ -1,9 +1,6 @@
 """Shared by all test files: the header that says what is under test, and hypothesis' profile."""
 
-import os
-
 import hypothesis
-import pytest
 
 hypothesis.settings.register_profile(
     "hotloop", deadline=None, derandomize=True, print_blob=True, database=None
@@ -18,9 +15,3 @@ def pytest_report_header():
     except ImportError as error:
         return f"hotloop: not importable ({error})"
     return f"hotloop: {backends.config()}"
-
-
-@pytest.fixture
-def child_environment():
-    """Environment for a child process: ours, with warnings left as they are by default."""
-    return {k: v for k, v in os.environ.items() if k not in ("PYTEST_ADDOPTS", "PYTHONWARNINGS")}

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import multiprocessing
 import os
 import pickle
 import subprocess
@@ -165,3 +166,16 @@ def test_an_unfitted_estimator_pickles_too():
     pickle.dump(hotloop.MLPRegressor(alpha=0.3), stream)
     stream.seek(0)
     assert pickle.load(stream).alpha == 0.3
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes_of_both_kinds_train_as_the_parent_does(method):
+    """Promise C5: after a fit here, forked and spawned children give the same bits."""
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"{sys.platform} has no {method}")
+    alone = fitted("MLPClassifier")
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        for other in pool.map(fitted, ["MLPClassifier"] * 3):
+            assert_same(alone, other)
+    assert_same(alone, fitted("MLPClassifier"))
