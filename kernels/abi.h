@@ -55,6 +55,7 @@
     F(int32_t, weight_group)                                                                       \
     F(int32_t, bias_group)                                                                         \
     F(int32_t, from_stream) /* 1: input is stream X itself, row stride I */                        \
+    F(int32_t, pack_input)  /* 1: a BACKWARD_WEIGHT copies columns of its input to scratch first */ \
     F(int64_t, I)                                                                                  \
     F(int64_t, O)                                                                                  \
     F(int64_t, units)    /* pieces a `parameters` op may be split into */                          \
@@ -110,6 +111,7 @@ typedef struct hl_stream {
 typedef struct hl_batch {
     char *arena;
     char *store;
+    char *scratch; /* of one thread */
     hl_stream X;
     hl_stream y;           /* int32 codes (n,) or the op's dtype (n, O) */
     const double *weights; /* (n,) or NULL */
@@ -133,6 +135,7 @@ typedef struct hl_geometry {
     int64_t vector_lanes;   /* VL */
     int64_t panel_width;    /* NR, and one VL more for the last panel where that is odd */
     int64_t unit_rows;      /* rows of I in one unit of a panels weight */
+    int64_t most_unit_rows; /* in the last one, which takes what would be less than half a unit */
     int64_t narrow_columns; /* columns of I in one unit of a narrow weight */
 } hl_geometry;
 

@@ -2,7 +2,10 @@
  * without the optimizer behind it, for dense and CSR input. Needs product.h, optimizer.h,
  * vmath.h. */
 
-#define UNIT_ROWS 48 /* rows of I in a unit of a panels weight: whole tiles, whole vectors */
+/* Rows of I in a unit of a panels weight: whole tiles, whole vectors. The last has what is left,
+ * down to half as many and up to half as many more. */
+#define UNIT_ROWS 96
+#define MOST_UNIT_ROWS (UNIT_ROWS + UNIT_ROWS / 2)
 #define NARROW_COLUMNS (8 * VL) /* columns of I in a unit of a narrow weight */
 
 INLINE REAL *in_arena(const hl_batch *batch, int64_t offset) {
@@ -143,7 +146,8 @@ static void dense_backward_input(const hl_op *op, const hl_batch *batch, int64_t
 
 /* A unit's weights: `runs` runs of `length` elements, `stride` apart, the first at `offset`;
  * they are rows i .. i + rows (of I) by columns j .. j + width (of O), or the transpose of that
- * in a narrow weight. The unit with bias set also has the bias of its columns. */
+ * in a narrow weight. The unit with bias set also has the bias of its columns. Units of a panels
+ * weight go along O first, so that the columns of the input that they share stay in the cache. */
 typedef struct unit {
     int64_t i, rows, j, width, offset, length, stride, runs;
     int bias;
@@ -160,10 +164,9 @@ INLINE unit unit_of(const hl_op *op, int64_t u) {
         s.stride = padded(op->I);
         s.bias = u == 0;
     } else {
-        int64_t blocks = (op->I + UNIT_ROWS - 1) / UNIT_ROWS;
-        s.i = u % blocks * UNIT_ROWS;
-        s.rows = op->I - s.i < UNIT_ROWS ? op->I - s.i : UNIT_ROWS;
-        s.j = u / blocks * NR;
+        s.i = u / panels(op->O) * UNIT_ROWS;
+        s.rows = op->I - s.i < MOST_UNIT_ROWS ? op->I - s.i : UNIT_ROWS;
+        s.j = u % panels(op->O) * NR;
         s.width = panel_width(op->O, s.j);
         s.offset = s.j * op->I + s.i * s.width;
         s.length = s.stride = s.rows * s.width;
@@ -301,28 +304,45 @@ static void sink_bias(sink *s, unit u, const REAL *D, int64_t ldd) {
     }
 }
 
-/* The unit's tiles: gradient (rows of I by columns of O) = A' D, or D' A in a narrow weight. */
+/* A unit's columns of the input without the gaps between its rows, for batches whose rows spread
+ * over more pages than the processor keeps track of. */
+static void pack_columns(const REAL *A, int64_t lda, int64_t n, int64_t columns, REAL *packed) {
+    for (int64_t k = 0; k < n; k++)
+        for (int64_t i = 0; i < columns; i += VL) {
+            __builtin_prefetch(A + (k + PREFETCH_ROWS) * lda + i);
+            v_store(packed + k * MOST_UNIT_ROWS + i, v_load(A + k * lda + i));
+        }
+}
+
+/* The unit's tiles: gradient (rows of I by columns of O) = A' D, or D' A in a narrow weight. A
+ * starts at the unit's first column. What the optimizer will read is asked for meanwhile. */
 static void unit_gradient(sink *s, unit u, const REAL *A, int64_t lda, const REAL *D, int64_t ldd) {
     const hl_op *op = s->op;
-    const int64_t n = s->batch->n, block = block_of(n);
+    const int64_t n = s->batch->n, block = block_of(n, COLUMNS_BLOCK);
     const int narrow = op->layout == HL_narrow, fused = op->gradient == HL_update;
-    REAL scratch[UNIT_ROWS * 3 * VL]; /* a unit of either layout */
+    REAL scratch[MOST_UNIT_ROWS * 3 * VL]; /* a unit of either layout */
     REAL *C = fused ? scratch : in_store(s->batch, op->weight_gradient) + u.offset;
     int64_t rows = narrow ? u.runs : u.rows, columns = narrow ? u.length : u.width;
     int64_t ld = narrow && !fused ? u.stride : columns;
-    const REAL *left = narrow ? D : A + u.i, *right = narrow ? A + u.i : D + u.j;
+    const REAL *left = narrow ? D : A, *right = narrow ? A : D + u.j;
     int64_t ld_left = narrow ? ldd : lda, ld_right = narrow ? lda : ldd;
-    int64_t ahead = narrow ? 0 : UNIT_ROWS; /* the next unit */
+    const int64_t stepped[] = {op->weight, op->weight_slot_0, op->weight_slot_1};
+    int64_t tile = 0;
     for (int64_t b = 0; b < n; b += block) {
         int64_t K = n - b < block ? n - b : block;
         for (int64_t r = 0, mr; r < rows; r += mr) {
             mr = tile_rows(rows - r, narrow ? NR : columns);
+            int64_t asked = tile / 3 * (K / 4) * VL;
+            const REAL *soon = left;
+            if (fused && !narrow && asked < u.length && stepped[tile % 3] >= 0)
+                soon = in_store(s->batch, stepped[tile % 3]) + u.offset + asked;
+            tile++;
             int64_t across = !narrow ? columns : mr == 1 ? 8 * VL : mr == 2 ? 4 * VL : NR;
             for (int64_t c = 0; c < columns; c += across) {
                 int64_t width = columns - c < across ? columns - c : across;
                 columns_tile_any(mr, width, K, left + b * ld_left + r, ld_left,
                                  right + b * ld_right + c, ld_right, C + r * ld + c, ld,
-                                 b > 0 || op->gradient == HL_accumulate, ahead);
+                                 b > 0 || op->gradient == HL_accumulate, soon);
             }
         }
     }
@@ -338,7 +358,13 @@ static void dense_backward_weight(const hl_op *op, const hl_batch *batch, int64_
     for (int64_t k = begin; k < end; k++) {
         unit u = unit_of(op, k);
         s.squares = v_zero();
-        unit_gradient(&s, u, A, op->ld_input, D, op->ld_output);
+        if (op->pack_input) {
+            if (k == begin || u.j == 0)
+                pack_columns(A + u.i, op->ld_input, batch->n, u.rows, (REAL *)batch->scratch);
+            unit_gradient(&s, u, (REAL *)batch->scratch, MOST_UNIT_ROWS, D, op->ld_output);
+        } else {
+            unit_gradient(&s, u, A + u.i, op->ld_input, D, op->ld_output);
+        }
         if (u.bias) sink_bias(&s, u, D + u.j, op->ld_output);
         if (op->gradient != HL_update) continue;
         if (op->mirror >= 0) mirror_unit(op, batch, u);

@@ -40,6 +40,7 @@ cdef extern from "abi.h" nogil:
     ctypedef struct hl_batch:
         char *arena
         char *store
+        char *scratch
         hl_stream X
         hl_stream y
         const double *weights
@@ -60,6 +61,7 @@ cdef extern from "abi.h" nogil:
         int64_t vector_lanes
         int64_t panel_width
         int64_t unit_rows
+        int64_t most_unit_rows
         int64_t narrow_columns
 
     ctypedef struct hl_kernels:
@@ -335,7 +337,7 @@ cdef class Engine:
 
     cdef Table training, inference, parameters
     cdef hl_batch batch
-    cdef object keep, store, arena, plan, dtypes
+    cdef object keep, store, arena, scratch, plan, dtypes
     cdef int64_t n_rows, batch_size
     cdef double poll_at
     cdef readonly int64_t steps
@@ -350,10 +352,12 @@ cdef class Engine:
         self.parameters = table_of(plan.parameter_ops, 0)
         self.store = aligned(plan.store_bytes)
         self.arena = aligned(plan.arena_bytes)
+        self.scratch = aligned(plan.scratch_bytes)
         self.keep = dict(streams)
         self.batch_size = plan.batch_size
         self.batch.store = <char *> address_of(self.store)
         self.batch.arena = <char *> address_of(self.arena)
+        self.batch.scratch = <char *> address_of(self.scratch)
         self.batch.weights = NULL
         if "X" in streams:
             self.batch.X = stream_of(streams["X"], self.dtypes)

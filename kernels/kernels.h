@@ -24,6 +24,7 @@ const hl_kernels HL_THIS_TABLE = {
     .geometry = {.vector_lanes = VL,
                  .panel_width = NR,
                  .unit_rows = UNIT_ROWS,
+                 .most_unit_rows = MOST_UNIT_ROWS,
                  .narrow_columns = NARROW_COLUMNS},
     .run =
         {

@@ -117,12 +117,12 @@ INLINE void rows_tile(const int mr, const int nv, const rows_product *t, int64_t
 }
 
 /* C (ldc) is overwritten, or continued where accumulate is set. Rows are asked for
- * PREFETCH_ROWS ahead, since the processor foresees no strides over 2 KiB, and the column of A
- * `ahead` of this one into the second-level cache. */
+ * PREFETCH_ROWS ahead, since the processor foresees no strides over 2 KiB, and K / 4 vectors from
+ * `soon` on, which are needed next, into the second-level cache. */
 #define PREFETCH_ROWS 8
 INLINE void columns_tile(const int mr, const int nv, int64_t K, const REAL *A, int64_t lda,
                          const REAL *B, int64_t ldb, REAL *C, int64_t ldc, int accumulate,
-                         int64_t ahead) {
+                         const REAL *soon) {
     V c[12][8];
 #pragma GCC unroll 12
     for (int r = 0; r < mr; r++)
@@ -132,11 +132,10 @@ INLINE void columns_tile(const int mr, const int nv, int64_t K, const REAL *A, i
         V bk[8];
 #pragma GCC unroll 8
         for (int j = 0; j < nv; j++) bk[j] = v_load(B + k * ldb + j * VL);
-        const REAL *soon = A + (k + PREFETCH_ROWS) * lda;
-        __builtin_prefetch(soon);
-        __builtin_prefetch(soon + mr - 1);
-        __builtin_prefetch(A + k * lda + ahead, 0, 2);
-
+        const REAL *later = A + (k + PREFETCH_ROWS) * lda;
+        __builtin_prefetch(later);
+        __builtin_prefetch(later + mr - 1);
+        __builtin_prefetch(soon + (k >> 2) * VL, 0, 2);
 #pragma GCC unroll 8
         for (int j = 0; j < nv; j++) __builtin_prefetch(B + (k + PREFETCH_ROWS) * ldb + j * VL);
 #pragma GCC unroll 12
@@ -170,9 +169,9 @@ static void rows_tile_any(int64_t mr, int64_t width, const rows_product *t, int6
 
 static void columns_tile_any(int64_t mr, int64_t width, int64_t K, const REAL *A, int64_t lda,
                              const REAL *B, int64_t ldb, REAL *C, int64_t ldc, int accumulate,
-                             int64_t ahead) {
+                             const REAL *soon) {
 #define CASE(m, n)                                                                                 \
-    case TILE_KEY(m, n): columns_tile(m, n, K, A, lda, B, ldb, C, ldc, accumulate, ahead); break;
+    case TILE_KEY(m, n): columns_tile(m, n, K, A, lda, B, ldb, C, ldc, accumulate, soon); break;
 #define CASE1(m) CASE(m, 1)
 #define CASE2(m) CASE(m, 2)
 #define CASE3(m) CASE(m, 3)
@@ -196,11 +195,13 @@ INLINE int64_t tile_rows(int64_t left, int64_t width) {
     return (left + tiles - 1) / tiles;
 }
 
-/* Length of a reduction that is done in one go, so that the panel of B stays in the first-level
- * cache while rows go by: K is cut evenly, and a chain goes on from where it was stored. */
-#define REDUCTION_BLOCK (REAL_IS_DOUBLE ? 192 : 512)
-INLINE int64_t block_of(int64_t K) {
-    int64_t blocks = (K + REDUCTION_BLOCK - 1) / REDUCTION_BLOCK;
+/* Lengths of a reduction that is done in one go, so that the panel of B stays in the second-level
+ * cache while rows go by, and the rows of B in a columns_tile in the first: K is cut evenly, and
+ * a chain goes on from where it was stored. */
+#define ROWS_BLOCK 1024
+#define COLUMNS_BLOCK 512
+INLINE int64_t block_of(int64_t K, int64_t most) {
+    int64_t blocks = (K + most - 1) / most;
     return blocks ? (K + blocks - 1) / blocks : 1;
 }
 
@@ -208,7 +209,7 @@ INLINE int64_t block_of(int64_t K) {
  * written in whole vectors, up to padded(N). */
 static void rows_product_run(rows_product t, int in_panels, int64_t N, int64_t begin, int64_t end) {
     const rows_product whole = t;
-    const int64_t block = block_of(whole.K);
+    const int64_t block = block_of(whole.K, ROWS_BLOCK);
     for (int64_t k = 0; k < whole.K; k += block) {
         t.K = whole.K - k < block ? whole.K - k : block;
         t.A = whole.A + k;

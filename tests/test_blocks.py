@@ -66,3 +66,28 @@ def test_chunks_of_rows_do_not_show(outputs, loss, sparse, dtype):
         results.append((losses, state.parameters, runner.predict(problem.streams["X"], out)))
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@both_dtypes
+@pytest.mark.parametrize("inputs", [16, 143, 144, 230])
+def test_packed_inputs_do_not_show(inputs, dtype):
+    """The gradient of a large batch and a wide layer is made from a copy of the input without
+    gaps; it has the bits of one that reads the input where it lies.
+    """
+    problem = build(Stack((inputs, 300, 4), ("relu",), "log_loss", n=700, dtype=dtype))
+    compiled = plan.compile_training(
+        problem.network, dtype=np.dtype(dtype), batch_size=600, optimizer=OPTIMIZERS["adam"]
+    )
+    assert compiled.ops["pack_input"].any()
+    assert compiled.scratch_bytes
+    in_place = compiled.ops.copy()
+    in_place["pack_input"] = 0
+    results = []
+    for each in (compiled, replace(compiled, ops=in_place, scratch_bytes=0)):
+        state = plan.new_state(problem.parameters.copy(), OPTIMIZERS["adam"])
+        runner = backends.open_runner(each, state, problem.streams)
+        runner.run(make_orders(problem, 2), make_scalars("adam", 2 * steps_per_epoch(700, 600)))
+        runner.read_state(state)
+        results.append(state.parameters)
+    np.testing.assert_array_equal(*results)
+    assert not np.array_equal(results[0][0], problem.parameters[0])

@@ -34,6 +34,9 @@ GROUPS = ("weight", "bias")
 LINE_BYTES = 64
 #: Bytes of activations and deltas that one chunk of rows may take, to stay in a core's cache.
 CHUNK_BYTES = 512 * 1024
+#: From so many rows and panels of outputs on, a gradient of weights packs its input first: rows
+#: lie on more pages than the processor keeps track of, and each packed column is used often.
+PACK_FROM_ROWS, PACK_FROM_PANELS = 512, 8
 #: Rows of a batch of the gradient plan; part of what its bits depend on.
 GRADIENT_ROWS = 512
 
@@ -57,6 +60,8 @@ class Plan:
         Rows of a step, and rows that go through the ops together in training and inference.
     arena_bytes, inference_arena_bytes, store_bytes : int
         Sizes of the buffers the offsets in the ops point into.
+    scratch_bytes : int
+        Room that each thread needs for itself in a training step.
     views : mapping of str to (int, tuple)
         Where each parameter lies in the flat row-major vector: offset and shape.
     n_parameters : int
@@ -75,6 +80,7 @@ class Plan:
     inference_rows: int
     arena_bytes: int
     inference_arena_bytes: int
+    scratch_bytes: int
     store_bytes: int
     views: Mapping[str, tuple[int, tuple[int, ...]]] = field(repr=False)
     n_parameters: int
@@ -251,7 +257,8 @@ class _Lowering:
         I, O = self.shapes[layer]
         if self.narrow(layer):
             return -(-self.padded(I) // self.sizes["narrow_columns"])
-        return self.panels(O) * -(-I // self.sizes["unit_rows"])
+        most, rows = self.sizes["most_unit_rows"], self.sizes["unit_rows"]
+        return self.panels(O) * (1 + max(0, -(-(I - most + 1) // rows)))
 
     def panels(self, n: int) -> int:
         return max(1, self.padded(n) // self.sizes["panel_width"])
@@ -321,7 +328,7 @@ class _Lowering:
                 activation=ACTIVATIONS[link],
             )
         )
-        return np.stack(ops), rows, arena.n_bytes
+        return np.stack(ops, dtype=OP_DTYPE), rows, arena.n_bytes
 
     def training(
         self, parameters: list[dict[str, int]], batch_size: int, *, fused: bool
@@ -371,13 +378,24 @@ class _Lowering:
                 d_output=deltas[layer],
                 ld_output=strides[layer],
                 gradient=GRADIENTS[mode],
+                pack_input=self.packs_input(layer, batch_size),
             )
             if sparse:
                 gradient["units"] = self.panels(self.shapes[0][1])
             ops.append(gradient)
             if mode == "overwrite" and self.optimizer is not None:
                 updates.append(self.update(layer, fields))
-        return np.stack(ops + updates), arena.n_bytes
+        return np.stack(ops + updates, dtype=OP_DTYPE), arena.n_bytes
+
+    def packs_input(self, layer: int, batch_size: int) -> bool:
+        wide = self.panels(self.shapes[layer][1]) >= PACK_FROM_PANELS
+        return wide and batch_size >= PACK_FROM_ROWS and not (self.sparse and layer == 0)
+
+    def scratch_bytes(self, batch_size: int) -> int:
+        layers = range(len(self.shapes))
+        if not any(self.packs_input(layer, batch_size) for layer in layers):
+            return 0
+        return batch_size * self.sizes["most_unit_rows"] * self.dtype.itemsize
 
     def update(self, layer: int, fields: Mapping[str, int]) -> np.ndarray:
         mode = GRADIENTS["update"]
@@ -385,8 +403,8 @@ class _Lowering:
 
 
 def _chunk_rows(row_bytes: int) -> int:
-    """Rows that go through the ops together: as many as the cache holds, at least 96."""
-    return max(96, CHUNK_BYTES // max(row_bytes, 1) // 12 * 12)
+    """Rows that go through the ops together: as many as the cache holds, at least 48."""
+    return max(48, CHUNK_BYTES // max(row_bytes, 1) // 12 * 12)
 
 
 def _compile(
@@ -413,7 +431,8 @@ def _compile(
         ops, arena = lowering.training(parameters, batch_size, fused=fused)
     accumulate_ops = ops.copy()
     accumulate_ops["gradient"] = GRADIENTS["accumulate"]
-    parameter_ops = np.stack([lowering.update(i, fields) for i, fields in enumerate(parameters)])
+    updates = [lowering.update(i, fields) for i, fields in enumerate(parameters)]
+    parameter_ops = np.stack(updates, dtype=OP_DTYPE)
     for table in (ops, accumulate_ops, inference_ops, parameter_ops):
         table.flags.writeable = False  # plans are shared
     return Plan(
@@ -429,6 +448,7 @@ def _compile(
         inference_rows=inference_rows,
         arena_bytes=arena,
         inference_arena_bytes=inference_arena,
+        scratch_bytes=lowering.scratch_bytes(batch_size),
         store_bytes=lowering.store.n_bytes,
         views=parameter_views(network),
         n_parameters=n_parameters(network),
