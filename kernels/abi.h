@@ -55,7 +55,7 @@
     F(int32_t, weight_group)                                                                       \
     F(int32_t, bias_group)                                                                         \
     F(int32_t, from_stream) /* 1: input is stream X itself, row stride I */                        \
-    F(int32_t, pack_input)  /* 1: a BACKWARD_WEIGHT copies columns of its input to scratch first */ \
+    F(int32_t, pack_input)  /* 1: a BACKWARD_WEIGHT packs its input in scratch first */            \
     F(int64_t, I)                                                                                  \
     F(int64_t, O)                                                                                  \
     F(int64_t, units)    /* pieces a `parameters` op may be split into */                          \
