@@ -116,7 +116,11 @@ def static_library(name, sources, macro, flags=()):
     return f"hotloop_{name}", {**info, "obj_deps": {"": DEPENDENCIES}}
 
 
-libraries = [static_library("dispatch", ["kernels/dispatch.c"], ("HL_ISA_LIST", ISA_LIST))]
+libraries = [
+    static_library(
+        "dispatch", ["kernels/dispatch.c", "kernels/threads.c"], ("HL_ISA_LIST", ISA_LIST)
+    )
+]
 for row in TARGETS:
     flags = [f"-m{feature}" for feature in row.features] + list(row.tuning)
     sources = ["kernels/float32.c", "kernels/float64.c"]

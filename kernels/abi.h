@@ -17,8 +17,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* kind, stage, what it does. Stage `rows` is split over the rows of the batch, stage
- * `parameters` over the units of a parameter; a barrier separates the stages of a step. */
+/* kind, stage, what it does. Stage `rows` is split over the rows of the batch, the others over the
+ * units of a parameter; a barrier separates the stages of a step. */
 #define HL_KINDS(F)                                                                                \
     F(GATHER, rows)               /* output <- rows of stream X, converted to the op's dtype */    \
     F(DENSE_FORWARD, rows)        /* output <- activation(input . weight + bias) */                \
@@ -28,7 +28,7 @@
     F(DENSE_BACKWARD_INPUT, rows) /* d_input <- (d_output . weight') * activation'(input) */       \
     F(DENSE_BACKWARD_WEIGHT, parameters) /* gradient <- input' . d_output, see GRADIENTS */        \
     F(CSR_BACKWARD_WEIGHT, parameters)   /* the same, input being rows of a CSR stream X */        \
-    F(UPDATE, parameters) /* weight, bias <- optimizer step on materialised gradients */
+    F(UPDATE, updates) /* weight, bias <- optimizer step on materialised gradients */
 
 #define HL_DTYPES(F) F(float32) F(float64)
 #define HL_LAYOUTS(F) F(panels) F(narrow)
@@ -58,7 +58,8 @@
     F(int32_t, pack_input)  /* 1: a BACKWARD_WEIGHT packs its input in scratch first */            \
     F(int64_t, I)                                                                                  \
     F(int64_t, O)                                                                                  \
-    F(int64_t, units)    /* pieces a `parameters` op may be split into */                          \
+    F(int64_t, units)    /* pieces an op over units may be split into */                           \
+    F(int64_t, grain)    /* units that a thread takes at a time */                                 \
     F(int64_t, input)    /* arena, (B, ld_input) */                                                \
     F(int64_t, d_input)  /* arena, (B, ld_input) */                                                \
     F(int64_t, output)   /* arena, (B, ld_output) */                                               \

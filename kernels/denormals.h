@@ -11,11 +11,13 @@ static inline unsigned hl_flush_denormals(void) {
     _mm_setcsr(mode | HL_FLUSH);
     return mode;
 }
+static inline unsigned hl_denormals_mode(void) { return _mm_getcsr(); }
 static inline void hl_restore_denormals(unsigned mode) {
     _mm_setcsr((_mm_getcsr() & ~HL_FLUSH) | (mode & HL_FLUSH));
 }
 #else
 static inline unsigned hl_flush_denormals(void) { return 0; }
+static inline unsigned hl_denormals_mode(void) { return 0; }
 static inline void hl_restore_denormals(unsigned mode) { (void)mode; }
 #endif
 

@@ -1,4 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: cdivision=True
 """Walks op tables without the GIL: what runs next is decided here, arithmetic is in the C files.
 
 An :class:`Engine` owns the memory a table works on. It knows offsets and kinds, nothing of
@@ -11,6 +12,7 @@ import os
 import numpy as np
 
 from cpython.exc cimport PyErr_CheckSignals
+from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, intptr_t, uint32_t
 
 
@@ -20,6 +22,7 @@ cdef extern from "abi.h" nogil:
         int32_t dtype
         int32_t gradient
         int64_t units
+        int64_t grain
         int64_t weight
         int64_t weight_slot_0
         int64_t weight_slot_1
@@ -82,6 +85,7 @@ cdef extern from "abi.h" nogil:
     enum:
         HL_LOSS
         HL_N_KINDS
+        HL_update
         HL_N_DTYPES
         HL_decay
         HL_N_SCALARS
@@ -97,6 +101,22 @@ cdef extern from "dispatch.h" nogil:
     const hl_field hl_op_fields[]
     const char *hl_vocabulary(const char *name)
     const char *hl_stages[]
+
+cdef extern from "threads.h" nogil:
+    enum:
+        HL_MOST_THREADS
+    ctypedef struct hl_team:
+        int n_workers
+    ctypedef void (*hl_piece)(void *, int64_t, int) noexcept
+    ctypedef int (*hl_question)(void *) except -1
+    void hl_begin_work()
+    void hl_end_work()
+    void hl_borrow(hl_team *team, int most, int limit)
+    void hl_give_back(hl_team *team)
+    int hl_share(
+        hl_team *team, int64_t n_pieces, hl_piece run, void *context, hl_question, void *asked
+    ) except -1
+    int hl_pool_size()
 
 cdef extern from "clock.h" nogil:
     double hl_seconds()
@@ -175,6 +195,11 @@ def isa():
     return ISA.name.decode()
 
 
+def pool_size():
+    """Threads that were made for sharing work, in this process."""
+    return hl_pool_size()
+
+
 def geometry(int dtype):
     """Sizes that a plan lays buffers out by, for a value of the vocabulary ``dtypes``."""
     return ISA.kernels[dtype].geometry
@@ -219,64 +244,118 @@ cdef struct Table:
     const hl_op *ops
     int n_ops
     int64_t chunk_rows
+    int64_t small_rows  # batches of fewer rows are not worth a second thread
+    int64_t large_rows  # those of more are, surely
 
 
-cdef int ROWS_STAGE[64]
+cdef struct Stage:
+    # A stretch of a table whose pieces may run at the same time.
+    const hl_op *ops
+    int n_ops
+    const hl_batch *batch
+    int64_t chunk_rows
+    int64_t thread_bytes  # of scratch in training, of arena in inference
+
+
+cdef int STAGE[64]
 assert len(STAGES) <= 64
 for _kind, _stage in enumerate(STAGES):
-    ROWS_STAGE[_kind] = _stage == "rows"
+    STAGE[_kind] = ("rows", "parameters", "updates").index(_stage)  # 0 is the only one over rows
 
 
-cdef int poll(double *poll_at) except -1 nogil:
+cdef int poll(void *poll_at) except -1 nogil:
     """Lets Python answer signals, about every 20 ms."""
     cdef double now = hl_seconds()
-    if now < poll_at[0]:
+    if now < (<double *> poll_at)[0]:
         return 0
-    poll_at[0] = now + 0.02
+    (<double *> poll_at)[0] = now + 0.02
     with gil:
         PyErr_CheckSignals()
     return 0
 
 
-cdef int step(const Table *table, const hl_batch *batch, double *poll_at) except -1 nogil:
-    """A walk that trains; leaves the processor's mode as it was."""
-    cdef unsigned mode = hl_flush_denormals()
-    try:
-        return walk(table, batch, poll_at)
-    finally:
-        hl_restore_denormals(mode)
+cdef void run_rows(void *context, int64_t piece, int thread) noexcept nogil:
+    """A chunk of rows goes through all ops, so that what one writes is still in the cache for the
+    next."""
+    cdef const Stage *stage = <const Stage *> context
+    cdef int64_t row = piece * stage.chunk_rows
+    cdef int64_t end = min(row + stage.chunk_rows, stage.batch.n)
+    cdef int i
+    for i in range(stage.n_ops):
+        kernels_of(&stage.ops[i]).run[stage.ops[i].kind](&stage.ops[i], stage.batch, row, end)
 
 
-cdef int walk(const Table *table, const hl_batch *batch, double *poll_at) except -1 nogil:
-    """One step. Ops of the stage `rows` run together on one chunk of rows after another, so that
-    what one writes is still in the cache for the next. An interrupt is answered between chunks:
-    parameters are not written before all rows are done, so the step is dropped whole."""
-    cdef int first = 0, last, i, rows_stage
-    cdef int64_t row, end
-    cdef const hl_op *op
+cdef void run_units(void *context, int64_t piece, int thread) noexcept nogil:
+    """Some units of one op; pieces are numbered through the ops."""
+    cdef const Stage *stage = <const Stage *> context
+    cdef const hl_op *op = stage.ops
+    cdef hl_batch batch = stage.batch[0]
+    batch.scratch += thread * stage.thread_bytes
+    while piece >= n_pieces_of(op):
+        piece -= n_pieces_of(op)
+        op += 1
+    kernels_of(op).run[op.kind](op, &batch, piece * op.grain, min((piece + 1) * op.grain, op.units))
+
+
+cdef void run_prediction(void *context, int64_t piece, int thread) noexcept nogil:
+    """A chunk of rows as a batch of its own, in the thread's own buffers."""
+    cdef const Stage *stage = <const Stage *> context
+    cdef hl_batch batch = stage.batch[0]
+    cdef int i
+    batch.arena += thread * stage.thread_bytes
+    batch.first = piece * stage.chunk_rows
+    batch.n = min(stage.chunk_rows, stage.batch.n - batch.first)
+    for i in range(stage.n_ops):
+        kernels_of(&stage.ops[i]).run[stage.ops[i].kind](&stage.ops[i], &batch, 0, batch.n)
+
+
+cdef inline int64_t n_pieces_of(const hl_op *op) noexcept nogil:
+    return (op.units + op.grain - 1) // op.grain
+
+
+cdef int64_t even_chunk(int64_t n, int64_t most, int64_t n_threads) noexcept nogil:
+    """Rows of a chunk: `most`, unless that gives a few threads unlike shares."""
+    cdef int64_t rounds = (n + n_threads * most // 2) // (n_threads * most)
+    if n_threads == 1 or rounds >= 4:
+        return most
+    rounds = max(rounds, 1)
+    return (n + n_threads * rounds - 1) // (n_threads * rounds)
+
+
+cdef int walk(
+    const Table *table, const hl_batch *batch, int64_t scratch_bytes, hl_team *team, double *poll_at
+) except -1 nogil:
+    """One step. An interrupt is answered between pieces for as long as no parameter was written,
+    and the step is dropped whole."""
+    cdef Stage stage
+    cdef int first = 0, last
+    cdef int64_t n_pieces
+    cdef hl_piece run
+    cdef hl_question interrupted
+    stage.batch = batch
+    stage.thread_bytes = scratch_bytes
     while first < table.n_ops:
-        rows_stage = ROWS_STAGE[table.ops[first].kind]
-        last = first + 1
-        while last < table.n_ops and ROWS_STAGE[table.ops[last].kind] == rows_stage:
+        stage.ops = table.ops + first
+        interrupted = poll
+        n_pieces = 0
+        last = first
+        while last < table.n_ops and STAGE[table.ops[last].kind] == STAGE[stage.ops.kind]:
+            n_pieces += n_pieces_of(&table.ops[last])
+            if table.ops[last].gradient == HL_update:
+                interrupted = NULL
             last += 1
-        if rows_stage:
-            row = 0
-            while row < batch.n:
-                end = min(row + table.chunk_rows, batch.n)
-                for i in range(first, last):
-                    op = &table.ops[i]
-                    kernels_of(op).run[op.kind](op, batch, row, end)
-                row = end
-                poll(poll_at)
-        else:
-            for i in range(first, last):
-                op = &table.ops[i]
-                kernels_of(op).run[op.kind](op, batch, 0, op.units)
+        stage.n_ops = last - first
         first = last
+        run = run_units
+        if STAGE[stage.ops.kind] == 0:
+            run = run_rows
+            stage.chunk_rows = even_chunk(batch.n, table.chunk_rows, 1 + team.n_workers)
+            n_pieces = (batch.n + stage.chunk_rows - 1) // stage.chunk_rows
+        hl_share(team, n_pieces, run, &stage, interrupted, poll_at)
     return 0
 
 
-cdef Table table_of(ops, int64_t chunk_rows):
+cdef Table table_of(ops, int64_t chunk_rows, int64_t small_rows=0, int64_t large_rows=0):
     """The table in a structured array, which must outlive it."""
     cdef Table table
     cdef size_t address
@@ -287,8 +366,11 @@ cdef Table table_of(ops, int64_t chunk_rows):
     table.ops = <const hl_op *> address
     table.n_ops = <int> len(ops)
     table.chunk_rows = chunk_rows
+    table.small_rows = small_rows
+    table.large_rows = large_rows
     for i in range(table.n_ops):
         if not (0 <= table.ops[i].kind < HL_N_KINDS and 0 <= table.ops[i].dtype < HL_N_DTYPES
+                and table.ops[i].grain > 0
                 and kernels_of(&table.ops[i]).run[table.ops[i].kind] != NULL):
             raise ValueError(f"no kernel for op {i}: {ops[i]}")
     return table
@@ -323,6 +405,12 @@ cdef hl_stream stream_of(array, dtypes):
     return stream
 
 
+# Short steps are timed, half of these on one thread, then half on all, before a runner knows which is
+# sooner: what one core has written takes time to reach another, how much depends on the machine.
+cdef enum:
+    TRIALS = 12
+
+
 cdef class Engine:
     """Memory for a plan's tables and the calls that walk them.
 
@@ -333,26 +421,39 @@ cdef class Engine:
     streams : dict of str to array
         "X", and for training "y" and optionally "sample_weight"; see backends.py. Kept alive,
         never written.
+    n_threads : int
+        Threads that a step may be shared by.
+    limit : int
+        Threads that may work in the whole process at the time; others of it are not waited for.
     """
 
     cdef Table training, inference, parameters
     cdef hl_batch batch
     cdef object keep, store, arena, scratch, plan, dtypes
-    cdef int64_t n_rows, batch_size
+    cdef int64_t n_rows, batch_size, scratch_bytes
     cdef double poll_at
     cdef readonly int64_t steps
     cdef readonly int64_t epochs
+    cdef readonly int threads  # most that took part in a step of the last call
+    cdef int n_threads, limit, trials
+    cdef double seconds[2]  # that a step took at best on one thread, and on all
     cdef bint busy
 
-    def __init__(self, plan, streams):
+    def __init__(self, plan, streams, int n_threads=1, int limit=1):
         self.plan = plan
+        self.n_threads = min(n_threads, HL_MOST_THREADS)
+        self.limit = limit
+        self.seconds = [INFINITY, INFINITY]
         self.dtypes = vocabulary("dtypes")
-        self.training = table_of(plan.ops, plan.chunk_rows)
-        self.inference = table_of(plan.inference_ops, plan.inference_rows)
+        self.training = table_of(plan.ops, plan.chunk_rows, plan.small_rows, plan.large_rows)
+        self.inference = table_of(
+            plan.inference_ops, plan.inference_rows, plan.inference_small_rows
+        )
         self.parameters = table_of(plan.parameter_ops, 0)
         self.store = aligned(plan.store_bytes)
         self.arena = aligned(plan.arena_bytes)
-        self.scratch = aligned(plan.scratch_bytes)
+        self.scratch = aligned(plan.scratch_bytes * self.n_threads)
+        self.scratch_bytes = plan.scratch_bytes
         self.keep = dict(streams)
         self.batch_size = plan.batch_size
         self.batch.store = <char *> address_of(self.store)
@@ -418,6 +519,40 @@ cdef class Engine:
                 return kernels_of(&table.ops[i]).sum_loss(&table.ops[i], &self.batch)
         return 0
 
+    cdef int step(self, const Table *table) except -1 nogil:
+        """The batch goes through a table, on this thread and on those that are idle."""
+        cdef hl_team team
+        cdef double began = 0
+        cdef int shared = self.n_threads > 1 and self.batch.n >= table.small_rows, helpers
+        cdef int doubtful = shared and self.batch.n < table.large_rows
+        if doubtful and self.steps % 4096 == 0:
+            self.trials = 0
+            self.seconds = [INFINITY, INFINITY]
+        if doubtful:
+            shared = 2 * self.trials >= TRIALS
+            if self.trials == TRIALS:
+                shared = self.seconds[1] < 0.95 * self.seconds[0]
+            began = hl_seconds()
+        hl_borrow(&team, self.n_threads if shared else 1, self.limit)
+        helpers = team.n_workers
+        self.threads = max(self.threads, 1 + helpers)
+        try:
+            walk(table, &self.batch, self.scratch_bytes, &team, &self.poll_at)
+        finally:
+            hl_give_back(&team)
+        if doubtful and self.trials < TRIALS and (helpers > 0) == shared:
+            self.seconds[shared] = min(self.seconds[shared], hl_seconds() - began)
+            self.trials += 1
+        return 0
+
+    cdef int train_step(self) except -1 nogil:
+        """A step of training; leaves the processor's mode as it was."""
+        cdef unsigned mode = hl_flush_denormals()
+        try:
+            return self.step(&self.training)
+        finally:
+            hl_restore_denormals(mode)
+
     cdef double epoch(
         self, const intptr_t *order, const double[:, ::1] scalars, int64_t *used
     ) except? -1 nogil:
@@ -436,7 +571,7 @@ cdef class Engine:
             self.batch.inverse_weight = 1 / weight
             self.batch.scalars = &scalars[used[0], 0]
             weight = 0.5 * self.squares(self.batch.scalars)
-            step(&self.training, &self.batch, &self.poll_at)
+            self.train_step()
             loss += (self.loss(&self.training) + weight) * self.batch.inverse_weight * self.batch.n
             used[0] += 1
             self.steps += 1
@@ -464,9 +599,11 @@ cdef class Engine:
         if self.busy:
             raise RuntimeError("this runner is running already; open one for each thread")
         self.busy = True
+        hl_begin_work()
         try:
             return self._run(orders, scalars, losses, stop)
         finally:
+            hl_end_work()
             self.busy = False
 
     def _run(self, orders, const double[:, ::1] scalars, double[::1] losses, double[::1] stop):
@@ -477,7 +614,7 @@ cdef class Engine:
         cdef double loss
         if orders is not None:
             order = orders
-        self.epochs = 0
+        self.epochs = self.threads = 0
         with nogil:
             for e in range(losses.shape[0]):
                 if orders is not None:
@@ -499,35 +636,59 @@ cdef class Engine:
         cdef Table first = self.training, rest
         cdef double loss = 0, weight = 0
         cdef int64_t row = 0
-        rest = table_of(self.plan.accumulate_ops, self.plan.chunk_rows)
+        rest = table_of(
+            self.plan.accumulate_ops, self.plan.chunk_rows, self.plan.small_rows,
+            self.plan.large_rows,
+        )
         self.batch.order = NULL
-        with nogil:
-            while row < self.n_rows:
-                self.batch.first = row
-                self.batch.n = min(self.batch_size, self.n_rows - row)
-                walk(&first if row == 0 else &rest, &self.batch, &self.poll_at)
-                row += self.batch.n
-                loss += self.loss(&first)
-                weight += ISA.kernels[0].sum_weights(&self.batch)
+        self.threads = 0
+        hl_begin_work()
+        try:
+            with nogil:
+                while row < self.n_rows:
+                    self.batch.first = row
+                    self.batch.n = min(self.batch_size, self.n_rows - row)
+                    self.step(&first if row == 0 else &rest)
+                    row += self.batch.n
+                    loss += self.loss(&first)
+                    weight += ISA.kernels[0].sum_weights(&self.batch)
+        finally:
+            hl_end_work()
         return loss, weight, self.squares(&scalars[0, 0])
 
     def predict(self, X, out):
         """Forward pass of the rows of X into out, (n, O); safe to call from several threads."""
         cdef hl_batch batch = self.batch
-        cdef Table table = self.inference
-        cdef int64_t n = X.shape[0], row = 0
+        cdef hl_team team
+        cdef Stage stage
         cdef double poll_at = 0
-        arena = aligned(self.plan.inference_arena_bytes)
+        cdef int n_threads = 1
         batch.X = stream_of(X, self.dtypes)
-        batch.arena = <char *> address_of(arena)
         batch.out = address_of(out)
         batch.order = NULL
-        with nogil:
-            while row < n:
-                batch.first = row
-                batch.n = min(table.chunk_rows, n - row)
-                walk(&table, &batch, &poll_at)
-                row += batch.n
+        batch.n = X.shape[0]
+        if batch.n >= self.inference.small_rows:
+            n_threads = self.n_threads
+        stage.ops = self.inference.ops
+        stage.n_ops = self.inference.n_ops
+        stage.batch = &batch
+        stage.chunk_rows = even_chunk(batch.n, self.inference.chunk_rows, n_threads)
+        stage.thread_bytes = self.plan.inference_arena_bytes
+        arena = aligned(stage.thread_bytes * n_threads)
+        batch.arena = <char *> address_of(arena)
+        hl_begin_work()
+        try:
+            with nogil:
+                hl_borrow(&team, n_threads, self.limit)
+                try:
+                    hl_share(
+                        &team, (batch.n + stage.chunk_rows - 1) // stage.chunk_rows,
+                        run_prediction, &stage, poll, &poll_at,
+                    )
+                finally:
+                    hl_give_back(&team)
+        finally:
+            hl_end_work()
         return out
 
 

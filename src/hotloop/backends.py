@@ -18,6 +18,7 @@ from hotloop.kernels import DTYPES
 from hotloop.kernels.engine import Engine
 from hotloop.kernels.engine import shuffle as shuffle_orders
 from hotloop.plan import GROUPS, SCALARS, Plan, State, weight_views
+from hotloop.threads import Threads, thread_count
 
 #: Input arrays of a run by name. "X": C-contiguous (n, I) of float32 or float64, or CSR in the
 #: plan's dtype. "y": int32 codes (n,) or C-contiguous (n, O) of the plan's dtype, as the loss
@@ -68,11 +69,13 @@ class CompiledRunner:
         interrupt.
     """
 
-    def __init__(self, plan: Plan, state: State | None, streams: Streams) -> None:
+    def __init__(
+        self, plan: Plan, state: State | None, streams: Streams, threads: Threads
+    ) -> None:
         self.plan = plan
         self._streams = {name: _stream(name, value, plan) for name, value in streams.items()}
         _require_fit(self._streams, plan)
-        self._engine: Any = Engine(plan, self._streams)
+        self._engine: Any = Engine(plan, self._streams, *threads)
         self._losses = np.empty(0)
         self._first_step = 0
         if state is not None:
@@ -248,7 +251,12 @@ def why_unavailable(backend: str) -> str | None:
 
 
 def open_runner(
-    plan: Plan, state: State | None, streams: Streams, backend: str = "compiled"
+    plan: Plan,
+    state: State | None,
+    streams: Streams,
+    backend: str = "compiled",
+    *,
+    n_jobs: int | None = 1,
 ) -> Runner:
     """Make a runner of a plan: memory is taken, weights and moments are packed.
 
@@ -260,6 +268,8 @@ def open_runner(
     streams : mapping of str to array
         See :data:`Streams`; read in place, never written, alive as long as the runner.
     backend : str, default="compiled"
+    n_jobs : int or None, default=1
+        Threads that may share a step; see :func:`hotloop.threads.thread_count`.
 
     Returns
     -------
@@ -276,11 +286,16 @@ def open_runner(
     if reason is not None:
         raise RuntimeError(f"backend {backend!r} cannot be used: {reason}.")
     make: Any = BACKENDS[backend]
-    return make(plan, state, streams)
+    return make(plan, state, streams, thread_count(n_jobs))
 
 
 def predict(
-    plan: Plan, coefs: list[np.ndarray], intercepts: list[np.ndarray], X: Any
+    plan: Plan,
+    coefs: list[np.ndarray],
+    intercepts: list[np.ndarray],
+    X: Any,
+    *,
+    n_jobs: int | None = 1,
 ) -> np.ndarray:
     """Forward pass with weights as they are now; safe from several threads.
 
@@ -292,13 +307,16 @@ def predict(
         (I, O) and (O,) of each layer.
     X : ndarray of shape (n, I) or CSR matrix
         Converted to the plan's dtype where it is not.
+    n_jobs : int or None, default=1
+        Threads that may share the rows.
 
     Returns
     -------
     ndarray of shape (n, O)
         In the plan's dtype.
     """
-    engine = Engine(plan, {})
+    few = X.shape[0] < plan.inference_small_rows
+    engine = Engine(plan, {}, *thread_count(1 if few else n_jobs))
     dtype = plan.dtype
     engine.pack(
         "parameters",
@@ -340,7 +358,8 @@ def config() -> dict[str, Any]:
         "instruction_set": kernels.isa(),
         "usable_instruction_sets": kernels.usable(),
         "HOTLOOP_ISA": os.environ.get("HOTLOOP_ISA"),
-        "threads": 1,
+        "threads": thread_count(None).wanted,
+        "HOTLOOP_NUM_THREADS": os.environ.get("HOTLOOP_NUM_THREADS"),
         "backends": backends,
         "versions": {
             "python": platform.python_version(),

@@ -37,6 +37,12 @@ CHUNK_BYTES = 512 * 1024
 #: From so many rows and panels of outputs on, a gradient of weights packs its input first: rows
 #: lie on more pages than the processor keeps track of, and each packed column is used often.
 PACK_FROM_ROWS, PACK_FROM_PANELS = 512, 8
+#: A guess of what a lane of a vector does in a second, to tell short steps from long ones.
+FLOPS_PER_LANE = 8e9
+#: How long an interrupt may have to wait for an optimizer that has begun to change weights.
+PATIENCE_SECONDS = 0.075
+#: Steps that take less are never shared by threads, those that take more always.
+SMALL_SECONDS, LARGE_SECONDS = 5e-6, 150e-6
 #: Rows of a batch of the gradient plan; part of what its bits depend on.
 GRADIENT_ROWS = 512
 
@@ -62,6 +68,9 @@ class Plan:
         Sizes of the buffers the offsets in the ops point into.
     scratch_bytes : int
         Room that each thread needs for itself in a training step.
+    small_rows, large_rows, inference_small_rows : int
+        Batches of fewer rows than the first take less time than sharing them out is worth, those
+        of more than the second gain by it; in between the runner finds out.
     views : mapping of str to (int, tuple)
         Where each parameter lies in the flat row-major vector: offset and shape.
     n_parameters : int
@@ -81,6 +90,9 @@ class Plan:
     arena_bytes: int
     inference_arena_bytes: int
     scratch_bytes: int
+    small_rows: int
+    large_rows: int
+    inference_small_rows: int
     store_bytes: int
     views: Mapping[str, tuple[int, tuple[int, ...]]] = field(repr=False)
     n_parameters: int
@@ -210,6 +222,7 @@ class _Lowering:
         self.sizes = geometry(DTYPES[self.dtype.name])
         self.shapes = layer_shapes(network)
         self.store = _Buffer()
+        self.network_size = sum(I * O for I, O in self.shapes)
 
     def padded(self, n: int) -> int:
         lanes = self.sizes["vector_lanes"]
@@ -243,6 +256,7 @@ class _Lowering:
         for name in OP_DTYPE.names:
             if OP_DTYPE[name] == np.int64 and name not in ("I", "O", "units"):
                 op[name] = -1
+        op["grain"] = 1
         op["kind"] = KINDS[kind]
         op["dtype"] = DTYPES[self.dtype.name]
         op["I"], op["O"] = self.shapes[layer]
@@ -380,12 +394,19 @@ class _Lowering:
                 gradient=GRADIENTS[mode],
                 pack_input=self.packs_input(layer, batch_size),
             )
+            if gradient["pack_input"]:
+                gradient["grain"] = -(-self.panels(self.shapes[layer][1]) // 2)
             if sparse:
                 gradient["units"] = self.panels(self.shapes[0][1])
             ops.append(gradient)
             if mode == "overwrite" and self.optimizer is not None:
                 updates.append(self.update(layer, fields))
         return np.stack(ops + updates, dtype=OP_DTYPE), arena.n_bytes
+
+    def rows_of(self, seconds: float, *, passes: int) -> int:
+        """About how many rows go forward, or forward and back (3 passes), in some time."""
+        flops = 2 * passes * self.network_size
+        return math.ceil(seconds * self.sizes["vector_lanes"] * FLOPS_PER_LANE / flops)
 
     def packs_input(self, layer: int, batch_size: int) -> bool:
         wide = self.panels(self.shapes[layer][1]) >= PACK_FROM_PANELS
@@ -414,10 +435,12 @@ def _compile(
     batch_size: int = 0,
     optimizer: Optimizer | None = None,
     sparse: bool = False,
-    fused: bool = True,
+    fused: bool | None = None,
     raw: bool = False,
 ) -> Plan:
     lowering = _Lowering(network, np.dtype(dtype), optimizer, sparse=sparse)
+    if fused is None:
+        fused = batch_size <= lowering.rows_of(PATIENCE_SECONDS, passes=1)
     train = batch_size > 0
     parameters = [
         lowering.parameter_fields(
@@ -449,6 +472,9 @@ def _compile(
         arena_bytes=arena,
         inference_arena_bytes=inference_arena,
         scratch_bytes=lowering.scratch_bytes(batch_size),
+        small_rows=lowering.rows_of(SMALL_SECONDS, passes=3),
+        large_rows=lowering.rows_of(LARGE_SECONDS, passes=3),
+        inference_small_rows=lowering.rows_of(SMALL_SECONDS, passes=1),
         store_bytes=lowering.store.n_bytes,
         views=parameter_views(network),
         n_parameters=n_parameters(network),
@@ -462,7 +488,7 @@ def compile_training(
     batch_size: int,
     optimizer: Optimizer,
     sparse: bool = False,
-    fused: bool = True,
+    fused: bool | None = None,
 ) -> Plan:
     """Compile training steps of `batch_size` rows.
 
@@ -478,9 +504,11 @@ def compile_training(
         The rule that updates the parameters.
     sparse : bool, default=False
         Whether X is CSR.
-    fused : bool, default=True
+    fused : bool or None, default=None
         Whether the optimizer runs on each piece of a gradient while the cache has it, or
-        after all gradients were written to memory. The second is the oracle of the first.
+        after all gradients were written to memory. The second is the oracle of the first, and
+        can be given up half-way. None takes the second if a step is so long that an interrupt
+        would have to wait for the first.
 
     Returns
     -------

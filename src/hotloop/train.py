@@ -52,6 +52,8 @@ class Settings:
     ----------
     batch_size : int
         Rows in a batch, no more than there are.
+    n_jobs : int or None
+        Threads that may share a step.
     incremental : bool
         Whether it is partial_fit that asks: one epoch, whatever `max_iter` says.
     """
@@ -62,6 +64,7 @@ class Settings:
     shuffle: bool
     verbose: bool | int
     alpha: float
+    n_jobs: int | None
     batch_size: int
     incremental: bool
 
@@ -408,7 +411,8 @@ class EpochLoop:
         epochs_a_call = 1 if watched else self._epochs_a_call()
         max_epochs = 1 if settings.incremental else settings.max_iter
         stopped = False
-        with closing(open_runner(self.plan, self._state, self.streams)) as self._runner:
+        opened = open_runner(self.plan, self._state, self.streams, n_jobs=settings.n_jobs)
+        with closing(opened) as self._runner:
             try:
                 while not stopped and history.n_epochs < max_epochs:
                     stopped = self._call(min(epochs_a_call, max_epochs - history.n_epochs))
@@ -527,7 +531,13 @@ class EpochLoop:
 
 
 def minimize_lbfgs(
-    plan: Plan, start: Array, streams: dict[str, Any], alpha: float, options: dict, tasks: Tasks
+    plan: Plan,
+    start: Array,
+    streams: dict[str, Any],
+    alpha: float,
+    options: dict,
+    tasks: Tasks,
+    n_jobs: int | None,
 ) -> Any:
     """Minimise the loss of all rows by SciPy's L-BFGS-B.
 
@@ -545,6 +555,8 @@ def minimize_lbfgs(
         SciPy's options of the method.
     tasks : Tasks
         Who is told of every iteration.
+    n_jobs : int or None
+        Threads that may share the rows.
 
     Returns
     -------
@@ -573,7 +585,7 @@ def minimize_lbfgs(
         if was_stopped:
             raise StopIteration
 
-    with closing(open_runner(plan, None, streams)) as runner:
+    with closing(open_runner(plan, None, streams, n_jobs=n_jobs)) as runner:
         result = scipy.optimize.minimize(
             objective,
             start,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -81,6 +84,27 @@ _training_plan = lru_cache(maxsize=64)(compile_training)
 _gradient_plan = lru_cache(maxsize=64)(compile_gradients)
 
 
+#: Estimators that are being fitted, by id, and who does it. A forked child fits none.
+_FITTING: dict[int, object] = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_FITTING.clear)
+
+
+@contextmanager
+def _exclusive(estimator: Any) -> Iterator[None]:
+    """Refuse a fit of an estimator that is being fitted already."""
+    me = object()
+    if _FITTING.setdefault(id(estimator), me) is not me:
+        raise RuntimeError(
+            f"This {type(estimator).__name__} is being fitted already, by another thread or by a "
+            "callback of that fit. Wait for it, or fit a clone (sklearn.base.clone)."
+        )
+    try:
+        yield
+    finally:
+        _FITTING.pop(id(estimator), None)
+
+
 def _loss_through(output_activation: str) -> spec.Loss:
     """The loss that is derived through an output activation."""
     for loss in spec.LOSSES.values():
@@ -135,6 +159,11 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         ],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "precision": [StrOptions({*validate.PRECISIONS, "bfloat16"})],
+        "n_jobs": [
+            Interval(Integral, 1, None, closed="left"),
+            Interval(Integral, None, -1, closed="right"),
+            None,
+        ],
     }
 
     @abstractmethod
@@ -189,6 +218,12 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         self, X: Any, y: Any, sample_weight: Any, classes: Any = None, incremental: bool = False
     ) -> Self:
         """Validate, compile, train, adopt."""
+        with _exclusive(self):
+            return self._fit_alone(X, y, sample_weight, classes, incremental)
+
+    def _fit_alone(
+        self, X: Any, y: Any, sample_weight: Any, classes: Any, incremental: bool
+    ) -> Self:
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         afresh = "coefs_" not in vars(self) or not (incremental or self.warm_start)
@@ -285,6 +320,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             self.alpha,
             {**options, **lbfgs_options(self.verbose)},
             tasks,
+            self.n_jobs,
         )
         n_iter = result.nit if result.was_stopped else lbfgs_result(result, self.max_iter)
         with np.errstate(over="ignore"):
@@ -315,7 +351,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             optimizer=optimizer.record,
             sparse=data.is_sparse,
         )
-        names = ("max_iter", "tol", "n_iter_no_change", "shuffle", "verbose", "alpha")
+        names = ("max_iter", "tol", "n_iter_no_change", "shuffle", "verbose", "alpha", "n_jobs")
         settings = train.Settings(
             **{name: getattr(self, name) for name in names},
             batch_size=batch_size,
@@ -425,7 +461,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             X = X.astype(dtype, copy=False)
         sparse = scipy.sparse.issparse(X)
         plan = _inference_plan(widths, self.activation, self.out_activation_, dtype, sparse, raw)
-        return backends.predict(plan, coefs, intercepts, X)
+        return backends.predict(plan, coefs, intercepts, X, n_jobs=self.n_jobs)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -551,6 +587,12 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         What is computed with: 'auto' follows X (float32 for float32, else float64), the
         others force. 'lbfgs' computes in float64 and rounds the result. 'bfloat16' is not
         available yet.
+    n_jobs : int or None, default=None
+        Threads that share the work of `fit` and of predictions; the result has the same bits
+        for any number. None and -1 stand for all processors that the process may use, or
+        fewer if OMP_NUM_THREADS says so (joblib sets it in its workers), -2 for all but one.
+        Never more than there are; the environment variable HOTLOOP_NUM_THREADS stands in for
+        what there is. Fits side by side share the processors.
 
     Attributes
     ----------
@@ -651,6 +693,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         n_iter_no_change=10,
         max_fun=15000,
         precision="auto",
+        n_jobs=None,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -676,6 +719,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         self.n_iter_no_change = n_iter_no_change
         self.max_fun = max_fun
         self.precision = precision
+        self.n_jobs = n_jobs
 
     @property
     def _labels(self) -> Labels:
@@ -982,6 +1026,12 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         What is computed with: 'auto' follows X (float32 for float32, else float64), the
         others force. 'lbfgs' computes in float64 and rounds the result. 'bfloat16' is not
         available yet.
+    n_jobs : int or None, default=None
+        Threads that share the work of `fit` and of predictions; the result has the same bits
+        for any number. None and -1 stand for all processors that the process may use, or
+        fewer if OMP_NUM_THREADS says so (joblib sets it in its workers), -2 for all but one.
+        Never more than there are; the environment variable HOTLOOP_NUM_THREADS stands in for
+        what there is. Fits side by side share the processors.
 
     Attributes
     ----------
@@ -1081,6 +1131,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         n_iter_no_change=10,
         max_fun=15000,
         precision="auto",
+        n_jobs=None,
     ):
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -1107,6 +1158,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         self.n_iter_no_change = n_iter_no_change
         self.max_fun = max_fun
         self.precision = precision
+        self.n_jobs = n_jobs
 
     def _encoded(self, data: TrainingData, classes: Any, *, incremental: bool) -> TrainingData:
         return replace(data, target=validate.regression_target(data.target, self.loss))

@@ -1,0 +1,70 @@
+"""How many threads a fit or a prediction may use, from `n_jobs` and what the machine allows."""
+
+from __future__ import annotations
+
+import os
+from multiprocessing import current_process
+from typing import NamedTuple
+
+import joblib
+
+
+class Threads(NamedTuple):
+    """Attributes
+    ----------
+    wanted : int
+        Threads to share the work, the caller's own counted in.
+    limit : int
+        Threads that are to work in the whole process at a time.
+    """
+
+    wanted: int
+    limit: int
+
+
+def thread_count(n_jobs: int | None) -> Threads:
+    """Resolve `n_jobs`.
+
+    Parameters
+    ----------
+    n_jobs : int or None
+        A positive number is capped by the processors this process may use (affinity, cgroup
+        quota). None and -1 mean all of these, or fewer if OMP_NUM_THREADS says so, which joblib
+        sets in its workers, and one in a worker that may not have children; -2 means all but
+        one, and so on. HOTLOOP_NUM_THREADS stands in for all these caps.
+
+    Returns
+    -------
+    Threads
+
+    Raises
+    ------
+    ValueError
+        If an environment variable is no positive number.
+    """
+    if n_jobs == 1:  # the commonest, and not worth asking the system for
+        return Threads(1, 1)
+    forced = _variable("HOTLOOP_NUM_THREADS")
+    limit = forced or joblib.cpu_count()
+    if n_jobs is not None and n_jobs > 0:
+        return Threads(min(n_jobs, limit), limit)
+    allowed = limit
+    if not forced:
+        allowed = min(limit, _variable("OMP_NUM_THREADS") or limit)
+        allowed = 1 if current_process().daemon else allowed
+    return Threads(max(1, allowed + 1 + n_jobs) if n_jobs else allowed, limit)
+
+
+def _variable(name: str) -> int | None:
+    """A number of threads from the environment; OpenMP's may be a list by level of nesting."""
+    text = os.environ.get(name, "").split(",")[0].strip()
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) == 0:
+        if name == "OMP_NUM_THREADS":  # OpenMP's own programs ignore what they cannot read, too
+            return None
+        raise ValueError(
+            f"{name} must be a positive number of threads, got {os.environ[name]!r}; set it to one"
+            " or unset it."
+        )
+    return int(text)
