@@ -314,11 +314,10 @@ cdef inline int64_t n_pieces_of(const hl_op *op) noexcept nogil:
 
 
 cdef int64_t even_chunk(int64_t n, int64_t most, int64_t n_threads) noexcept nogil:
-    """Rows of a chunk: `most`, unless that gives a few threads unlike shares."""
-    cdef int64_t rounds = (n + n_threads * most // 2) // (n_threads * most)
-    if n_threads == 1 or rounds >= 4:
+    """Rows of a chunk: `most`, or fewer where that gives some threads unlike shares."""
+    cdef int64_t rounds = (n + n_threads * most - 1) // (n_threads * most)
+    if n_threads == 1 or rounds == 0 or rounds > 4:
         return most
-    rounds = max(rounds, 1)
     return (n + n_threads * rounds - 1) // (n_threads * rounds)
 
 
@@ -349,7 +348,9 @@ cdef int walk(
         run = run_units
         if STAGE[stage.ops.kind] == 0:
             run = run_rows
-            stage.chunk_rows = even_chunk(batch.n, table.chunk_rows, 1 + team.n_workers)
+            stage.chunk_rows = table.chunk_rows
+            if team.n_workers:  # a little more, rather than another round
+                stage.chunk_rows = even_chunk(batch.n, table.chunk_rows * 5 // 4, 1 + team.n_workers)
             n_pieces = (batch.n + stage.chunk_rows - 1) // stage.chunk_rows
         hl_share(team, n_pieces, run, &stage, interrupted, poll_at)
     return 0
