@@ -415,36 +415,31 @@ static void update(const hl_op *op, const hl_batch *batch, int64_t begin, int64_
 
 /* ------------------------------------------------- packing for the store and back */
 
-/* Where element (i, j) of a weight lies in its packed layout. */
-INLINE int64_t packed_index(const hl_op *op, int64_t i, int64_t j) {
-    if (op->layout == HL_narrow) return j * padded(op->I) + i;
-    int64_t panel = panel_of(op->O, j);
-    return panel * op->I + i * panel_width(op->O, panel) + (j - panel);
+/* Copies a weight between its packed layout and rows of O: `packed` is written where `to_store` is
+ * set, `plain` otherwise. A panel at a time, which is contiguous on one side. */
+INLINE void copy_weight(const hl_op *op, REAL *packed, REAL *plain, const int to_store) {
+    for (int64_t j = 0, width; j < op->O; j += width) {
+        const int narrow = op->layout == HL_narrow;
+        width = narrow ? 1 : panel_width(op->O, j);
+        const int64_t n = op->O - j < width ? op->O - j : width;
+        REAL *from = packed + j * (narrow ? padded(op->I) : op->I);
+        for (int64_t i = 0; i < op->I; i++) {
+            REAL *element = from + i * width, *other = plain + i * op->O + j;
+            if (to_store) memcpy(element, other, (size_t)n * sizeof(REAL));
+            else memcpy(other, element, (size_t)n * sizeof(REAL));
+        }
+    }
 }
 
 /* The store was zeroed when it was made; padding is never written. */
 static void pack(const hl_op *op, char *store, int64_t packed_weight, int64_t packed_bias,
                  void *weight, void *bias) {
-    REAL *W = (REAL *)(store + packed_weight);
-    const REAL *w = weight;
-    for (int64_t i = 0; i < op->I; i++)
-        for (int64_t j = 0; j < op->O;) {
-            int64_t n = op->layout == HL_narrow ? 1 : op->O - j < VL ? op->O - j : VL;
-            memcpy(W + packed_index(op, i, j), w + i * op->O + j, (size_t)n * sizeof(REAL));
-            j += n;
-        }
+    copy_weight(op, (REAL *)(store + packed_weight), weight, 1);
     memcpy(store + packed_bias, bias, (size_t)op->O * sizeof(REAL));
 }
 
 static void unpack(const hl_op *op, char *store, int64_t packed_weight, int64_t packed_bias,
                    void *weight, void *bias) {
-    const REAL *W = (const REAL *)(store + packed_weight);
-    REAL *w = weight;
-    for (int64_t i = 0; i < op->I; i++)
-        for (int64_t j = 0; j < op->O;) {
-            int64_t n = op->layout == HL_narrow ? 1 : op->O - j < VL ? op->O - j : VL;
-            memcpy(w + i * op->O + j, W + packed_index(op, i, j), (size_t)n * sizeof(REAL));
-            j += n;
-        }
+    copy_weight(op, (REAL *)(store + packed_weight), weight, 0);
     memcpy(bias, store + packed_bias, (size_t)op->O * sizeof(REAL));
 }
