@@ -415,18 +415,22 @@ static void update(const hl_op *op, const hl_batch *batch, int64_t begin, int64_
 
 /* ------------------------------------------------- packing for the store and back */
 
+#define COPY_ROWS 32
+
 /* Copies a weight between its packed layout and rows of O: `packed` is written where `to_store` is
- * set, `plain` otherwise. A panel at a time, which is contiguous on one side. */
+ * set, `plain` otherwise. Some rows at a time, since both sides are far apart on their own. */
 INLINE void copy_weight(const hl_op *op, REAL *packed, REAL *plain, const int to_store) {
-    for (int64_t j = 0, width; j < op->O; j += width) {
-        const int narrow = op->layout == HL_narrow;
-        width = narrow ? 1 : panel_width(op->O, j);
-        const int64_t n = op->O - j < width ? op->O - j : width;
-        REAL *from = packed + j * (narrow ? padded(op->I) : op->I);
-        for (int64_t i = 0; i < op->I; i++) {
-            REAL *element = from + i * width, *other = plain + i * op->O + j;
-            if (to_store) memcpy(element, other, (size_t)n * sizeof(REAL));
-            else memcpy(other, element, (size_t)n * sizeof(REAL));
+    const int narrow = op->layout == HL_narrow;
+    for (int64_t begin = 0; begin < op->I; begin += COPY_ROWS) {
+        const int64_t end = begin + COPY_ROWS < op->I ? begin + COPY_ROWS : op->I;
+        for (int64_t j = 0, width; j < op->O; j += width) {
+            width = narrow ? 1 : panel_width(op->O, j);
+            const int64_t n = op->O - j < width ? op->O - j : width;
+            REAL *panel = packed + j * (narrow ? padded(op->I) : op->I);
+            for (int64_t i = begin; i < end; i++) {
+                REAL *there = panel + i * width, *here = plain + i * op->O + j;
+                memcpy(to_store ? there : here, to_store ? here : there, (size_t)n * sizeof(REAL));
+            }
         }
     }
 }

@@ -413,6 +413,7 @@ class EpochLoop:
         stopped = False
         opened = open_runner(self.plan, self._state, self.streams, n_jobs=settings.n_jobs)
         with closing(opened) as self._runner:
+            final = self._read(self._state.slots)  # has its memory before anyone waits for it
             try:
                 while not stopped and history.n_epochs < max_epochs:
                     stopped = self._call(min(epochs_a_call, max_epochs - history.n_epochs))
@@ -427,7 +428,8 @@ class EpochLoop:
                     ConvergenceWarning,
                     stacklevel=2,
                 )
-            return self._outcome()
+            self._runner.read_state(final)
+            return self._outcome_of(final)
 
     def _epochs_a_call(self) -> int:
         """As many as `CALL_SECONDS` and `CALL_NUMBERS` allow; one at least.
@@ -523,7 +525,10 @@ class EpochLoop:
 
     def _outcome(self) -> Outcome:
         """What there is to adopt if training ends now."""
-        state, optimizer = self._read(self._state.slots), copy(self.optimizer)
+        return self._outcome_of(self._read(self._state.slots))
+
+    def _outcome_of(self, state: State) -> Outcome:
+        optimizer = copy(self.optimizer)
         optimizer.slots = {name: slot[0] for name, slot in state.slots.items()}
         parameters = self._best if self._validation else state.parameters[0]
         n_epochs, loss = self.history.n_epochs, self.history.loss
