@@ -69,9 +69,7 @@ class CompiledRunner:
         interrupt.
     """
 
-    def __init__(
-        self, plan: Plan, state: State | None, streams: Streams, threads: Threads
-    ) -> None:
+    def __init__(self, plan: Plan, state: State | None, streams: Streams, threads: Threads) -> None:
         self.plan = plan
         self._streams = {name: _stream(name, value, plan) for name, value in streams.items()}
         _require_fit(self._streams, plan)
