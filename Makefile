@@ -5,12 +5,14 @@
 #   make test       the tests, and on every usable instruction set those of kernels and of scikit-learn itself
 #   make check-all  the same with the slow ones
 #   make bench      training time beside scikit-learn and PyTorch    (make bench ARGS="--rows 0 1")
+#                   and what else is in benchmarks/: make bench BENCH=threads, searches, import_time, cross_val
 #   make lint       format and lint
 #   make types      mypy on the installed package
 
 PYTHON ?= python3
 # What runs once for every instruction set: the kernels, and scikit-learn's own suite.
 ISA_TESTS ?= tests/test_kernels.py tests/test_blocks.py tests/test_sklearn_suite.py
+BENCH ?= estimators
 # Two processes: most of the time is scikit-learn's own.
 PYTEST ?= $(BIN)/pytest -n 2
 
@@ -33,7 +35,7 @@ check-all: $(STAMPS)/test
 	$(call run_tests,)
 
 bench: $(STAMPS)/package
-	$(BIN)/python benchmarks/estimators.py $(ARGS)
+	$(BIN)/python benchmarks/$(BENCH).py $(ARGS)
 
 lint: $(STAMPS)/dev
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,11 @@ class Case:
         return (self.d, *self.hidden, 1 if self.classes == 2 else self.classes)
 
     @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return -(-self.n // self.batch)
+
+    @property
     def flops(self) -> float:
         """Useful arithmetic of an epoch: three products a layer, two for the first."""
         layers = zip(self.widths[:-1], self.widths[1:], strict=True)
@@ -78,6 +84,7 @@ def make_data(case: Case, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     return X.astype(dtype), y
 
 
-def chosen_cases(rows: list[int] | None) -> list[Case]:
-    """Give the cases of these row numbers, or all of them."""
-    return [CASES[row] for row in (range(len(CASES)) if rows is None else rows)]
+def add_rows(parser: argparse.ArgumentParser, default: tuple[int, ...] | None = None) -> None:
+    """Add the option ``--rows``: numbers of the cases to measure, all of them by default."""
+    rows = range(len(CASES))
+    parser.add_argument("--rows", type=int, nargs="+", choices=rows, default=default or rows)

@@ -8,13 +8,10 @@ medians over the processes, each the sum over the seeds. Scores are means over t
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import time
 import warnings
-from pathlib import Path
 
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris
 from sklearn.exceptions import ConvergenceWarning
@@ -22,9 +19,9 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from estimators import standard_error
 from peers import classifier, why_absent
-from pinned import in_fresh_process, pin
+from processes import in_fresh_process, serve
+from records import append, new_parser, new_record
 
 LOADERS = {"iris": load_iris, "breast_cancer": load_breast_cancer, "digits": load_digits}
 PEERS = ("hotloop", "sklearn")
@@ -32,7 +29,6 @@ PEERS = ("hotloop", "sklearn")
 
 def measure(request: dict) -> dict:
     """Time every set with every peer and seed, in turns; the work of a fresh process."""
-    pin()
     warnings.simplefilter("ignore", ConvergenceWarning)
     answer = {
         name: {p: {"seconds": 0.0, "scores": []} for p in request["peers"]} for name in LOADERS
@@ -59,34 +55,18 @@ def summarise(answers: list[dict], scaled: bool) -> list[dict]:
             sets = LOADERS if name == "sum" else [name]
             values = [sum(answer[s][peer]["seconds"] for s in sets) for answer in answers]
             scores = [score for s in sets for score in answers[0][s][peer]["scores"]]
-            records.append(
-                {
-                    "case": f"cross_val {name}{' scaled' if scaled else ''}",
-                    "implementation": peer,
-                    "unit": "s",
-                    "value": statistics.median(values),
-                    "sigma": standard_error(values),
-                    "values": values,
-                    "score": statistics.mean(scores),
-                    "void": None,
-                }
-            )
+            case = f"cross_val {name}{' scaled' if scaled else ''}"
+            score = statistics.mean(scores)
+            records.append(new_record(case, peer, "s", values, None, score=score))
     return records
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    serve(measure)
+    parser = new_parser(__doc__)
     parser.add_argument("--scale", action="store_true", help="a StandardScaler in a pipeline")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--processes", type=int, default=5)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="append records, one a line")
-    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.child is not None:
-        print(json.dumps(measure(arguments.child)))
-        return 0
     for peer in PEERS:
         if (reason := why_absent(peer)) is not None:
             print(f"without {peer}: {reason}")
@@ -104,9 +84,7 @@ def main() -> int:
         if len(found) == 2:
             cells.append(f"{found[1]['value'] / found[0]['value']:.1f}x")
         print("| " + " | ".join([name, *cells]) + " |")
-    if arguments.json is not None:
-        with arguments.json.open("a") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records)
+    append(arguments.json, records)
     return 0
 
 

@@ -1,7 +1,8 @@
-"""Times training beside scikit-learn and PyTorch: one thread, equal work, equal final loss.
+"""Times training beside scikit-learn and PyTorch: equal threads, equal work, equal final loss.
 
     python benchmarks/estimators.py                          all rows, both dtypes, 5 processes
     python benchmarks/estimators.py --rows 0 5 --dtype float32 --json out.jsonl
+    python benchmarks/estimators.py --threads all            nobody sets a number of threads
 
 The time of an epoch is what more epochs add to a fit, so the preparations of `fit` are not in
 it. The libraries take turns within a process; a figure is the median over fresh processes. Where
@@ -11,18 +12,19 @@ the final losses differ by more than 1e-3 the row is void, and says so.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import cases
 import peak
 import peers
-from pinned import in_fresh_process, pin
+from processes import in_fresh_process, serve
+from records import append, new_parser, new_record, three_digits
 
 PEERS = ("hotloop", "sklearn", "torch")
 DTYPES = ("float32", "float64")
@@ -46,22 +48,13 @@ def measure_case(request: dict) -> dict:
     dict
         ``peak``: the probe's answer. ``ms`` and ``loss``: for each peer. ``prototype``: ms or None.
     """
-    pin()
     case = cases.CASES[request["row"]]
     X, y = cases.make_data(case, request["dtype"])
-    short = {peer: [] for peer in request["peers"]}
-    long = {peer: [] for peer in request["peers"]}
-    loss = {}
-    for peer in request["peers"]:
-        peers.train(peer, case, X, y, 1)  # imports, thread pools, first touches
-    for _ in range(request["rounds"]):
-        for peer in request["peers"]:
-            short[peer].append(peers.train(peer, case, X, y, 1)[0])
-            seconds, loss[peer] = peers.train(peer, case, X, y, 1 + case.epochs)
-            long[peer].append(seconds)
+    runs = {peer: partial(peers.train, peer, case, X, y) for peer in request["peers"]}
+    ms, loss = peers.time_epochs(runs, case.epochs, request["rounds"])
     return {
         "peak": peak.measure(request["instruction_set"]),
-        "ms": {p: 1e3 * (min(long[p]) - min(short[p])) / case.epochs for p in request["peers"]},
+        "ms": ms,
         "loss": loss,
         "prototype": prototype_ms(request["prototype"], case),
     }
@@ -79,16 +72,12 @@ def prototype_ms(program: str | None, case: cases.Case) -> float | None:
     return None
 
 
-def summarise(row: int, dtype: str, instruction_set: str, answers: list[dict]) -> list[dict]:
-    """Make one record for each peer out of the answers of the processes.
-
-    Returns
-    -------
-    list of dict
-        `value` is the median of `values` in ms an epoch, None if the row is void, in which case
-        `void` says why; `sigma` is the standard error of the median.
-    """
+def summarise(
+    row: int, dtype: str, threads: str, instruction_set: str, answers: list[dict]
+) -> list[dict]:
+    """Make one record for each peer out of the answers of the processes."""
     case = cases.CASES[row]
+    name = f"train {case.name} {dtype}" + (" all threads" if threads == "all" else "")
     void = None
     for losses in (answer["loss"].values() for answer in answers):
         spread = (max(losses) - min(losses)) / min(losses)
@@ -100,37 +89,16 @@ def summarise(row: int, dtype: str, instruction_set: str, answers: list[dict]) -
     limit = statistics.median(answer["peak"][dtype] for answer in answers)
     records = []
     for peer, values in times.items():
-        median = statistics.median(values)
-        gflops = case.flops / median / 1e6
-        records.append(
-            {
-                "case": f"train {case.name} {dtype}",
-                "implementation": peer,
-                "unit": "ms/epoch",
-                "value": None if void else median,
-                "sigma": standard_error(values),
-                "values": values,
-                "loss": answers[0]["loss"].get(peer),
-                "void": void,
-                "gflops": gflops,
-                "peak_gflops": limit,
-                "percent_of_peak": 100 * gflops / limit,
-                "instruction_set": instruction_set,
-            }
-        )
+        gflops = case.flops / statistics.median(values) / 1e6
+        more = {
+            "loss": answers[0]["loss"].get(peer),
+            "gflops": gflops,
+            "peak_gflops": limit,
+            "percent_of_peak": 100 * gflops / limit,
+            "instruction_set": instruction_set,
+        }
+        records.append(new_record(name, peer, "ms/epoch", values, void, **more))
     return records
-
-
-def standard_error(values: list[float]) -> float | None:
-    """Standard error of the median of normal values, None for a single one."""
-    if len(values) < 2:
-        return None
-    return 1.253 * statistics.stdev(values) / len(values) ** 0.5
-
-
-def milliseconds(value: float) -> str:
-    """Format with three digits, and without an exponent."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def table_row(records: list[dict]) -> str:
@@ -141,20 +109,20 @@ def table_row(records: list[dict]) -> str:
     if records[0]["void"]:
         return f"| {cells[0]} | VOID: {records[0]['void']} |"
     cells.append(
-        f"{milliseconds(ours['value'])} ({ours['percent_of_peak']:.0f} %)" if ours else "absent"
+        f"{three_digits(ours['value'])} ({ours['percent_of_peak']:.0f} %)" if ours else "absent"
     )
     for peer in ("sklearn", "torch"):
         if peer not in found:
             cells.append("absent")
         elif ours is None:
-            cells.append(milliseconds(found[peer]["value"]))
+            cells.append(three_digits(found[peer]["value"]))
         else:
             times = found[peer]["value"] / ours["value"]
-            cells.append(f"{milliseconds(found[peer]['value'])} ({times:.1f}x)")
+            cells.append(f"{three_digits(found[peer]['value'])} ({times:.1f}x)")
     if "prototype" in found:
         value = found["prototype"]["value"]
         share = f" ({100 * value / ours['value']:.0f} %)" if ours else ""
-        cells.append(f"{milliseconds(value)}{share}")
+        cells.append(f"{three_digits(value)}{share}")
     else:
         cells.append("")
     return "| " + " | ".join(cells) + " |"
@@ -167,26 +135,19 @@ HEADER = """
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    rows = range(len(cases.CASES))
-    parser.add_argument("--rows", type=int, nargs="+", choices=rows, default=list(rows))
+    parser = new_parser(__doc__)
+    cases.add_rows(parser)
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
-    parser.add_argument("--processes", type=int, default=5, help="fresh processes a row (5)")
+    parser.add_argument("--threads", choices=("one", "all"), default="one")
     parser.add_argument("--rounds", type=int, default=2, help="turns within a process (2)")
     parser.add_argument("--prototype", type=Path, metavar="FILE.c", help="a C program to run along")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="append records, one a line")
-    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> int:
+    serve(measure_case)
     arguments = parse_arguments()
-    if arguments.child is not None:
-        print(json.dumps(measure_case(arguments.child)))
-        return 0
     for peer in arguments.peers:
         if (reason := peers.why_absent(peer)) is not None:
             print(f"without {peer}: {reason}")
@@ -195,7 +156,9 @@ def main() -> int:
     if arguments.prototype is not None:
         program = str(peak.compile_c(arguments.prototype, PROTOTYPE_FLAGS))
     instruction_set = os.environ.get("HOTLOOP_ISA") or peak.widest()
-    print(f"one thread; percent of the {instruction_set} peak probed in the same process\n{HEADER}")
+    threads = {"one": "one thread", "all": "all threads"}[arguments.threads]
+    print(f"{threads}; percent of one core's {instruction_set} peak, probed in the same process")
+    print(HEADER)
     voids = 0
     for row in arguments.rows:
         for dtype in arguments.dtype:
@@ -207,13 +170,14 @@ def main() -> int:
                 "instruction_set": instruction_set,
                 "prototype": program if dtype == "float32" else None,
             }
-            answers = [in_fresh_process(__file__, request) for _ in range(arguments.processes)]
-            records = summarise(row, dtype, instruction_set, answers)
+            answers = [
+                in_fresh_process(__file__, request, pinned=arguments.threads == "one")
+                for _ in range(arguments.processes)
+            ]
+            records = summarise(row, dtype, arguments.threads, instruction_set, answers)
             voids += records[0]["void"] is not None
             print(table_row(records), flush=True)
-            if arguments.json is not None:
-                with arguments.json.open("a") as file:
-                    file.writelines(json.dumps(record) + "\n" for record in records)
+            append(arguments.json, records)
     return 1 if voids else 0
 
 

@@ -11,6 +11,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -50,7 +51,8 @@ def train(peer: str, case: Case, X: np.ndarray, y: np.ndarray, epochs: int) -> t
     """
     if peer == "torch":
         return _train_torch(case, X, y, epochs)
-    return _train_estimator(classifier(peer), case, X, y, epochs)
+    seconds, estimator = fit(peer, case, X, y, epochs)
+    return seconds, estimator.loss_curve_[-1]
 
 
 def classifier(peer: str) -> Callable:
@@ -62,24 +64,62 @@ def classifier(peer: str) -> Callable:
     return MLPClassifier
 
 
-def _train_estimator(
-    classifier: Callable, case: Case, X: np.ndarray, y: np.ndarray, epochs: int
-) -> tuple[float, float]:
-    estimator = classifier(
+def new_estimator(peer: str, case: Case, epochs: int, **parameters: Any) -> Any:
+    """Make an estimator that trains for so many epochs and does not stop before."""
+    return classifier(peer)(
         case.hidden,
         alpha=ALPHA,
         batch_size=case.batch,
         max_iter=epochs,
         tol=0.0,
-        n_iter_no_change=epochs + 1,  # never stop before the last epoch
+        n_iter_no_change=epochs + 1,
         random_state=SEED,
+        **parameters,
     )
+
+
+def fit(
+    peer: str, case: Case, X: np.ndarray, y: np.ndarray, epochs: int, **parameters: Any
+) -> tuple[float, Any]:
+    """Fit an estimator of hotloop or of scikit-learn; returns the seconds it took, and itself."""
+    estimator = new_estimator(peer, case, epochs, **parameters)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         start = time.perf_counter()
         estimator.fit(X, y)
-        seconds = time.perf_counter() - start
-    return seconds, estimator.loss_curve_[-1]
+        return time.perf_counter() - start, estimator
+
+
+def time_epochs(
+    runs: dict[str, Callable[[int], tuple[float, Any]]], epochs: int, rounds: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Time what more epochs add to a run, in turns.
+
+    Parameters
+    ----------
+    runs : dict of str to callable
+        Given a number of epochs, each trains so long and returns the seconds it took, and anything.
+    epochs, rounds : int
+        Epochs beyond the first, and turns, of which the best counts.
+
+    Returns
+    -------
+    ms : dict of str to float
+        Milliseconds an epoch.
+    outcomes : dict of str to Any
+        What each run returned last, beside its time.
+    """
+    for run in runs.values():
+        run(1)  # imports, thread pools, first touches
+    short: dict[str, list[float]] = {name: [] for name in runs}
+    long: dict[str, list[float]] = {name: [] for name in runs}
+    outcomes = {}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            short[name].append(run(1)[0])
+            seconds, outcomes[name] = run(1 + epochs)
+            long[name].append(seconds)
+    return {name: 1e3 * (min(long[name]) - min(short[name])) / epochs for name in runs}, outcomes
 
 
 def _initial_weights(
@@ -99,7 +139,6 @@ def _train_torch(case: Case, X: np.ndarray, y: np.ndarray, epochs: int) -> tuple
     """Train with PyTorch as one would: eager, a Sequential, and the fused Adam."""
     import torch
 
-    torch.set_num_threads(1)
     start = time.perf_counter()
     rng = np.random.RandomState(SEED)
     modules: list[torch.nn.Module] = []

@@ -1,13 +1,15 @@
-"""The gate between two benchmark files must be able to go red."""
+"""Benchmarks run, and the gate between two files of theirs must be able to go red."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-COMPARE = Path(__file__).parents[1] / "benchmarks" / "compare.py"
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+COMPARE = FOLDER / "compare.py"
 
 
 def record(case, value=1.0, sigma=0.001, implementation="hotloop", void=None):
@@ -60,3 +62,37 @@ def test_passes(tmp_path, head):
 )
 def test_fails(tmp_path, base, head):
     assert exit_status(tmp_path, base, head) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "said"),
+    [
+        pytest.param(
+            "estimators.py",
+            "--rows 0 --dtype float32 --rounds 1 --peers hotloop --threads all",
+            "| 1797x64 (100) 10 b200 float32 all threads |",
+            id="estimators.py",
+            marks=pytest.mark.skipif(shutil.which("cc") is None, reason="its probe is in C"),
+        ),
+        pytest.param(
+            "threads.py", "--rows 0 --rounds 1", "All weights have the same bits.", id="threads.py"
+        ),
+        pytest.param(
+            "searches.py",
+            "--rows 0 --candidates 1",
+            "threading, n_jobs=2 over n_jobs=1: ",
+            id="searches.py",
+        ),
+        pytest.param("import_time.py", "", "hotloop beyond scikit-learn: ", id="import_time.py"),
+    ],
+)
+def test_script_runs(tmp_path, script, options, said):
+    """In its smallest form it checks what it must, prints a table and writes records."""
+    file = tmp_path / "out.jsonl"
+    command = [sys.executable, FOLDER / script, *options.split(), "--processes", "1"]
+    done = subprocess.run([*command, "--json", file], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len({(one["case"], one["implementation"]) for one in records}) == len(records) > 0
+    assert all(one["value"] > 0 and one["void"] is None for one in records)

@@ -1,0 +1,87 @@
+"""Times training steps of hotloop on two threads against one, and checks that the bits are equal.
+
+    python benchmarks/threads.py                       all rows in float32, 5 processes
+    python benchmarks/threads.py --rows 1 5 --dtype float64 --json out.jsonl
+
+The time of a step is what more epochs add to a fit, divided by their steps. Both numbers of threads
+take turns within a process; a figure is the median over fresh processes, a ratio that of medians.
+Where a bit of the weights differs the row is void, and says so.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+import joblib
+
+import cases
+import peers
+from processes import in_fresh_process, serve
+from records import append, new_parser, new_record, three_digits
+
+#: Classes of steps, the longest first: a name, the least microseconds on one thread, and how many
+#: times sooner two threads are to be.
+TARGETS = (("over 150 us", 150.0, 1.8), ("around 20 us", 15.0, 1.4))
+
+HEADER = """
+| n x d (hidden) classes, batch, dtype | one thread, us/step | two threads, us/step | times |
+|---|---|---|---|"""
+
+
+def measure(request: dict) -> dict:
+    """Time one case with one thread and with two, in turns; the work of a fresh process."""
+    case = cases.CASES[request["row"]]
+    X, y = cases.make_data(case, request["dtype"])
+    runs = {str(n): partial(peers.fit, "hotloop", case, X, y, n_jobs=n) for n in (1, 2)}
+    ms, models = peers.time_epochs(runs, case.epochs, request["rounds"])
+    one, two = ([a.tobytes() for a in m.coefs_ + m.intercepts_] for m in models.values())
+    return {"us": {n: 1e3 * ms[n] / case.steps for n in runs}, "same_bits": one == two}
+
+
+def summarise(row: int, dtype: str, answers: list[dict]) -> list[dict]:
+    """Make a record for one thread and one for two out of the answers of the processes."""
+    void = None if all(answer["same_bits"] for answer in answers) else "weights differ"
+    records = []
+    for n in answers[0]["us"]:
+        case = f"threads {cases.CASES[row].name} {dtype} n_jobs={n}"
+        values = [answer["us"][n] for answer in answers]
+        records.append(new_record(case, "hotloop", "us/step", values, void))
+    return records
+
+
+def main() -> int:
+    serve(measure)
+    parser = new_parser(__doc__)
+    cases.add_rows(parser)
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument("--rounds", type=int, default=2, help="turns within a process (2)")
+    arguments = parser.parse_args()
+    print(f"{joblib.cpu_count()} processors\n{HEADER}")
+    voids = 0
+    found: dict[str, list[float]] = {name: [] for name, _, _ in TARGETS}
+    for row in arguments.rows:
+        request = {"row": row, "dtype": arguments.dtype, "rounds": arguments.rounds}
+        answers = [
+            in_fresh_process(__file__, request, pinned=False) for _ in range(arguments.processes)
+        ]
+        records = summarise(row, arguments.dtype, answers)
+        append(arguments.json, records)
+        name = f"| {cases.CASES[row].name} {arguments.dtype} |"
+        if void := records[0]["void"]:
+            voids += 1
+            print(f"{name} VOID: {void} |", flush=True)
+            continue
+        one, two = (record["value"] for record in records)
+        print(f"{name} {three_digits(one)} | {three_digits(two)} | {one / two:.2f}x |", flush=True)
+        if (kind := next((name for name, least, _ in TARGETS if one >= least), None)) is not None:
+            found[kind].append(one / two)
+    print("\nSome weights differ." if voids else "\nAll weights have the same bits.")
+    for kind, _, aim in TARGETS:
+        if times := found[kind]:
+            print(f"Steps {kind}: {min(times):.2f}x to {max(times):.2f}x, target {aim}x.")
+    return 1 if voids else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
