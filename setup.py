@@ -39,7 +39,8 @@ INSTRUCTION_SETS = (
         ("-mprefer-vector-width=512",),
     ),
     InstructionSet("avx2", X86, ("avx2", "fma")),
-    InstructionSet("baseline", ".*"),
+    InstructionSet("neon", ARM),  # a part of every 64-bit ARM
+    InstructionSet("baseline", f"(?!{ARM}).*"),
 )
 
 #: What every file that is compiled here must run on, whatever CFLAGS says.
