@@ -84,7 +84,7 @@ INLINE void v_store_n(REAL *p, int64_t n, V a) { AVX512(mask_storeu)(p, first_la
  * takes the exact instructions, and so does an e small enough to show that sqrt of a v below the
  * normal range comes out too small. */
 INLINE V v_ratio(V m, V v, V e) {
-    const int special = 0x99; /* infinite or NaN */
+    enum { special = 0x99 }; /* infinite or NaN */
 #if REAL_IS_DOUBLE
     if (__builtin_expect(_mm512_fpclass_pd_mask(v, special) | v_less(e, v_set1(1e-140)), 0))
         return m / (v_sqrt(v) + e);
