@@ -3,14 +3,19 @@
 #
 #   make demo       hotloop beside scikit-learn: a table and demo.png  (make demo ARGS="--data DIR")
 #   make test       the tests, and on every usable instruction set those of kernels and of scikit-learn itself
-#   make check-all  the same with the slow ones
+#   make check-all  the same with the slow ones, then the four that follow
+#   make check-baseline-cpu  the kernels on an x86-64 processor without AVX, emulated
+#   make check-aarch64       the kernels on 64-bit ARM, cross-compiled and emulated
+#   make check-clang         the kernels compiled by clang
+#   make check-versions      the tests on other versions of Python, NumPy and scikit-learn
 #   make bench      training time beside scikit-learn and PyTorch    (make bench ARGS="--rows 0 1")
 #   make lint       format and lint
 #   make types      mypy on the installed package
 
 PYTHON ?= python3
 # What runs once for every instruction set: the kernels, and scikit-learn's own suite.
-ISA_TESTS ?= tests/test_kernels.py tests/test_blocks.py tests/test_sklearn_suite.py
+KERNEL_TESTS := tests/test_kernels.py tests/test_blocks.py
+ISA_TESTS ?= $(KERNEL_TESTS) tests/test_sklearn_suite.py
 # Two processes: most of the time is scikit-learn's own.
 PYTEST ?= $(BIN)/pytest -n 2
 
@@ -20,7 +25,7 @@ SOURCES := pyproject.toml setup.py README.md \
   $(shell find src kernels -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.[ch]' -o -name py.typed)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check-all bench lint types clean
+.PHONY: demo test check-all check-baseline-cpu check-aarch64 check-clang check-versions bench lint types clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMPS)/demo
@@ -31,6 +36,19 @@ test: $(STAMPS)/test
 
 check-all: $(STAMPS)/test
 	$(call run_tests,)
+	$(MAKE) check-baseline-cpu check-aarch64 check-clang check-versions
+
+check-baseline-cpu: $(STAMPS)/test
+	.ci/elsewhere nehalem -n 2 $(KERNEL_TESTS)
+
+check-aarch64: $(BIN)/python
+	.ci/elsewhere aarch64 -n 2 $(KERNEL_TESTS) tests/test_runner_contract.py
+
+check-clang: $(BIN)/python
+	.ci/elsewhere clang -n 2 $(KERNEL_TESTS)
+
+check-versions: $(BIN)/python
+	for minor in 11 12 13 14; do .ci/elsewhere python3.$$minor -n 2 -m "not slow" || exit 1; done
 
 bench: $(STAMPS)/package
 	$(BIN)/python benchmarks/estimators.py $(ARGS)
