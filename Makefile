@@ -3,11 +3,11 @@
 #
 #   make demo       hotloop beside scikit-learn: a table and demo.png  (make demo ARGS="--data DIR")
 #   make test       the tests, and on every usable instruction set those of kernels and of scikit-learn itself
-#   make check-all  the same with the slow ones, then the four that follow
-#   make check-baseline-cpu  the kernels on an x86-64 processor without AVX, emulated
-#   make check-aarch64       the kernels on 64-bit ARM, cross-compiled and emulated
-#   make check-clang         the kernels compiled by clang
-#   make check-versions      the tests on other versions of Python, NumPy and scikit-learn
+#   make check-all  the same with the slow ones, and where their tools are there:
+#     check-baseline-cpu  the kernels on an x86-64 processor without AVX, emulated
+#     check-aarch64       the kernels on 64-bit ARM, cross-compiled and emulated
+#     check-clang         the kernels compiled by clang
+#     check-versions      the tests on other versions of Python, NumPy and scikit-learn
 #   make bench      training time beside scikit-learn and PyTorch    (make bench ARGS="--rows 0 1")
 #   make lint       format and lint
 #   make types      mypy on the installed package
@@ -59,6 +59,7 @@ lint: $(STAMPS)/dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint kernels  # it calls pycodestyle by name
 	$(BIN)/clang-format --dry-run -Werror kernels/*.[ch] benchmarks/*.c
 	$(BIN)/codespell
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 types: $(STAMPS)/dev
 	$(BIN)/mypy -p hotloop
