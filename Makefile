@@ -3,7 +3,11 @@
 #
 #   make demo       hotloop beside scikit-learn: a table and demo.png  (make demo ARGS="--data DIR")
 #   make test       the tests, and on every usable instruction set those of kernels and of scikit-learn itself
-#   make check-all  the same with the slow ones
+#   make check-all  the same with the slow ones, and where their tools are there:
+#     check-baseline-cpu  the kernels on an x86-64 processor without AVX, emulated
+#     check-aarch64       the kernels on 64-bit ARM, cross-compiled and emulated
+#     check-clang         the kernels compiled by clang
+#     check-versions      the tests on other versions of Python, NumPy and scikit-learn
 #   make bench      training time beside scikit-learn and PyTorch    (make bench ARGS="--rows 0 1")
 #                   and what else is in benchmarks/: make bench BENCH=threads, searches, import_time, cross_val
 #   make lint       format and lint
@@ -11,7 +15,8 @@
 
 PYTHON ?= python3
 # What runs once for every instruction set: the kernels, and scikit-learn's own suite.
-ISA_TESTS ?= tests/test_kernels.py tests/test_blocks.py tests/test_sklearn_suite.py
+KERNEL_TESTS := tests/test_kernels.py tests/test_blocks.py
+ISA_TESTS ?= $(KERNEL_TESTS) tests/test_sklearn_suite.py
 BENCH ?= estimators
 # Two processes: most of the time is scikit-learn's own.
 PYTEST ?= $(BIN)/pytest -n 2
@@ -22,7 +27,7 @@ SOURCES := pyproject.toml setup.py README.md \
   $(shell find src kernels -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.[ch]' -o -name py.typed)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check-all bench lint types clean
+.PHONY: demo test check-all check-baseline-cpu check-aarch64 check-clang check-versions bench lint types clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMPS)/demo
@@ -33,6 +38,19 @@ test: $(STAMPS)/test
 
 check-all: $(STAMPS)/test
 	$(call run_tests,)
+	$(MAKE) check-baseline-cpu check-aarch64 check-clang check-versions
+
+check-baseline-cpu: $(STAMPS)/test
+	.ci/elsewhere nehalem -n 2 $(KERNEL_TESTS)
+
+check-aarch64: $(BIN)/python
+	.ci/elsewhere aarch64 -n 2 $(KERNEL_TESTS) tests/test_runner_contract.py
+
+check-clang: $(BIN)/python
+	.ci/elsewhere clang -n 2 $(KERNEL_TESTS)
+
+check-versions: $(BIN)/python
+	for minor in 11 12 13 14; do .ci/elsewhere python3.$$minor -n 2 -m "not slow" || exit 1; done
 
 bench: $(STAMPS)/package
 	$(BIN)/python benchmarks/$(BENCH).py $(ARGS)
@@ -43,6 +61,7 @@ lint: $(STAMPS)/dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint kernels  # it calls pycodestyle by name
 	$(BIN)/clang-format --dry-run -Werror kernels/*.[ch] benchmarks/*.c
 	$(BIN)/codespell
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 types: $(STAMPS)/dev
 	$(BIN)/mypy -p hotloop

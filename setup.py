@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sysconfig
 from glob import glob
 from pathlib import Path
@@ -39,7 +40,8 @@ INSTRUCTION_SETS = (
         ("-mprefer-vector-width=512",),
     ),
     InstructionSet("avx2", X86, ("avx2", "fma")),
-    InstructionSet("baseline", ".*"),
+    InstructionSet("neon", ARM),  # a part of every 64-bit ARM
+    InstructionSet("baseline", f"(?!{ARM}).*"),
 )
 
 #: What every file that is compiled here must run on, whatever CFLAGS says.
@@ -51,7 +53,7 @@ UNIX_FLAGS = [
     *("-std=c11", "-O3", "-g0", *EXACT, "-fno-lto"),  # with debug symbols 7 times as large
     *("-fvisibility=hidden", "-fno-semantic-interposition", "-Wall", "-Wextra", "-Werror=switch"),
 ]
-CLANG_CL_FLAGS = ["/O2", "/std:c11", "/W3", *(f"/clang:{flag}" for flag in ["-O3", *EXACT])]
+CLANG_CL_FLAGS = ["/O2", "/std:c11", "/W3"]
 
 if sysconfig.get_platform().endswith("universal2"):  # vector flags fit one architecture only
     os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
@@ -66,12 +68,12 @@ ISA_LIST = " ".join(f'HL_ISA({row.name}, "{" ".join(row.features)}")' for row in
 DEPENDENCIES = ["setup.py", *sorted(glob("kernels/*.[ch]"))]
 
 
-def compiler_flags(compiler):
-    """Flags for all C code, in the compiler's own manner."""
+def compiler_flags(compiler, own=()):
+    """Flags for all C code in the compiler's own manner; a library's own come last and win."""
     if compiler.compiler_type == "msvc":
-        return CLANG_CL_FLAGS
+        return [*CLANG_CL_FLAGS, *(f"/clang:{flag}" for flag in ["-O3", *EXACT, *own])]
     baseline = next((flags for arch, flags in BASELINE.items() if re.fullmatch(arch, MACHINE)), [])
-    return [*UNIX_FLAGS, *baseline]
+    return [*UNIX_FLAGS, *baseline, *own]
 
 
 def require_clang_cl(compiler):
@@ -91,8 +93,7 @@ class BuildLibraries(build_clib):
         folder = self.build_temp
         for name, info in libraries:
             self.build_temp = str(Path(folder, name))
-            # The library's own flags come last, so that they win.
-            flags = compiler_flags(self.compiler) + info["cflags"]
+            flags = compiler_flags(self.compiler, info["cflags"])
             super().build_libraries([(name, {**info, "cflags": flags})])
         self.build_temp = folder
 
@@ -103,7 +104,11 @@ class BuildExtension(build_ext):
     def build_extension(self, ext):
         require_clang_cl(self.compiler)
         ext.extra_compile_args = compiler_flags(self.compiler)
-        if self.compiler.compiler_type != "msvc":
+        if self.compiler.compiler_type == "msvc":
+            # What __builtin_cpu_supports calls is in clang's runtime, unknown to link.exe.
+            ask = ["clang", "--rtlib=compiler-rt", "-print-libgcc-file-name"]
+            ext.extra_link_args.append(subprocess.check_output(ask, text=True).strip())
+        else:
             # -Wextra has much to say about what Cython writes, and nothing we could mend.
             ext.extra_compile_args += ["-Wno-unused-parameter", "-Wno-missing-field-initializers"]
             ext.libraries.append("m")

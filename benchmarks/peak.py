@@ -22,7 +22,9 @@ X86_FLAGS = {
     "avx2": ["-mavx2", "-mfma"],
     "baseline": [],
 }
-FLAGS = X86_FLAGS if platform.machine() in ("x86_64", "AMD64") else {"baseline": []}
+FLAGS_BY_MACHINE = {"x86_64": X86_FLAGS, "AMD64": X86_FLAGS}
+FLAGS_BY_MACHINE |= {arm: {"neon": []} for arm in ("aarch64", "arm64", "ARM64")}
+FLAGS = FLAGS_BY_MACHINE.get(platform.machine(), {"baseline": []})
 
 
 def compile_c(source: Path, flags: list[str]) -> Path:

@@ -15,6 +15,22 @@ static inline unsigned hl_denormals_mode(void) { return _mm_getcsr(); }
 static inline void hl_restore_denormals(unsigned mode) {
     _mm_setcsr((_mm_getcsr() & ~HL_FLUSH) | (mode & HL_FLUSH));
 }
+#elif defined(__aarch64__)
+#include <stdint.h>
+#define HL_FLUSH ((uint64_t)1 << 24) /* FPCR.FZ: results and operands */
+static inline uint64_t hl_fpcr(void) {
+    uint64_t mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    return mode;
+}
+static inline unsigned hl_flush_denormals(void) {
+    uint64_t mode = hl_fpcr();
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode | HL_FLUSH));
+    return (unsigned)mode;
+}
+static inline void hl_restore_denormals(unsigned mode) {
+    __asm__ volatile("msr fpcr, %0" : : "r"((hl_fpcr() & ~HL_FLUSH) | (mode & HL_FLUSH)));
+}
 #else
 static inline unsigned hl_flush_denormals(void) { return 0; }
 static inline unsigned hl_denormals_mode(void) { return 0; }

@@ -9,7 +9,7 @@
  * and on its operands, not on the tile it falls in. Needs simd.h. */
 
 /* Rows of a tile that is 1 or 2 vectors wide, and of one that is 3 wide. */
-#if HL_VECTOR_BYTES == 64
+#if HL_VECTOR_REGISTERS == 32
 #define MR 12 /* 24 accumulators, 2 vectors of B, 1 broadcast of A: 27 of 32 registers */
 #define MR3 8
 #define EACH_MR(F) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12)

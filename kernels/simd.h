@@ -1,7 +1,8 @@
 /* The vector vocabulary: the few operations that the kernels are written in, for the
  * instruction set the compiler was told to use and the element type REAL (float or double).
- * A translation unit has one of each (float32.c, float64.c); every name is static. Addition, subtraction, multiplication and division are the compiler's own vector
- * operators; whatever rounds differently between sets is spelled out here.
+ * A translation unit has one of each (float32.c, float64.c); every name is static. Addition,
+ * subtraction, multiplication and division are the compiler's own vector operators; whatever
+ * rounds differently between sets is spelled out here.
  *
  *   v_load/v_store(p)      VL elements, any alignment    v_load_n/v_store_n(p, n)  first n lanes
  *   v_fma(a, b, c)         a * b + c, one rounding (two on the x86-64 baseline)
@@ -11,6 +12,9 @@
  */
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
+#elif defined(__aarch64__) || defined(_M_ARM64)
+#define HL_NEON
+#include <arm_neon.h>
 #endif
 
 #if REAL_IS_DOUBLE
@@ -29,6 +33,12 @@ typedef int32_t REAL_INT;
 #define HL_VECTOR_BYTES 32
 #else
 #define HL_VECTOR_BYTES 16
+#endif
+
+#if defined(__AVX512F__) || defined(HL_NEON)
+#define HL_VECTOR_REGISTERS 32
+#else
+#define HL_VECTOR_REGISTERS 16
 #endif
 
 #define VL ((int64_t)(HL_VECTOR_BYTES / sizeof(REAL)))
@@ -74,7 +84,7 @@ INLINE void v_store_n(REAL *p, int64_t n, V a) { AVX512(mask_storeu)(p, first_la
  * takes the exact instructions, and so does an e small enough to show that sqrt of a v below the
  * normal range comes out too small. */
 INLINE V v_ratio(V m, V v, V e) {
-    const int special = 0x99; /* infinite or NaN */
+    enum { special = 0x99 }; /* infinite or NaN */
 #if REAL_IS_DOUBLE
     if (__builtin_expect(_mm512_fpclass_pd_mask(v, special) | v_less(e, v_set1(1e-140)), 0))
         return m / (v_sqrt(v) + e);
@@ -106,28 +116,37 @@ INLINE V v_select(MASK m, V a, V b) { return (V)((m & (VI)a) | (~m & (VI)b)); }
 #define v_equal(a, b) ((MASK)X86_COMPARE(a, b, _CMP_EQ_OQ))
 #if REAL_IS_DOUBLE
 #define X86_COMPARE _mm256_cmp_pd
-#define X86(op) _mm256_##op##_pd
+#define INTRINSIC(op) _mm256_##op##_pd
 #define v_fma(a, b, c) ((V)_mm256_fmadd_pd(a, b, c))
 #else
 #define X86_COMPARE _mm256_cmp_ps
-#define X86(op) _mm256_##op##_ps
+#define INTRINSIC(op) _mm256_##op##_ps
 #define v_fma(a, b, c) ((V)_mm256_fmadd_ps(a, b, c))
 #endif
 #elif defined(__x86_64__) || defined(_M_X64)
-#define v_less(a, b) ((MASK)X86(cmplt)(a, b)) /* gcc 12 fails on the operator for doubles */
-#define v_equal(a, b) ((MASK)X86(cmpeq)(a, b))
+#define v_less(a, b) ((MASK)INTRINSIC(cmplt)(a, b)) /* gcc 12 fails on the operator for doubles */
+#define v_equal(a, b) ((MASK)INTRINSIC(cmpeq)(a, b))
 #if REAL_IS_DOUBLE
-#define X86(op) _mm_##op##_pd
+#define INTRINSIC(op) _mm_##op##_pd
 #else
-#define X86(op) _mm_##op##_ps
+#define INTRINSIC(op) _mm_##op##_ps
 #endif
 #define v_fma(a, b, c) ((a) * (b) + (c))
+#elif defined(HL_NEON)
+#define v_less(a, b) ((MASK)INTRINSIC(clt)(a, b))
+#define v_equal(a, b) ((MASK)INTRINSIC(ceq)(a, b))
+#if REAL_IS_DOUBLE
+#define INTRINSIC(op) v##op##q_f64
+#else
+#define INTRINSIC(op) v##op##q_f32
+#endif
+#define v_fma(a, b, c) ((V)INTRINSIC(fma)(c, a, b))
 #endif
 
-#ifdef X86
-#define v_max(bound, x) ((V)X86(max)(bound, x))
-#define v_min(bound, x) ((V)X86(min)(bound, x))
-#define v_sqrt(a) ((V)X86(sqrt)(a))
+#ifdef INTRINSIC
+#define v_max(bound, x) ((V)INTRINSIC(max)(bound, x))
+#define v_min(bound, x) ((V)INTRINSIC(min)(bound, x))
+#define v_sqrt(a) ((V)INTRINSIC(sqrt)(a))
 #else
 /* A plain statement of the vocabulary for any compiler with vector extensions. */
 #define v_less(a, b) ((MASK)((a) < (b)))

@@ -172,6 +172,8 @@ def test_cross_validation_is_sklearns_seed_for_seed():
     np.testing.assert_array_equal(ours, cross_val_score(theirs, data, target, cv=3))
 
 
+# scikit-learn's own, with NumPy 1.23
+@pytest.mark.filterwarnings("ignore:Creating an ndarray from ragged nested sequences")
 def test_grid_search_in_two_processes():
     """n_jobs=2 gives what n_jobs=1 gives, bit for bit."""
     grid = {"alpha": [1e-4, 1.0], "hidden_layer_sizes": [(5,), (7, 3)]}

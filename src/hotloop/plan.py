@@ -342,7 +342,7 @@ class _Lowering:
                 activation=ACTIVATIONS[link],
             )
         )
-        return np.stack(ops, dtype=OP_DTYPE), rows, arena.n_bytes
+        return np.array(ops, dtype=OP_DTYPE), rows, arena.n_bytes
 
     def training(
         self, parameters: list[dict[str, int]], batch_size: int, *, fused: bool
@@ -401,7 +401,7 @@ class _Lowering:
             ops.append(gradient)
             if mode == "overwrite" and self.optimizer is not None:
                 updates.append(self.update(layer, fields))
-        return np.stack(ops + updates, dtype=OP_DTYPE), arena.n_bytes
+        return np.array(ops + updates, dtype=OP_DTYPE), arena.n_bytes
 
     def rows_of(self, seconds: float, *, passes: int) -> int:
         """About how many rows go forward, or forward and back (3 passes), in some time."""
@@ -455,7 +455,7 @@ def _compile(
     accumulate_ops = ops.copy()
     accumulate_ops["gradient"] = GRADIENTS["accumulate"]
     updates = [lowering.update(i, fields) for i, fields in enumerate(parameters)]
-    parameter_ops = np.stack(updates, dtype=OP_DTYPE)
+    parameter_ops = np.array(updates, dtype=OP_DTYPE)
     for table in (ops, accumulate_ops, inference_ops, parameter_ops):
         table.flags.writeable = False  # plans are shared
     return Plan(
