@@ -51,7 +51,14 @@ BASELINE = {X86: ["-march=x86-64", "-mtune=generic", "-mno-avx"], ARM: ["-march=
 EXACT = ["-fno-fast-math", "-ffp-contract=off", "-fno-math-errno"]
 UNIX_FLAGS = [
     *("-std=c11", "-O3", "-g0", *EXACT, "-fno-lto"),  # with debug symbols 7 times as large
-    *("-fvisibility=hidden", "-fno-semantic-interposition", "-Wall", "-Wextra", "-Werror=switch"),
+    *(
+        "-fvisibility=hidden",
+        "-fno-semantic-interposition",
+        "-Wall",
+        "-Wextra",
+        "-Werror=switch",
+        "-Werror=implicit-function-declaration",
+    ),
 ]
 CLANG_CL_FLAGS = ["/O2", "/std:c11", "/W3"]
 

@@ -58,7 +58,7 @@
     F(int32_t, pack_input)  /* 1: a BACKWARD_WEIGHT packs its input in scratch first */            \
     F(int64_t, I)                                                                                  \
     F(int64_t, O)                                                                                  \
-    F(int64_t, units)    /* pieces an op over units may be split into */                           \
+    F(int64_t, units)    /* of an op over parameters */                                            \
     F(int64_t, grain)    /* units that a thread takes at a time */                                 \
     F(int64_t, input)    /* arena, (B, ld_input) */                                                \
     F(int64_t, d_input)  /* arena, (B, ld_input) */                                                \

@@ -4,7 +4,12 @@
 
 #ifdef _WIN32
 #include <windows.h>
-static inline double hl_seconds(void) { return (double)GetTickCount64() * 1e-3; }
+static inline double hl_seconds(void) {
+    LARGE_INTEGER ticks, frequency;
+    QueryPerformanceCounter(&ticks);
+    QueryPerformanceFrequency(&frequency);
+    return (double)ticks.QuadPart / (double)frequency.QuadPart;
+}
 #else
 #include <time.h>
 static inline double hl_seconds(void) {

@@ -28,6 +28,7 @@ static inline unsigned hl_flush_denormals(void) {
     __asm__ volatile("msr fpcr, %0" : : "r"(mode | HL_FLUSH));
     return (unsigned)mode;
 }
+static inline unsigned hl_denormals_mode(void) { return (unsigned)hl_fpcr(); }
 static inline void hl_restore_denormals(unsigned mode) {
     __asm__ volatile("msr fpcr, %0" : : "r"((hl_fpcr() & ~HL_FLUSH) | (mode & HL_FLUSH)));
 }

@@ -8,6 +8,7 @@ on a plan's behalf.
 """
 
 import os
+from threading import current_thread, main_thread
 
 import numpy as np
 
@@ -105,6 +106,7 @@ cdef extern from "dispatch.h" nogil:
 cdef extern from "threads.h" nogil:
     enum:
         HL_MOST_THREADS
+        HL_FORKED
     ctypedef struct hl_team:
         int n_workers
     ctypedef void (*hl_piece)(void *, int64_t, int) noexcept
@@ -263,6 +265,12 @@ for _kind, _stage in enumerate(STAGES):
     STAGE[_kind] = ("rows", "parameters", "updates").index(_stage)  # 0 is the only one over rows
 
 
+cdef bint answers_signals():
+    """Python answers them in its main thread only. Elsewhere nobody asks: a thread that asks for
+    the GIL while the interpreter ends is ended, with its borrowed threads still at work."""
+    return current_thread() is main_thread()
+
+
 cdef int poll(void *poll_at) except -1 nogil:
     """Lets Python answer signals, about every 20 ms."""
     cdef double now = hl_seconds()
@@ -321,6 +329,14 @@ cdef int64_t even_chunk(int64_t n, int64_t most, int64_t n_threads) noexcept nog
     return (n + n_threads * rounds - 1) // (n_threads * rounds)
 
 
+cdef int raise_forked() except -1 nogil:
+    with gil:
+        raise RuntimeError(
+            "a signal handler forked this process while threads were at work; what they had begun "
+            "is lost here. Fit or predict again in this process, or fork elsewhere."
+        )
+
+
 cdef int walk(
     const Table *table, const hl_batch *batch, int64_t scratch_bytes, hl_team *team, double *poll_at
 ) except -1 nogil:
@@ -331,11 +347,14 @@ cdef int walk(
     cdef int64_t n_pieces
     cdef hl_piece run
     cdef hl_question interrupted
+    cdef int64_t most_rows = table.chunk_rows * 5 // 4  # rather than another round
     stage.batch = batch
     stage.thread_bytes = scratch_bytes
     while first < table.n_ops:
         stage.ops = table.ops + first
-        interrupted = poll
+        interrupted = NULL
+        if poll_at != NULL:
+            interrupted = poll
         n_pieces = 0
         last = first
         while last < table.n_ops and STAGE[table.ops[last].kind] == STAGE[stage.ops.kind]:
@@ -349,10 +368,11 @@ cdef int walk(
         if STAGE[stage.ops.kind] == 0:
             run = run_rows
             stage.chunk_rows = table.chunk_rows
-            if team.n_workers:  # a little more, rather than another round
-                stage.chunk_rows = even_chunk(batch.n, table.chunk_rows * 5 // 4, 1 + team.n_workers)
+            if team.n_workers:
+                stage.chunk_rows = even_chunk(batch.n, most_rows, 1 + team.n_workers)
             n_pieces = (batch.n + stage.chunk_rows - 1) // stage.chunk_rows
-        hl_share(team, n_pieces, run, &stage, interrupted, poll_at)
+        if hl_share(team, n_pieces, run, &stage, interrupted, poll_at) == HL_FORKED:
+            raise_forked()
     return 0
 
 
@@ -406,10 +426,14 @@ cdef hl_stream stream_of(array, dtypes):
     return stream
 
 
-# Short steps are timed, half of these on one thread, then half on all, before a runner knows which is
-# sooner: what one core has written takes time to reach another, how much depends on the machine.
+# Short steps are timed, half of these on one thread, then half on all, before a runner knows
+# which is sooner: what one core has written takes time to reach another, how much depends on the
+# machine. It finds out anew after some steps, since other programs come and go, and shares only
+# where the gain is more than noise.
 cdef enum:
     TRIALS = 12
+    JUDGEMENT_STEPS = 4096
+cdef double WORTH = 0.95
 
 
 cdef class Engine:
@@ -433,10 +457,12 @@ cdef class Engine:
     cdef object keep, store, arena, scratch, plan, dtypes
     cdef int64_t n_rows, batch_size, scratch_bytes
     cdef double poll_at
+    cdef double *asks_at  # NULL where no signal can be answered
     cdef readonly int64_t steps
     cdef readonly int64_t epochs
     cdef readonly int threads  # most that took part in a step of the last call
     cdef int n_threads, limit, trials
+    cdef int64_t doubts  # steps that might gain by a second thread, or lose
     cdef double seconds[2]  # that a step took at best on one thread, and on all
     cdef bint busy
 
@@ -520,28 +546,36 @@ cdef class Engine:
                 return kernels_of(&table.ops[i]).sum_loss(&table.ops[i], &self.batch)
         return 0
 
+    cdef int worth_sharing(self, const Table *table, int *timed) noexcept nogil:
+        """Whether a second thread is to take part in the batch, and whether that is on trial."""
+        timed[0] = 0
+        if self.n_threads == 1 or self.batch.n < table.small_rows:
+            return 0
+        if self.batch.n >= table.large_rows:
+            return 1
+        if self.doubts % JUDGEMENT_STEPS == 0:
+            self.trials = 0
+            self.seconds = [INFINITY, INFINITY]
+        self.doubts += 1
+        if self.trials == TRIALS:
+            return self.seconds[1] < WORTH * self.seconds[0]
+        timed[0] = self.batch.n == self.batch_size
+        return 2 * self.trials >= TRIALS
+
     cdef int step(self, const Table *table) except -1 nogil:
         """The batch goes through a table, on this thread and on those that are idle."""
         cdef hl_team team
-        cdef double began = 0
-        cdef int shared = self.n_threads > 1 and self.batch.n >= table.small_rows, helpers
-        cdef int doubtful = shared and self.batch.n < table.large_rows
-        if doubtful and self.steps % 4096 == 0:
-            self.trials = 0
-            self.seconds = [INFINITY, INFINITY]
-        if doubtful:
-            shared = 2 * self.trials >= TRIALS
-            if self.trials == TRIALS:
-                shared = self.seconds[1] < 0.95 * self.seconds[0]
-            began = hl_seconds()
+        cdef int timed, helpers
+        cdef int shared = self.worth_sharing(table, &timed)
+        cdef double began = hl_seconds()
         hl_borrow(&team, self.n_threads if shared else 1, self.limit)
         helpers = team.n_workers
         self.threads = max(self.threads, 1 + helpers)
         try:
-            walk(table, &self.batch, self.scratch_bytes, &team, &self.poll_at)
+            walk(table, &self.batch, self.scratch_bytes, &team, self.asks_at)
         finally:
             hl_give_back(&team)
-        if doubtful and self.trials < TRIALS and (helpers > 0) == shared:
+        if timed and (helpers > 0) == shared:  # not if others had the threads
             self.seconds[shared] = min(self.seconds[shared], hl_seconds() - began)
             self.trials += 1
         return 0
@@ -594,8 +628,8 @@ cdef class Engine:
         Returns
         -------
         int
-            Epochs run. After an interrupt, which raises between two steps, ``epochs`` and
-            ``steps`` tell how far it came.
+            Epochs run. After an interrupt, which drops the step under way whole, ``epochs``
+            and ``steps`` tell how far it came.
         """
         if self.busy:
             raise RuntimeError("this runner is running already; open one for each thread")
@@ -616,6 +650,7 @@ cdef class Engine:
         if orders is not None:
             order = orders
         self.epochs = self.threads = 0
+        self.asks_at = &self.poll_at if answers_signals() else NULL
         with nogil:
             for e in range(losses.shape[0]):
                 if orders is not None:
@@ -643,6 +678,7 @@ cdef class Engine:
         )
         self.batch.order = NULL
         self.threads = 0
+        self.asks_at = &self.poll_at if answers_signals() else NULL
         hl_begin_work()
         try:
             with nogil:
@@ -664,6 +700,9 @@ cdef class Engine:
         cdef Stage stage
         cdef double poll_at = 0
         cdef int n_threads = 1
+        cdef hl_question interrupted = NULL
+        if answers_signals():
+            interrupted = poll
         batch.X = stream_of(X, self.dtypes)
         batch.out = address_of(out)
         batch.order = NULL
@@ -682,10 +721,11 @@ cdef class Engine:
             with nogil:
                 hl_borrow(&team, n_threads, self.limit)
                 try:
-                    hl_share(
+                    if hl_share(
                         &team, (batch.n + stage.chunk_rows - 1) // stage.chunk_rows,
-                        run_prediction, &stage, poll, &poll_at,
-                    )
+                        run_prediction, &stage, interrupted, &poll_at,
+                    ) == HL_FORKED:
+                        raise_forked()
                 finally:
                     hl_give_back(&team)
         finally:

@@ -49,7 +49,8 @@ static int start_thread(hl_worker *self) {
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int failed = pthread_create(&thread, NULL, thread_main, self);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return !failed && !pthread_detach(thread);
+    if (!failed) pthread_detach(thread);
+    return !failed;
 }
 static void on_fork(void (*in_child)(void)) { pthread_atfork(NULL, NULL, in_child); }
 #endif
@@ -83,11 +84,15 @@ static lock pool_lock = LOCK_INIT;
 static hl_worker *pool[HL_MOST_THREADS - 1];
 static int pool_size; /* grows only, but in a forked child */
 static int n_working;
+static int refused;         /* the system gave no further thread: it is not asked again */
+static uint32_t generation; /* of the pool: another one in a forked child */
 
 static void forget_pool(void) {
     /* The threads are gone; their memory is lost, since one may be named in a team up the stack. */
     pool_size = 0;
     n_working = 0;
+    refused = 0;
+    generation++;
     pool_lock = (lock)LOCK_INIT;
 }
 
@@ -134,7 +139,7 @@ static void grow_pool(int size) {
     acquire(&pool_lock);
     if (!watching_forks) on_fork(forget_pool);
     watching_forks = 1;
-    while (pool_size < size) {
+    while (pool_size < size && !refused) {
         hl_worker *worker;
 #if defined(_WIN32)
         worker = _aligned_malloc(sizeof *worker, 128);
@@ -143,7 +148,15 @@ static void grow_pool(int size) {
 #endif
         if (!worker) break;
         *worker = (hl_worker){.lock = LOCK_INIT, .woken = CONDITION_INIT};
-        if (!start_thread(worker)) break; /* the few bytes stay: this hardly happens */
+        if (!start_thread(worker)) {
+#if defined(_WIN32)
+            _aligned_free(worker);
+#else
+            free(worker);
+#endif
+            refused = 1;
+            break;
+        }
         pool[pool_size] = worker;
         STORE(pool_size, pool_size + 1);
     }
@@ -151,13 +164,16 @@ static void grow_pool(int size) {
 }
 
 void hl_begin_work(void) { ADD(n_working, 1); }
-void hl_end_work(void) { ADD(n_working, -1); }
+void hl_end_work(void) {
+    if (LOAD(n_working) > 0) ADD(n_working, -1); /* a child may have been forked in between */
+}
 
 void hl_borrow(hl_team *team, int most, int limit) {
     team->n_workers = 0;
     team->mode = hl_denormals_mode();
     if (most > HL_MOST_THREADS) most = HL_MOST_THREADS;
-    if (LOAD(pool_size) < most - 1) grow_pool(most - 1);
+    team->generation = generation;
+    if (LOAD(pool_size) < most - 1 && !LOAD(refused)) grow_pool(most - 1);
     const int size = LOAD(pool_size);
     for (int i = 0; i < size && team->n_workers < most - 1; i++) {
         int idle = 0;
@@ -178,7 +194,7 @@ void hl_borrow(hl_team *team, int most, int limit) {
 
 void hl_give_back(hl_team *team) {
     for (int i = 0; i < team->n_workers; i++) STORE(team->workers[i]->borrowed, 0);
-    ADD(n_working, -team->n_workers);
+    if (team->generation == generation) ADD(n_working, -team->n_workers);
     team->n_workers = 0;
 }
 
@@ -200,9 +216,11 @@ int hl_share(hl_team *team, int64_t n_pieces, hl_piece run, void *context, hl_qu
     for (int t = 0; stop && t < size; t++) STORE(team->shares[t].next, team->shares[t].end);
     for (int i = 0; i < team->n_workers && i < n_pieces - 1; i++) {
         const hl_worker *worker = team->workers[i];
-        for (int spin = 0; LOAD(worker->finished) != worker->posted; spin++)
+        for (int spin = 0; LOAD(worker->finished) != worker->posted; spin++) {
+            if (team->generation != generation) return HL_FORKED;
             if (spin < SPINS) pause_briefly();
             else yield();
+        }
     }
     return stop;
 }

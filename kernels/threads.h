@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-enum { HL_MOST_THREADS = 256 };
+enum { HL_MOST_THREADS = 256, HL_FORKED = -2 };
 
 typedef struct hl_worker hl_worker;
 /* Does a piece of work; `thread` is 0 for the caller and below the team's size for others. */
@@ -18,7 +18,8 @@ typedef int (*hl_question)(void *asked);
 typedef struct hl_team {
     hl_worker *workers[HL_MOST_THREADS - 1];
     int n_workers;
-    unsigned mode; /* of the caller's floating point: all work in the same */
+    uint32_t generation; /* of the pool that they are from */
+    unsigned mode;       /* of the caller's floating point: all work in the same */
     hl_piece run;
     void *context;
     /* Each thread begins with the same share of the pieces every time, so that what it worked on is
@@ -39,7 +40,8 @@ void hl_give_back(hl_team *team);
 
 /* Has every piece 0 .. n - 1 run once, and returns when all are done. After each piece of its own
  * the caller asks interrupted(asked), which may be NULL: where the answer is not 0, pieces not yet
- * begun are left out, and it is what is returned. */
+ * begun are left out, and it is what is returned. HL_FORKED where the question has forked and this
+ * is the child: pieces that borrowed threads had begun are lost. */
 int hl_share(hl_team *team, int64_t n_pieces, hl_piece run, void *context, hl_question interrupted,
              void *asked);
 

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 import joblib
 import numpy as np
 import pytest
-from hotloop.kernels import engine
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
@@ -161,17 +160,39 @@ def test_a_meaningless_n_jobs_is_refused(value):
         MLPRegressor(n_jobs=value).fit(np.eye(4), np.arange(4.0))
 
 
-def test_small_steps_and_single_rows_stay_on_one_thread(monkeypatch):
-    """What takes less time than sharing it out is not shared."""
-    monkeypatch.setenv("HOTLOOP_NUM_THREADS", "4")
-    small = build(Stack((4, 5, 2), ("relu",), "log_loss", n=60, dtype="float32"))
-    assert trained(small, 4)[1] == 1
-    before = engine.pool_size()
-    network = MLPRegressor(hidden_layer_sizes=5, max_iter=3, n_jobs=4).fit(
-        np.eye(30), np.arange(30.0)
+def test_small_steps_and_single_rows_stay_on_one_thread():
+    """What takes less time than sharing it out is not shared: no thread is made for it."""
+    child(
+        """
+        import os
+        os.environ["HOTLOOP_NUM_THREADS"] = "4"
+        import numpy as np
+        from hotloop import MLPRegressor
+        from hotloop.kernels import engine
+        network = MLPRegressor(hidden_layer_sizes=5, max_iter=3, n_jobs=4)
+        network.fit(np.eye(30), np.arange(30.0)).predict(np.eye(30)[:1])
+        assert engine.pool_size() == 0
+        """,
+        "-W",
+        "ignore",
     )
-    network.predict(np.eye(30)[:1])
-    assert engine.pool_size() == before
+
+
+@pytest.mark.parametrize("n_epochs", [2, 20])
+def test_in_between_both_are_tried(n_epochs, monkeypatch):
+    """A runner times one thread and all, in training and for gradients of the whole."""
+    monkeypatch.setattr(plan, "SMALL_SECONDS", 0.0)
+    monkeypatch.setattr(plan, "LARGE_SECONDS", 1e9)
+    monkeypatch.setenv("HOTLOOP_NUM_THREADS", "2")
+    problem = build(Stack((30, 40, 3), ("relu",), "log_loss", n=200, dtype="float32"))
+    assert trained(problem, 2, batch_size=20)[1] == 2  # 20 steps, of which 6 are on one thread
+    compiled = plan.compile_gradients(problem.network, dtype=np.float32, n_rows=200)
+    runner = backends.open_runner(compiled, None, problem.streams, n_jobs=2)
+    flat, threads = problem.parameters.ravel(), []
+    for _ in range(n_epochs):
+        runner.gradients(flat, np.empty_like(flat), decay=0.1)
+        threads.append(runner._engine.threads)
+    assert threads[:12] == [1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2][:n_epochs]
 
 
 def test_the_pool_is_as_large_as_the_largest_fit_and_shared(monkeypatch):
@@ -252,7 +273,7 @@ def test_clones_fitted_in_threads_equal_the_serial_bits():
 def test_a_second_fit_of_the_same_estimator_is_refused():
     """With its name and what to do; the first goes on, and another may follow it."""
     X, y = load_digits(return_X_y=True)
-    network = MLPClassifier((50,), max_iter=10**6, tol=0.0, n_iter_no_change=10**6)
+    network = MLPClassifier((50,), max_iter=3000, tol=0.0, n_iter_no_change=10**6)
     heard = []
 
     def first():
@@ -260,7 +281,6 @@ def test_a_second_fit_of_the_same_estimator_is_refused():
             warnings.simplefilter("ignore")
             heard.append(network.fit(X, y))
 
-    network.set_params(max_iter=3000)
     thread = threading.Thread(target=first)
     thread.start()
     time.sleep(0.2)
@@ -284,6 +304,26 @@ def test_a_search_in_threads_equals_a_serial_one():
         parallel = clone(search).set_params(n_jobs=None).fit(X, y)
     for key in ("mean_test_score", "split0_test_score"):
         np.testing.assert_array_equal(serial.cv_results_[key], parallel.cv_results_[key])
+
+
+def test_the_interpreter_may_end_while_a_daemon_thread_fits():
+    """With borrowed threads at work, and without."""
+    for n_jobs in (1, 4):
+        code = f"""
+            import os, threading, time, warnings
+            os.environ["HOTLOOP_NUM_THREADS"] = "4"
+            import numpy as np
+            from hotloop import MLPRegressor
+            warnings.simplefilter("ignore")
+            X, y = np.random.default_rng(0).normal(size=(2048, 512)), np.arange(2048.0)
+            network = MLPRegressor(
+                hidden_layer_sizes=(512, 512), batch_size=2048, max_iter=10**6, tol=0.0,
+                n_jobs={n_jobs})
+            threading.Thread(target=network.fit, args=(X, y), daemon=True).start()
+            time.sleep(0.3)
+        """
+        for _ in range(3):
+            child(code)
 
 
 # ---- forks -----------------------------------------------------------------------------
@@ -362,6 +402,42 @@ def test_loky_workers_fit_as_the_parent_does():
     np.testing.assert_array_equal(coefs(), expected)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_fork_by_a_signal_handler_ends_with_an_error_in_the_child():
+    """Its threads and what they had begun are not there; it does not wait for them."""
+    child(
+        """
+        import os, signal, time, warnings
+        import numpy as np
+        from hotloop import MLPRegressor
+        warnings.simplefilter("ignore")
+        X, y = np.random.default_rng(0).normal(size=(4096, 500)), np.arange(4096.0)
+        network = MLPRegressor(hidden_layer_sizes=(500,), batch_size=4096, max_iter=8, n_jobs=2)
+        children = []
+        def fork(*_):
+            children.append(os.fork())
+        signal.signal(signal.SIGALRM, fork)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        try:
+            network.fit(X, y)
+        except RuntimeError as error:
+            assert children == [0] and "forked" in str(error)
+        if children == [0]:
+            network.fit(X[:100], y[:100])
+            os._exit(0)
+        for _ in range(200):
+            pid, status = os.waitpid(children[0], os.WNOHANG)
+            if pid:
+                break
+            time.sleep(0.05)
+        else:
+            os.kill(children[0], signal.SIGKILL)
+            raise AssertionError("the child hangs")
+        assert status == 0, status
+        """
+    )
+
+
 # ---- interrupts ------------------------------------------------------------------------
 
 INTERRUPTS = """
@@ -436,12 +512,12 @@ def test_ctrl_c_ends_a_search():
         from sklearn.model_selection import GridSearchCV
         from hotloop import MLPClassifier
         warnings.simplefilter("ignore")
-        X, y = np.random.default_rng(0).normal(size=(2000, 50)), np.arange(2000) % 3
+        X, y = np.random.default_rng(0).normal(size=(20_000, 300)), np.arange(20_000) % 3
         network = MLPClassifier(max_iter=10**6, tol=0.0, n_iter_no_change=10**6, solver="lbfgs",
                                 max_fun=10**9)
         sent = []
         def interrupt():
-            time.sleep(0.7)
+            time.sleep(0.5)
             sent.append(time.perf_counter())
             os.kill(os.getpid(), signal.SIGINT)
         threading.Thread(target=interrupt).start()

@@ -118,7 +118,7 @@ class CompiledRunner:
         Raises
         ------
         KeyboardInterrupt
-            Between two steps; `steps` and `losses` tell how far it came.
+            The step under way is dropped whole; `steps` and `losses` tell how far it came.
         """
         if self.plan.optimizer is None:
             raise ValueError("run needs a plan of compile_training; this one has no optimizer.")
@@ -349,6 +349,10 @@ def shuffle(rng: np.random.RandomState, orders: np.ndarray) -> None:
 def config() -> dict[str, Any]:
     """What hotloop found on this machine: instruction sets, threads, versions, backends."""
     backends = {}
+    try:
+        threads: int | str = thread_count(None).wanted
+    except ValueError as error:  # whoever looks here may be after just that
+        threads = str(error)
     for name in BACKENDS:
         reason = why_unavailable(name)
         backends[name] = "available" if reason is None else f"absent: {reason}"
@@ -356,7 +360,7 @@ def config() -> dict[str, Any]:
         "instruction_set": kernels.isa(),
         "usable_instruction_sets": kernels.usable(),
         "HOTLOOP_ISA": os.environ.get("HOTLOOP_ISA"),
-        "threads": thread_count(None).wanted,
+        "threads": threads,
         "HOTLOOP_NUM_THREADS": os.environ.get("HOTLOOP_NUM_THREADS"),
         "backends": backends,
         "versions": {

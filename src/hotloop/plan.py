@@ -35,8 +35,9 @@ LINE_BYTES = 64
 #: Bytes of activations and deltas that one chunk of rows may take, to stay in a core's cache.
 CHUNK_BYTES = 512 * 1024
 #: From so many rows and panels of outputs on, a gradient of weights packs its input first: rows
-#: lie on more pages than the processor keeps track of, and each packed column is used often.
-PACK_FROM_ROWS, PACK_FROM_PANELS = 512, 8
+#: lie on more pages than the processor keeps track of, and each packed column is used often. No
+#: more rows than the last, since each thread needs room for them.
+PACK_FROM_ROWS, PACK_FROM_PANELS, PACK_TO_ROWS = 512, 8, 8192
 #: A guess of what a lane of a vector does in a second, to tell short steps from long ones.
 FLOPS_PER_LANE = 8e9
 #: How long an interrupt may have to wait for an optimizer that has begun to change weights.
@@ -394,7 +395,7 @@ class _Lowering:
                 gradient=GRADIENTS[mode],
                 pack_input=self.packs_input(layer, batch_size),
             )
-            if gradient["pack_input"]:
+            if gradient["pack_input"]:  # a thread packs once for all units it takes: few, but even
                 gradient["grain"] = -(-self.panels(self.shapes[layer][1]) // 2)
             if sparse:
                 gradient["units"] = self.panels(self.shapes[0][1])
@@ -410,7 +411,8 @@ class _Lowering:
 
     def packs_input(self, layer: int, batch_size: int) -> bool:
         wide = self.panels(self.shapes[layer][1]) >= PACK_FROM_PANELS
-        return wide and batch_size >= PACK_FROM_ROWS and not (self.sparse and layer == 0)
+        fits = PACK_FROM_ROWS <= batch_size <= PACK_TO_ROWS
+        return wide and fits and not (self.sparse and layer == 0)
 
     def scratch_bytes(self, batch_size: int) -> int:
         layers = range(len(self.shapes))

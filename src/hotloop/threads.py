@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from multiprocessing import current_process
+from numbers import Integral
 from typing import NamedTuple
 
 import joblib
+
+#: What the pool of the kernels has room for.
+MOST_THREADS = 256
 
 
 class Threads(NamedTuple):
@@ -15,7 +19,7 @@ class Threads(NamedTuple):
     wanted : int
         Threads to share the work, the caller's own counted in.
     limit : int
-        Threads that are to work in the whole process at a time.
+        Threads that may work in the whole process at a time; no matter where one is wanted.
     """
 
     wanted: int
@@ -30,8 +34,9 @@ def thread_count(n_jobs: int | None) -> Threads:
     n_jobs : int or None
         A positive number is capped by the processors this process may use (affinity, cgroup
         quota). None and -1 mean all of these, or fewer if OMP_NUM_THREADS says so, which joblib
-        sets in its workers, and one in a worker that may not have children; -2 means all but
-        one, and so on. HOTLOOP_NUM_THREADS stands in for all these caps.
+        sets in its workers, and one in a daemonic process (of a multiprocessing.Pool, which
+        has as many as there are processors); -2 means all but one, and so on.
+        HOTLOOP_NUM_THREADS stands in for all these caps.
 
     Returns
     -------
@@ -40,12 +45,14 @@ def thread_count(n_jobs: int | None) -> Threads:
     Raises
     ------
     ValueError
-        If an environment variable is no positive number.
+        If `n_jobs` or HOTLOOP_NUM_THREADS is no such number.
     """
+    if n_jobs is not None and (not isinstance(n_jobs, Integral) or n_jobs == 0):
+        raise ValueError(f"n_jobs must be None or an int other than 0, got {n_jobs!r}.")
     if n_jobs == 1:  # the commonest, and not worth asking the system for
         return Threads(1, 1)
     forced = _variable("HOTLOOP_NUM_THREADS")
-    limit = forced or joblib.cpu_count()
+    limit = min(forced or joblib.cpu_count(), MOST_THREADS)
     if n_jobs is not None and n_jobs > 0:
         return Threads(min(n_jobs, limit), limit)
     allowed = limit
@@ -60,7 +67,7 @@ def _variable(name: str) -> int | None:
     text = os.environ.get(name, "").split(",")[0].strip()
     if not text:
         return None
-    if not text.isdecimal() or int(text) == 0:
+    if not text.isdecimal() or len(text) > 9 or int(text) == 0:
         if name == "OMP_NUM_THREADS":  # OpenMP's own programs ignore what they cannot read, too
             return None
         raise ValueError(

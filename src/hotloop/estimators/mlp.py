@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache, partial, wraps
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
+from weakref import ref
 
 import numpy as np
 import scipy.sparse
@@ -84,25 +83,38 @@ _training_plan = lru_cache(maxsize=64)(compile_training)
 _gradient_plan = lru_cache(maxsize=64)(compile_gradients)
 
 
-#: Estimators that are being fitted, by id, and who does it. A forked child fits none.
-_FITTING: dict[int, object] = {}
+#: Estimators that are being fitted, by id, with a weak reference to what lives as long as the fit:
+#: an interrupt at the worst moment may leave an entry, but not what it refers to. A forked child
+#: fits none.
+_FITTING: dict[int, Any] = {}
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_FITTING.clear)
 
 
-@contextmanager
-def _exclusive(estimator: Any) -> Iterator[None]:
-    """Refuse a fit of an estimator that is being fitted already."""
-    me = object()
-    if _FITTING.setdefault(id(estimator), me) is not me:
-        raise RuntimeError(
-            f"This {type(estimator).__name__} is being fitted already, by another thread or by a "
-            "callback of that fit. Wait for it, or fit a clone (sklearn.base.clone)."
-        )
-    try:
-        yield
-    finally:
-        _FITTING.pop(id(estimator), None)
+class _Fit:
+    """Lives as long as a fit."""
+
+
+def _exclusive(method: Any) -> Any:
+    """Refuse a fit of an estimator that is being fitted, before anything of it is touched."""
+
+    @wraps(method)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        fit = _Fit()
+        mine = ref(fit)
+        if _FITTING.setdefault(id(self), mine) is not mine:
+            if _FITTING[id(self)]() is not None:
+                raise RuntimeError(
+                    f"This {type(self).__name__} is being fitted already, by another thread or by "
+                    "a callback of that fit. Wait for it, or fit a clone (sklearn.base.clone)."
+                )
+            _FITTING[id(self)] = mine
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            _FITTING.pop(id(self), None)
+
+    return wrapper
 
 
 def _loss_through(output_activation: str) -> spec.Loss:
@@ -185,6 +197,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
 
     # ---- fit -------------------------------------------------------------------------
 
+    @_exclusive
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train on X and y.
@@ -218,12 +231,6 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         self, X: Any, y: Any, sample_weight: Any, classes: Any = None, incremental: bool = False
     ) -> Self:
         """Validate, compile, train, adopt."""
-        with _exclusive(self):
-            return self._fit_alone(X, y, sample_weight, classes, incremental)
-
-    def _fit_alone(
-        self, X: Any, y: Any, sample_weight: Any, classes: Any, incremental: bool
-    ) -> Self:
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         afresh = "coefs_" not in vars(self) or not (incremental or self.warm_start)
@@ -473,6 +480,8 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make `coefs_` and `intercepts_` views of one vector again; leave memory maps alone."""
         super().__setstate__(state)
+        for name in {*self._get_param_names()} - {*vars(self)}:  # newer than the pickle
+            setattr(self, name, getattr(type(self)(), name))
         arrays = [*vars(self).get("coefs_", ()), *vars(self).get("intercepts_", ())]
         plain = all(type(array) is np.ndarray and array.dtype.kind == "f" for array in arrays)
         if plain and len({array.dtype for array in arrays}) == 1:
@@ -591,8 +600,9 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         Threads that share the work of `fit` and of predictions; the result has the same bits
         for any number. None and -1 stand for all processors that the process may use, or
         fewer if OMP_NUM_THREADS says so (joblib sets it in its workers), -2 for all but one.
-        Never more than there are; the environment variable HOTLOOP_NUM_THREADS stands in for
-        what there is. Fits side by side share the processors.
+        Never more than there are, nor than 256; the environment variable HOTLOOP_NUM_THREADS
+        stands in for what there is. One in a daemonic process, as those of a
+        ``multiprocessing.Pool`` are. Fits side by side share the processors.
 
     Attributes
     ----------
@@ -776,6 +786,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         return float(np.average(hits, weights=data.sample_weight))
 
     @available_if(MultilayerPerceptron._check_solver)
+    @_exclusive
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
         """Train for one epoch more, starting where the last call ended.
@@ -1030,8 +1041,9 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         Threads that share the work of `fit` and of predictions; the result has the same bits
         for any number. None and -1 stand for all processors that the process may use, or
         fewer if OMP_NUM_THREADS says so (joblib sets it in its workers), -2 for all but one.
-        Never more than there are; the environment variable HOTLOOP_NUM_THREADS stands in for
-        what there is. Fits side by side share the processors.
+        Never more than there are, nor than 256; the environment variable HOTLOOP_NUM_THREADS
+        stands in for what there is. One in a daemonic process, as those of a
+        ``multiprocessing.Pool`` are. Fits side by side share the processors.
 
     Attributes
     ----------
@@ -1172,6 +1184,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         return _r2(data.target, output, data.sample_weight)
 
     @available_if(MultilayerPerceptron._check_solver)
+    @_exclusive
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train for one epoch more, starting where the last call ended.
