@@ -127,6 +127,27 @@ def test_predictions_of_any_number_of_rows(n, monkeypatch):
     np.testing.assert_array_equal(one, other)
 
 
+def test_workers_take_denormals_for_zero_as_the_caller_does(monkeypatch):
+    """Moments that decay below the normal range become 0 on every thread."""
+    always_shared(monkeypatch)
+    monkeypatch.setenv("HOTLOOP_NUM_THREADS", "4")
+    problem = build(Stack((200, 300, 3), ("relu",), "log_loss", n=64, dtype="float32"))
+    streams = {**problem.streams, "X": np.zeros((64, 200), np.float32)}  # no gradient of weight_0
+    compiled = plan.compile_training(
+        problem.network, dtype=np.float32, batch_size=64, optimizer=OPTIMIZERS["adam"]
+    )
+    for n_jobs in (1, 4):
+        state = plan.new_state(problem.parameters.copy(), OPTIMIZERS["adam"])
+        for slot in state.slots.values():
+            slot[:] = 1.18e-38  # a little more than the smallest normal number
+        runner = backends.open_runner(compiled, state, streams, n_jobs=n_jobs)
+        runner.run(None, make_scalars("adam", 1, alpha=0.0), n_epochs=1)
+        assert runner._engine.threads == n_jobs
+        runner.read_state(state)
+        for slot in state.slots.values():
+            assert not slot[0, : 200 * 300].any()
+
+
 # ---- how many --------------------------------------------------------------------------
 
 
