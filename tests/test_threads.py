@@ -148,6 +148,21 @@ def test_workers_take_denormals_for_zero_as_the_caller_does(monkeypatch):
             assert not slot[0, : 200 * 300].any()
 
 
+def test_workers_keep_denormals_where_the_caller_does(monkeypatch):
+    """Predictions do not flush, though the threads were made by a training step that does."""
+    always_shared(monkeypatch)
+    monkeypatch.setenv("HOTLOOP_NUM_THREADS", "4")
+    trained(build(STACKS[1]), 4)
+    network = build(Stack((8, 300), (), "squared_error", n=4, dtype="float32")).network
+    compiled = plan.compile_inference(network, dtype=np.float32)
+    tiny = np.full(8 * 300 + 300, 1e-20, np.float32)
+    tiny[8 * 300 :] = 0
+    weights = plan.weight_views(network, tiny)
+    X = np.full((5000, 8), 1e-20, np.float32)
+    for n_jobs in (1, 4):
+        assert backends.predict(compiled, *weights, X, n_jobs=n_jobs).all()
+
+
 # ---- how many --------------------------------------------------------------------------
 
 
