@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from multiprocessing import current_process
 from numbers import Integral
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import joblib
 
@@ -26,7 +26,7 @@ class Threads(NamedTuple):
     limit: int
 
 
-def thread_count(n_jobs: int | None) -> Threads:
+def thread_count(n_jobs: Any) -> Threads:
     """Resolve `n_jobs`.
 
     Parameters
