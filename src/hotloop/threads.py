@@ -49,17 +49,18 @@ def thread_count(n_jobs: Any) -> Threads:
     """
     if n_jobs is not None and (not isinstance(n_jobs, Integral) or n_jobs == 0):
         raise ValueError(f"n_jobs must be None or an int other than 0, got {n_jobs!r}.")
-    if n_jobs == 1:  # the commonest, and not worth asking the system for
+    number: int | None = None if n_jobs is None else int(n_jobs)
+    if number == 1:  # the commonest, and not worth asking the system for
         return Threads(1, 1)
     forced = _variable("HOTLOOP_NUM_THREADS")
     limit = min(forced or joblib.cpu_count(), MOST_THREADS)
-    if n_jobs is not None and n_jobs > 0:
-        return Threads(min(n_jobs, limit), limit)
+    if number is not None and number > 0:
+        return Threads(min(number, limit), limit)
     allowed = limit
     if not forced:
         allowed = min(limit, _variable("OMP_NUM_THREADS") or limit)
         allowed = 1 if current_process().daemon else allowed
-    return Threads(max(1, allowed + 1 + n_jobs) if n_jobs else allowed, limit)
+    return Threads(max(1, allowed + 1 + number) if number else allowed, limit)
 
 
 def _variable(name: str) -> int | None:
