@@ -19,6 +19,8 @@ static void release(lock *l) { ReleaseSRWLockExclusive(l); }
 static void wait(condition *c, lock *l) { SleepConditionVariableSRW(c, l, INFINITE, 0); }
 static void wake(condition *c) { WakeConditionVariable(c); }
 static void yield(void) { SwitchToThread(); }
+static void *allocate(size_t n_bytes) { return _aligned_malloc(n_bytes, 128); }
+static void deallocate(void *memory) { _aligned_free(memory); }
 static void work(hl_worker *self);
 static DWORD WINAPI thread_main(void *self) { return work(self), 0; }
 static int start_thread(hl_worker *self) {
@@ -39,6 +41,11 @@ static void release(lock *l) { pthread_mutex_unlock(l); }
 static void wait(condition *c, lock *l) { pthread_cond_wait(c, l); }
 static void wake(condition *c) { pthread_cond_signal(c); }
 static void yield(void) { sched_yield(); }
+static void *allocate(size_t n_bytes) {
+    void *memory;
+    return posix_memalign(&memory, 128, n_bytes) ? NULL : memory;
+}
+static void deallocate(void *memory) { free(memory); }
 static void work(hl_worker *self);
 static void *thread_main(void *self) { return work(self), NULL; }
 /* Signals are for the threads of the user: these block them all. */
@@ -140,20 +147,11 @@ static void grow_pool(int size) {
     if (!watching_forks) on_fork(forget_pool);
     watching_forks = 1;
     while (pool_size < size && !refused) {
-        hl_worker *worker;
-#if defined(_WIN32)
-        worker = _aligned_malloc(sizeof *worker, 128);
-#else
-        if (posix_memalign((void **)&worker, 128, sizeof *worker)) worker = NULL;
-#endif
+        hl_worker *worker = allocate(sizeof *worker);
         if (!worker) break;
         *worker = (hl_worker){.lock = LOCK_INIT, .woken = CONDITION_INIT};
         if (!start_thread(worker)) {
-#if defined(_WIN32)
-            _aligned_free(worker);
-#else
-            free(worker);
-#endif
+            deallocate(worker);
             refused = 1;
             break;
         }
