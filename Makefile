@@ -24,7 +24,7 @@ PYTEST ?= $(BIN)/pytest -n 2
 BIN := .venv/bin
 STAMPS := .venv/stamps
 SOURCES := pyproject.toml setup.py README.md \
-  $(shell find src kernels -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.[ch]' -o -name py.typed)
+  $(shell find src kernels -name '*.py' -o -name '*.pyx' -o -name '*.[ch]' -o -name py.typed)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test check-all check-baseline-cpu check-aarch64 check-clang check-versions bench lint types clean

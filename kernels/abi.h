@@ -112,7 +112,7 @@ typedef struct hl_stream {
 typedef struct hl_batch {
     char *arena;
     char *store;
-    char *scratch; /* of one thread */
+    char *scratch; /* of one thread: a unit's gradient, then the input that it packs */
     hl_stream X;
     hl_stream y;           /* int32 codes (n,) or the op's dtype (n, O) */
     const double *weights; /* (n,) or NULL */
@@ -138,6 +138,7 @@ typedef struct hl_geometry {
     int64_t unit_rows;      /* rows of I in one unit of a panels weight */
     int64_t most_unit_rows; /* in the last one, which takes what would be less than half a unit */
     int64_t narrow_columns; /* columns of I in one unit of a narrow weight */
+    int64_t unit_size;      /* elements of the largest unit, with which a thread's scratch begins */
 } hl_geometry;
 
 typedef double (*hl_total)(const hl_op *op, const hl_batch *batch);

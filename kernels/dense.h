@@ -7,6 +7,8 @@
 #define UNIT_ROWS 96
 #define MOST_UNIT_ROWS (UNIT_ROWS + UNIT_ROWS / 2)
 #define NARROW_COLUMNS (8 * VL) /* columns of I in a unit of a narrow weight */
+/* Elements of a unit of either layout; a thread's scratch begins with room for one. */
+#define UNIT_SIZE (MOST_UNIT_ROWS * 3 * VL)
 
 INLINE REAL *in_arena(const hl_batch *batch, int64_t offset) {
     return (REAL *)(batch->arena + offset);
@@ -320,7 +322,7 @@ static void unit_gradient(sink *s, unit u, const REAL *A, int64_t lda, const REA
     const hl_op *op = s->op;
     const int64_t n = s->batch->n, block = block_of(n, COLUMNS_BLOCK);
     const int narrow = op->layout == HL_narrow, fused = op->gradient == HL_update;
-    REAL scratch[MOST_UNIT_ROWS * 3 * VL]; /* a unit of either layout */
+    REAL *scratch = (REAL *)s->batch->scratch;
     REAL *C = fused ? scratch : in_store(s->batch, op->weight_gradient) + u.offset;
     int64_t rows = narrow ? u.runs : u.rows, columns = narrow ? u.length : u.width;
     int64_t ld = narrow && !fused ? u.stride : columns;
@@ -359,9 +361,10 @@ static void dense_backward_weight(const hl_op *op, const hl_batch *batch, int64_
         unit u = unit_of(op, k);
         s.squares = v_zero();
         if (op->pack_input) {
+            REAL *packed = (REAL *)batch->scratch + UNIT_SIZE;
             if (k == begin || u.j == 0)
-                pack_columns(A + u.i, op->ld_input, batch->n, u.rows, (REAL *)batch->scratch);
-            unit_gradient(&s, u, (REAL *)batch->scratch, MOST_UNIT_ROWS, D, op->ld_output);
+                pack_columns(A + u.i, op->ld_input, batch->n, u.rows, packed);
+            unit_gradient(&s, u, packed, MOST_UNIT_ROWS, D, op->ld_output);
         } else {
             unit_gradient(&s, u, A + u.i, op->ld_input, D, op->ld_output);
         }

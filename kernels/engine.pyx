@@ -67,6 +67,7 @@ cdef extern from "abi.h" nogil:
         int64_t unit_rows
         int64_t most_unit_rows
         int64_t narrow_columns
+        int64_t unit_size
 
     ctypedef struct hl_kernels:
         hl_geometry geometry

@@ -25,7 +25,8 @@ const hl_kernels HL_THIS_TABLE = {
                  .panel_width = NR,
                  .unit_rows = UNIT_ROWS,
                  .most_unit_rows = MOST_UNIT_ROWS,
-                 .narrow_columns = NARROW_COLUMNS},
+                 .narrow_columns = NARROW_COLUMNS,
+                 .unit_size = UNIT_SIZE},
     .run =
         {
             [HL_GATHER] = gather,

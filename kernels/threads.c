@@ -85,6 +85,7 @@ struct hl_worker {
     uint32_t asleep;
     lock lock; /* of falling asleep */
     condition woken;
+    hl_share_of_pieces share; /* written by its team */
 };
 
 static lock pool_lock = LOCK_INIT;
@@ -103,13 +104,18 @@ static void forget_pool(void) {
     pool_lock = (lock)LOCK_INIT;
 }
 
+static hl_share_of_pieces *share_of(hl_team *team, int thread) {
+    return thread ? &team->workers[thread - 1]->share : &team->share;
+}
+
 /* The next piece for a thread, or -1 when all are taken. */
 static int64_t take_piece(hl_team *team, int thread) {
     const int size = 1 + team->n_workers;
     for (int i = 0, from = thread; i < size; i++, from = from + 1 < size ? from + 1 : 0) {
-        if (LOAD(team->shares[from].next) >= team->shares[from].end) continue;
-        int64_t piece = ADD(team->shares[from].next, 1);
-        if (piece < team->shares[from].end) return piece;
+        hl_share_of_pieces *share = share_of(team, from);
+        if (LOAD(share->next) >= share->end) continue;
+        int64_t piece = ADD(share->next, 1);
+        if (piece < share->end) return piece;
     }
     return -1;
 }
@@ -202,16 +208,15 @@ int hl_share(hl_team *team, int64_t n_pieces, hl_piece run, void *context, hl_qu
     int stop = 0;
     team->run = run;
     team->context = context;
-    for (int t = 0; t < size; t++) {
-        team->shares[t].next = n_pieces * t / size;
-        team->shares[t].end = n_pieces * (t + 1) / size;
-    }
+    for (int t = 0; t < size; t++)
+        *share_of(team, t) =
+            (hl_share_of_pieces){n_pieces * t / size, n_pieces * (t + 1) / size};
     for (int i = 0; i < team->n_workers && i < n_pieces - 1; i++) post(team->workers[i]);
     for (int64_t piece; !stop && (piece = take_piece(team, 0)) >= 0;) {
         run(context, piece, 0);
         if (interrupted) stop = interrupted(asked);
     }
-    for (int t = 0; stop && t < size; t++) STORE(team->shares[t].next, team->shares[t].end);
+    for (int t = 0; stop && t < size; t++) STORE(share_of(team, t)->next, share_of(team, t)->end);
     for (int i = 0; i < team->n_workers && i < n_pieces - 1; i++) {
         const hl_worker *worker = team->workers[i];
         for (int spin = 0; LOAD(worker->finished) != worker->posted; spin++) {

@@ -14,6 +14,13 @@ typedef struct hl_worker hl_worker;
 typedef void (*hl_piece)(void *context, int64_t piece, int thread);
 typedef int (*hl_question)(void *asked);
 
+/* The pieces that a thread begins with, the same ones every time, so that what it worked on is still
+ * in its cache; then it goes on with what others have left. On a cache line of its own. */
+typedef struct hl_share_of_pieces {
+    _Alignas(64) int64_t next;
+    int64_t end;
+} hl_share_of_pieces;
+
 /* A caller and the threads that it has borrowed. */
 typedef struct hl_team {
     hl_worker *workers[HL_MOST_THREADS - 1];
@@ -22,11 +29,7 @@ typedef struct hl_team {
     unsigned mode;       /* of the caller's floating point: all work in the same */
     hl_piece run;
     void *context;
-    /* Each thread begins with the same share of the pieces every time, so that what it worked on is
-     * still in its cache, and goes on with what others have left. On cache lines of their own. */
-    struct {
-        _Alignas(64) int64_t next, end;
-    } shares[HL_MOST_THREADS];
+    hl_share_of_pieces share; /* the caller's own */
 } hl_team;
 
 /* Between these two the caller counts as a thread that works. */

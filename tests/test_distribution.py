@@ -53,7 +53,7 @@ def test_the_wheel_has_the_modules_and_one_extension_and_nothing_else(wheel):
     assert len(extensions) == 1
     installed = files_below(ROOT / "src", "*.py", "py.typed")
     installed |= {
-        f"hotloop/kernels/{name}" for name in files_below(ROOT / "kernels", "*.py", "*.pyi")
+        f"hotloop/kernels/{name}" for name in files_below(ROOT / "kernels", "*.py")
     }
     assert names - extensions == installed
 
@@ -65,7 +65,7 @@ def test_the_wheel_is_small(wheel):
 def test_the_source_distribution_has_every_source(source):
     """Packages, kernels, tests, and what make needs."""
     for name in ("src", "kernels", "tests", "benchmarks", "demo"):
-        expected = files_below(ROOT / name, "*.py", "*.pyi", "*.pyx", "*.[ch]", "*.md", "py.typed")
+        expected = files_below(ROOT / name, "*.py", "*.pyx", "*.[ch]", "*.md", "py.typed")
         assert expected <= files_below(source / name, "*")
     for name in ("Makefile", "LICENSE", "README.md", ".ci/run", "pyproject.toml", "setup.py"):
         assert (source / name).is_file()

@@ -414,11 +414,13 @@ class _Lowering:
         fits = PACK_FROM_ROWS <= batch_size <= PACK_TO_ROWS
         return wide and fits and not (self.sparse and layer == 0)
 
-    def scratch_bytes(self, batch_size: int) -> int:
-        layers = range(len(self.shapes))
-        if not any(self.packs_input(layer, batch_size) for layer in layers):
-            return 0
-        return batch_size * self.sizes["most_unit_rows"] * self.dtype.itemsize
+    def scratch_bytes(self, ops: np.ndarray, batch_size: int) -> int:
+        """Room for a unit's gradient, and for the columns of the input that it packs."""
+        scratch = _Buffer()
+        self.take(scratch, self.sizes["unit_size"])
+        if ops["pack_input"].any():
+            self.take(scratch, batch_size * self.sizes["most_unit_rows"])
+        return scratch.n_bytes
 
     def update(self, layer: int, fields: Mapping[str, int]) -> np.ndarray:
         mode = GRADIENTS["update"]
@@ -473,7 +475,7 @@ def _compile(
         inference_rows=inference_rows,
         arena_bytes=arena,
         inference_arena_bytes=inference_arena,
-        scratch_bytes=lowering.scratch_bytes(batch_size),
+        scratch_bytes=lowering.scratch_bytes(ops, batch_size) if train else 0,
         small_rows=lowering.rows_of(SMALL_SECONDS, passes=3),
         large_rows=lowering.rows_of(LARGE_SECONDS, passes=3),
         inference_small_rows=lowering.rows_of(SMALL_SECONDS, passes=1),
