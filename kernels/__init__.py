@@ -3,7 +3,16 @@
 Everything here is read from abi.h through the compiled engine: there is no second list.
 """
 
-from .engine import OP_DTYPE, STAGES, geometry, isa, usable, vocabulary
+from .engine import (
+    OP_DTYPE,
+    STAGES,
+    extensions,
+    geometry,
+    has_kernels,
+    isa,
+    usable,
+    vocabulary,
+)
 
 KINDS = vocabulary("kinds")
 DTYPES = vocabulary("dtypes")
@@ -25,7 +34,9 @@ __all__ = [
     "OP_DTYPE",
     "SCALARS",
     "STAGES",
+    "extensions",
     "geometry",
+    "has_kernels",
     "isa",
     "usable",
     "vocabulary",

@@ -81,6 +81,7 @@ cdef extern from "abi.h" nogil:
     ctypedef struct hl_isa:
         const char *name
         const char *features
+        const char *extends
         const hl_kernels **kernels
 
     enum:
@@ -93,6 +94,7 @@ cdef extern from "abi.h" nogil:
 
 cdef extern from "dispatch.h" nogil:
     const hl_isa hl_isas[]
+    const hl_isa hl_extensions[]
     int hl_isa_usable(const hl_isa *isa)
 
     ctypedef struct hl_field:
@@ -162,6 +164,7 @@ STAGES = tuple([hl_stages[kind].decode() for kind in range(HL_N_KINDS)])
 # ----------------------------------------------------------------- instruction set
 
 cdef const hl_isa *ISA = NULL
+cdef const hl_kernels *KERNELS[HL_N_DTYPES]  # of that set and its extensions; NULL if there are none
 
 
 def usable():
@@ -187,6 +190,17 @@ def _choose(forced):
     while hl_isas[i].name.decode() != (forced or names[0]):
         i += 1
     ISA = &hl_isas[i]
+    for dtype in range(HL_N_DTYPES):
+        KERNELS[dtype] = ISA.kernels[dtype]
+        i = 0
+        while hl_extensions[i].name != NULL:
+            if hl_extensions[i].kernels[dtype] != NULL and _extends(&hl_extensions[i]):
+                KERNELS[dtype] = hl_extensions[i].kernels[dtype]
+            i += 1
+
+
+cdef bint _extends(const hl_isa *extension):
+    return extension.extends.decode() == ISA.name.decode() and hl_isa_usable(extension)
 
 
 _choose(os.environ.get("HOTLOOP_ISA", ""))
@@ -197,6 +211,21 @@ def isa():
     return ISA.name.decode()
 
 
+def extensions():
+    """Names of what else is in use, of all that the processor can do beside that set."""
+    names, i = [], 0
+    while hl_extensions[i].name != NULL:
+        if _extends(&hl_extensions[i]):
+            names.append(hl_extensions[i].name.decode())
+        i += 1
+    return names
+
+
+def has_kernels(int dtype):
+    """Whether a value of the vocabulary ``dtypes`` can be computed with here."""
+    return KERNELS[dtype] != NULL
+
+
 def pool_size():
     """Threads that were made for sharing work, in this process."""
     return hl_pool_size()
@@ -204,7 +233,9 @@ def pool_size():
 
 def geometry(int dtype):
     """Sizes that a plan lays buffers out by, for a value of the vocabulary ``dtypes``."""
-    return ISA.kernels[dtype].geometry
+    if KERNELS[dtype] == NULL:
+        raise ValueError(f"no kernels for dtype {dtype} on {isa()}")
+    return KERNELS[dtype].geometry
 
 
 # --------------------------------------------------------------------- row orders
@@ -239,7 +270,7 @@ def shuffle(uint32_t[::1] key, int position, intptr_t[:, ::1] orders):
 # --------------------------------------------------------------------------- walk
 
 cdef inline const hl_kernels *kernels_of(const hl_op *op) noexcept nogil:
-    return ISA.kernels[op.dtype]
+    return KERNELS[op.dtype]
 
 
 cdef struct Table:
@@ -392,6 +423,7 @@ cdef Table table_of(ops, int64_t chunk_rows, int64_t small_rows=0, int64_t large
     for i in range(table.n_ops):
         if not (0 <= table.ops[i].kind < HL_N_KINDS and 0 <= table.ops[i].dtype < HL_N_DTYPES
                 and table.ops[i].grain > 0
+                and kernels_of(&table.ops[i]) != NULL
                 and kernels_of(&table.ops[i]).run[table.ops[i].kind] != NULL):
             raise ValueError(f"no kernel for op {i}: {ops[i]}")
     return table
@@ -600,7 +632,7 @@ cdef class Engine:
             self.batch.first = row
             self.batch.n = min(self.batch_size, self.n_rows - row)
             row += self.batch.n
-            weight = ISA.kernels[0].sum_weights(&self.batch)
+            weight = KERNELS[0].sum_weights(&self.batch)
             if weight == 0:
                 continue
             self.batch.inverse_weight = 1 / weight
@@ -688,7 +720,7 @@ cdef class Engine:
                     self.step(&first if row == 0 else &rest)
                     row += self.batch.n
                     loss += self.loss(&first)
-                    weight += ISA.kernels[0].sum_weights(&self.batch)
+                    weight += KERNELS[0].sum_weights(&self.batch)
         finally:
             hl_end_work()
         return loss, weight, self.squares(&scalars[0, 0])

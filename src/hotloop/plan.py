@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,6 +33,8 @@ from hotloop.spec import SGD, Adam, Network, Optimizer
 GROUPS = ("weight", "bias")
 
 LINE_BYTES = 64
+#: Of a bfloat16 number.
+ROUNDED_BYTES = 2
 #: Bytes of activations and deltas that one chunk of rows may take, to stay in a core's cache.
 CHUNK_BYTES = 512 * 1024
 #: From so many rows and panels of outputs on, a gradient of weights packs its input first: rows
@@ -58,6 +61,8 @@ class Plan:
         What was compiled.
     dtype : numpy.dtype
         float32 or float64.
+    operands : str
+        What products of training read: the dtype's name, or a narrower one of `DTYPES`.
     optimizer : SGD, Adam or None
         None in a plan for gradients or predictions.
     ops, accumulate_ops, inference_ops, parameter_ops : ndarray of OP_DTYPE
@@ -80,6 +85,7 @@ class Plan:
 
     network: Network
     dtype: np.dtype
+    operands: str
     optimizer: Optimizer | None
     ops: np.ndarray = field(repr=False)
     accumulate_ops: np.ndarray = field(repr=False)
@@ -210,14 +216,29 @@ class _Buffer:
         return start
 
 
+class _Rows(NamedTuple):
+    """Rows in the arena: where they start, and their stride in elements."""
+
+    place: int
+    ld: int
+
+
 class _Lowering:
     """Turns dense layers into op records, and takes room for their buffers as it goes."""
 
     def __init__(
-        self, network: Network, dtype: np.dtype, optimizer: Optimizer | None, *, sparse: bool
+        self,
+        network: Network,
+        dtype: np.dtype,
+        optimizer: Optimizer | None,
+        *,
+        sparse: bool,
+        operands: str,
     ) -> None:
         self.network = network
         self.dtype = np.dtype(dtype)
+        self.operands = operands
+        self.rounds = operands != self.dtype.name
         self.optimizer = optimizer
         self.sparse = sparse
         self.sizes = geometry(DTYPES[self.dtype.name])
@@ -230,15 +251,22 @@ class _Lowering:
         return -(-n // lanes) * lanes
 
     def narrow(self, layer: int) -> bool:
-        """Whether lanes along the outputs would be mostly empty; CSR rows need them there."""
+        """Whether lanes along the outputs would be mostly empty; CSR rows need them there, and
+        rounded operands lie in pairs.
+        """
         O = self.shapes[layer][1]
-        return 2 * O <= self.sizes["vector_lanes"] and not (self.sparse and layer == 0)
+        panels = self.rounds or (self.sparse and layer == 0)
+        return 2 * O <= self.sizes["vector_lanes"] and not panels
 
-    def stride(self, n: int) -> int:
+    def products_of(self, layer: int) -> str:
+        """What a layer's products read; rows of CSR are never rounded."""
+        return self.dtype.name if self.sparse and layer == 0 else self.operands
+
+    def stride(self, n: int, itemsize: int = 0) -> int:
         """Row stride for n columns: an odd number of cache lines, so that a column of rows
         spreads over all sets of the cache.
         """
-        line = max(LINE_BYTES // self.dtype.itemsize, self.sizes["vector_lanes"])
+        line = max(LINE_BYTES // (itemsize or self.dtype.itemsize), self.sizes["vector_lanes"])
         lines = -(-n // line)
         return (lines + 1 - lines % 2) * line
 
@@ -250,6 +278,9 @@ class _Lowering:
 
     def take(self, buffer: _Buffer, n: int) -> int:
         return buffer.take(n * self.dtype.itemsize)
+
+    def take_rows(self, buffer: _Buffer, n_rows: int, ld: int) -> _Rows:
+        return _Rows(self.take(buffer, n_rows * ld), ld)
 
     def record(self, kind: str, layer: int, **fields: int | float) -> np.ndarray:
         """An op of a layer with all that its kind does not change."""
@@ -290,6 +321,11 @@ class _Lowering:
             fields |= {"weight_gradient": n_weight, "bias_gradient": n_bias}
         if train and layer > 0 and not self.narrow(layer):
             fields["mirror"] = self.padded(I) * O
+        rounded = self.products_of(layer) != self.dtype.name
+        if rounded and train:  # pairs are as wide as one element of the weight
+            fields["operand"] = self.padded(O) * -(-I // 2)
+            if layer > 0:
+                fields["mirror"] = self.padded(I) * -(-O // 2)
         placed = {name: self.take(self.store, n) for name, n in fields.items()}
         if train:
             placed["squares"] = self.store.take(8 * self.units(layer))
@@ -309,15 +345,22 @@ class _Lowering:
         raise TypeError(f"no kernel steps by {self.optimizer!r}")
 
     def forward(
-        self, layer: int, parameters: Mapping[str, int], source: Mapping[str, int], output: int
+        self,
+        layer: int,
+        parameters: Mapping[str, int],
+        source: Mapping[str, int],
+        output: _Rows,
+        operands: str,
     ) -> np.ndarray:
         sparse = self.sparse and layer == 0
+        weight = "weight" if operands == self.dtype.name else "operand"
         return self.record(
             "CSR_FORWARD" if sparse else "DENSE_FORWARD",
             layer,
-            **{**parameters, **source},
-            output=output,
-            ld_output=self.output_stride(layer),
+            **{**parameters, **source, "weight": parameters[weight]},
+            dtype=DTYPES[operands],
+            output=output.place,
+            ld_output=output.ld,
             activation=ACTIVATIONS[self.network.layers[layer].activation],
         )
 
@@ -329,17 +372,17 @@ class _Lowering:
         buffers = [self.take(arena, rows * widest) for _ in range(2)]
         source = {"from_stream": 1}
         for layer, fields in enumerate(parameters):
-            output = buffers[layer % 2]
-            ops.append(self.forward(layer, fields, source, output))
-            source = {"input": output, "ld_input": self.output_stride(layer)}
+            output = _Rows(buffers[layer % 2], self.output_stride(layer))
+            ops.append(self.forward(layer, fields, source, output, self.dtype.name))
+            source = {"input": output.place, "ld_input": output.ld}
         last = len(self.shapes) - 1
         link = "identity" if raw else self.network.loss.output_activation
         ops.append(
             self.record(
                 "OUTPUT",
                 last,
-                output=output,
-                ld_output=self.output_stride(last),
+                output=output.place,
+                ld_output=output.ld,
                 activation=ACTIVATIONS[link],
             )
         )
@@ -350,35 +393,60 @@ class _Lowering:
     ) -> tuple[np.ndarray, int]:
         """The ops of one step, rows first and parameters after, and the arena they need."""
         arena, last = _Buffer(), len(self.shapes) - 1
-        strides = [self.output_stride(layer) for layer in range(last + 1)]
-        outputs = [self.take(arena, batch_size * n) for n in strides]
-        deltas = [self.take(arena, batch_size * n) for n in strides[:-1]] + outputs[-1:]
-        row_loss = self.take(arena, batch_size)
-        sources: list[dict[str, int]] = [
-            {"input": outputs[layer - 1], "ld_input": strides[layer - 1]}
-            for layer in range(last + 1)
-        ]
-        ops = []
-        if self.sparse:
-            sources[0] = {}
+        rows = partial(self.take_rows, arena, batch_size)
+        first, strides = self.shapes[0][0], [self.output_stride(i) for i in range(last + 1)]
+        if self.rounds:  # whatever is computed has the same place until it is rounded
+            shared = rows(max(self.stride(first), *strides))
+            outputs, d_outputs = [[shared] * (last + 1) for _ in range(2)]
+            if self.sparse and last > 0:
+                d_outputs[0] = rows(strides[0])
         else:
-            stride = self.stride(self.shapes[0][0])
-            rows = self.take(arena, batch_size * stride)
-            ops.append(self.record("GATHER", 0, output=rows, ld_output=stride))
-            sources[0] = {"input": rows, "ld_input": stride}
+            outputs = [rows(ld) for ld in strides]
+            d_outputs = [rows(ld) for ld in strides[:-1]] + outputs[-1:]
+        row_loss = self.take(arena, batch_size)
+        ops = []
+
+        def operand(layer: int, n_columns: int, made: _Rows) -> _Rows:
+            """Where products of a layer find rows that were just made; rounds them if need be."""
+            if self.products_of(layer) == self.dtype.name:
+                return made
+            ld = self.stride(n_columns, ROUNDED_BYTES)
+            kept = _Rows(arena.take(batch_size * ld * ROUNDED_BYTES), ld)
+            fields = {"input": made.place, "ld_input": made.ld, "output": kept.place}
+            of_products = {"dtype": DTYPES[self.operands], "O": n_columns}
+            ops.append(self.record("ROUND", layer, **fields, ld_output=ld, **of_products))
+            return kept
+
+        sources: list[dict[str, int]] = [{}]
+        if not self.sparse:
+            gathered = shared if self.rounds else rows(self.stride(first))
+            ops.append(self.record("GATHER", 0, output=gathered.place, ld_output=gathered.ld))
+            input = operand(0, first, gathered)
+            sources[0] = {"input": input.place, "ld_input": input.ld}
         for layer, fields in enumerate(parameters):
-            ops.append(self.forward(layer, fields, sources[layer], outputs[layer]))
-        end = {"output": outputs[last], "d_output": deltas[last], "ld_output": strides[last]}
+            made, of = outputs[layer], self.products_of(layer)
+            ops.append(self.forward(layer, fields, sources[layer], made, of))
+            if layer < last:
+                input = operand(layer + 1, self.shapes[layer][1], made)
+                sources.append({"input": input.place, "ld_input": input.ld})
+        made = outputs[last]
+        end = {"output": made.place, "d_output": made.place, "ld_output": made.ld}
         ops.append(self.record("LOSS", last, **end, row_loss=row_loss))
-        for layer in range(last, 0, -1):
+        deltas: dict[int, _Rows] = {}
+        for layer in range(last, -1, -1):
+            delta = deltas[layer] = operand(layer, self.shapes[layer][1], d_outputs[layer])
+            if layer == 0:
+                break
             ops.append(
                 self.record(
                     "DENSE_BACKWARD_INPUT",
                     layer,
                     **{**parameters[layer], **sources[layer]},
-                    d_input=deltas[layer - 1],
-                    d_output=deltas[layer],
-                    ld_output=strides[layer],
+                    dtype=DTYPES[self.products_of(layer)],
+                    d_input=d_outputs[layer - 1].place,
+                    ld_d_input=d_outputs[layer - 1].ld,
+                    d_output=delta.place,
+                    ld_output=delta.ld,
                     activation=ACTIVATIONS[self.network.layers[layer - 1].activation],
                 )
             )
@@ -390,8 +458,9 @@ class _Lowering:
                 "CSR_BACKWARD_WEIGHT" if sparse else "DENSE_BACKWARD_WEIGHT",
                 layer,
                 **{**fields, **sources[layer], **self.optimizer_fields()},
-                d_output=deltas[layer],
-                ld_output=strides[layer],
+                dtype=DTYPES[self.products_of(layer)],
+                d_output=deltas[layer].place,
+                ld_output=deltas[layer].ld,
                 gradient=GRADIENTS[mode],
                 pack_input=self.packs_input(layer, batch_size),
             )
@@ -410,6 +479,8 @@ class _Lowering:
         return math.ceil(seconds * self.sizes["vector_lanes"] * FLOPS_PER_LANE / flops)
 
     def packs_input(self, layer: int, batch_size: int) -> bool:
+        if self.products_of(layer) != self.dtype.name:
+            return True  # into pairs along the reduction
         wide = self.panels(self.shapes[layer][1]) >= PACK_FROM_PANELS
         fits = PACK_FROM_ROWS <= batch_size <= PACK_TO_ROWS
         return wide and fits and not (self.sparse and layer == 0)
@@ -418,11 +489,14 @@ class _Lowering:
         layers = range(len(self.shapes))
         if not any(self.packs_input(layer, batch_size) for layer in layers):
             return 0
-        return batch_size * self.sizes["most_unit_rows"] * self.dtype.itemsize
+        if not self.rounds:
+            return batch_size * self.sizes["most_unit_rows"] * self.dtype.itemsize
+        columns = self.sizes["most_unit_rows"] + 3 * self.sizes["vector_lanes"]
+        return -(-batch_size // 2) * columns * 2 * ROUNDED_BYTES
 
     def update(self, layer: int, fields: Mapping[str, int]) -> np.ndarray:
-        mode = GRADIENTS["update"]
-        return self.record("UPDATE", layer, **{**fields, **self.optimizer_fields()}, gradient=mode)
+        how = {"gradient": GRADIENTS["update"], "dtype": DTYPES[self.products_of(layer)]}
+        return self.record("UPDATE", layer, **{**fields, **self.optimizer_fields(), **how})
 
 
 def _chunk_rows(row_bytes: int) -> int:
@@ -439,8 +513,12 @@ def _compile(
     sparse: bool = False,
     fused: bool | None = None,
     raw: bool = False,
+    operands: str | None = None,
 ) -> Plan:
-    lowering = _Lowering(network, np.dtype(dtype), optimizer, sparse=sparse)
+    dtype = np.dtype(dtype)
+    lowering = _Lowering(
+        network, dtype, optimizer, sparse=sparse, operands=operands or dtype.name
+    )
     if fused is None:
         fused = batch_size <= lowering.rows_of(PATIENCE_SECONDS, passes=1)
     train = batch_size > 0
@@ -463,6 +541,7 @@ def _compile(
     return Plan(
         network=network,
         dtype=lowering.dtype,
+        operands=lowering.operands,
         optimizer=optimizer,
         ops=ops,
         accumulate_ops=accumulate_ops,
@@ -491,6 +570,7 @@ def compile_training(
     optimizer: Optimizer,
     sparse: bool = False,
     fused: bool | None = None,
+    operands: str | None = None,
 ) -> Plan:
     """Compile training steps of `batch_size` rows.
 
@@ -511,13 +591,23 @@ def compile_training(
         after all gradients were written to memory. The second is the oracle of the first, and
         can be given up half-way. None takes the second if a step is so long that an interrupt
         would have to wait for the first.
+    operands : {"bfloat16", "bfloat16_emulated"} or None, default=None
+        What weights, activations and deltas are rounded to for products, under dtype float32.
+        Sums, the optimizer's weights and moments, and the inference ops stay float32, and so
+        does a first layer on CSR. None rounds nothing.
 
     Returns
     -------
     Plan
     """
     return _compile(
-        network, dtype, batch_size=batch_size, optimizer=optimizer, sparse=sparse, fused=fused
+        network,
+        dtype,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        sparse=sparse,
+        fused=fused,
+        operands=operands,
     )
 
 
