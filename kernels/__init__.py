@@ -3,16 +3,7 @@
 Everything here is read from abi.h through the compiled engine: there is no second list.
 """
 
-from .engine import (
-    OP_DTYPE,
-    STAGES,
-    extensions,
-    geometry,
-    has_kernels,
-    isa,
-    usable,
-    vocabulary,
-)
+from .engine import OP_DTYPE, STAGES, geometry, isa, provider, usable, vocabulary
 
 KINDS = vocabulary("kinds")
 DTYPES = vocabulary("dtypes")
@@ -34,10 +25,9 @@ __all__ = [
     "OP_DTYPE",
     "SCALARS",
     "STAGES",
-    "extensions",
     "geometry",
-    "has_kernels",
     "isa",
+    "provider",
     "usable",
     "vocabulary",
 ]

@@ -164,7 +164,7 @@ STAGES = tuple([hl_stages[kind].decode() for kind in range(HL_N_KINDS)])
 # ----------------------------------------------------------------- instruction set
 
 cdef const hl_isa *ISA = NULL
-cdef const hl_kernels *KERNELS[HL_N_DTYPES]  # of that set and its extensions; NULL if there are none
+cdef const hl_isa *PROVIDERS[HL_N_DTYPES]  # that set or an extension of it; NULL if none can
 
 
 def usable():
@@ -180,6 +180,7 @@ def usable():
 def _choose(forced):
     """Takes the best usable instruction set, or the one that HOTLOOP_ISA names."""
     global ISA
+    cdef const hl_isa *row
     cdef int i = 0
     names = usable()
     if forced and forced not in names:
@@ -190,17 +191,20 @@ def _choose(forced):
     while hl_isas[i].name.decode() != (forced or names[0]):
         i += 1
     ISA = &hl_isas[i]
+    i = 0
+    _provide(ISA)
+    while hl_extensions[i].name != NULL:
+        row = &hl_extensions[i]
+        if row.extends.decode() == ISA.name.decode() and hl_isa_usable(row):
+            _provide(row)
+        i += 1
+
+
+cdef _provide(const hl_isa *row):
+    """From now on takes the kernels of a row where it has some."""
     for dtype in range(HL_N_DTYPES):
-        KERNELS[dtype] = ISA.kernels[dtype]
-        i = 0
-        while hl_extensions[i].name != NULL:
-            if hl_extensions[i].kernels[dtype] != NULL and _extends(&hl_extensions[i]):
-                KERNELS[dtype] = hl_extensions[i].kernels[dtype]
-            i += 1
-
-
-cdef bint _extends(const hl_isa *extension):
-    return extension.extends.decode() == ISA.name.decode() and hl_isa_usable(extension)
+        if row.kernels[dtype] != NULL:
+            PROVIDERS[dtype] = row
 
 
 _choose(os.environ.get("HOTLOOP_ISA", ""))
@@ -211,19 +215,10 @@ def isa():
     return ISA.name.decode()
 
 
-def extensions():
-    """Names of what else is in use, of all that the processor can do beside that set."""
-    names, i = [], 0
-    while hl_extensions[i].name != NULL:
-        if _extends(&hl_extensions[i]):
-            names.append(hl_extensions[i].name.decode())
-        i += 1
-    return names
-
-
-def has_kernels(int dtype):
-    """Whether a value of the vocabulary ``dtypes`` can be computed with here."""
-    return KERNELS[dtype] != NULL
+def provider(int dtype):
+    """Name of the set or extension whose kernels are used for a value of the vocabulary
+    ``dtypes``; None where there are none."""
+    return None if PROVIDERS[dtype] == NULL else PROVIDERS[dtype].name.decode()
 
 
 def pool_size():
@@ -233,9 +228,7 @@ def pool_size():
 
 def geometry(int dtype):
     """Sizes that a plan lays buffers out by, for a value of the vocabulary ``dtypes``."""
-    if KERNELS[dtype] == NULL:
-        raise ValueError(f"no kernels for dtype {dtype} on {isa()}")
-    return KERNELS[dtype].geometry
+    return ISA.kernels[dtype].geometry
 
 
 # --------------------------------------------------------------------- row orders
@@ -270,7 +263,7 @@ def shuffle(uint32_t[::1] key, int position, intptr_t[:, ::1] orders):
 # --------------------------------------------------------------------------- walk
 
 cdef inline const hl_kernels *kernels_of(const hl_op *op) noexcept nogil:
-    return KERNELS[op.dtype]
+    return PROVIDERS[op.dtype].kernels[op.dtype]
 
 
 cdef struct Table:
@@ -423,7 +416,7 @@ cdef Table table_of(ops, int64_t chunk_rows, int64_t small_rows=0, int64_t large
     for i in range(table.n_ops):
         if not (0 <= table.ops[i].kind < HL_N_KINDS and 0 <= table.ops[i].dtype < HL_N_DTYPES
                 and table.ops[i].grain > 0
-                and kernels_of(&table.ops[i]) != NULL
+                and PROVIDERS[table.ops[i].dtype] != NULL
                 and kernels_of(&table.ops[i]).run[table.ops[i].kind] != NULL):
             raise ValueError(f"no kernel for op {i}: {ops[i]}")
     return table
@@ -632,7 +625,7 @@ cdef class Engine:
             self.batch.first = row
             self.batch.n = min(self.batch_size, self.n_rows - row)
             row += self.batch.n
-            weight = KERNELS[0].sum_weights(&self.batch)
+            weight = ISA.kernels[0].sum_weights(&self.batch)
             if weight == 0:
                 continue
             self.batch.inverse_weight = 1 / weight
@@ -720,7 +713,7 @@ cdef class Engine:
                     self.step(&first if row == 0 else &rest)
                     row += self.batch.n
                     loss += self.loss(&first)
-                    weight += KERNELS[0].sum_weights(&self.batch)
+                    weight += ISA.kernels[0].sum_weights(&self.batch)
         finally:
             hl_end_work()
         return loss, weight, self.squares(&scalars[0, 0])
