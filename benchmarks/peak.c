@@ -82,7 +82,8 @@ static double copy_bandwidth(size_t bytes) {
 }
 
 int main(void) {
-    printf("{\"float32\": %.2f, \"float64\": %.2f, ", peak_float32(10000000), peak_float64(10000000));
+    printf("{\"float32\": %.2f, \"float64\": %.2f, ", peak_float32(10000000),
+           peak_float64(10000000));
 #if defined(__AVX512BF16__)
     printf("\"bfloat16\": %.2f, ", peak_bfloat16(10000000));
 #endif

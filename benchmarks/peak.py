@@ -58,7 +58,8 @@ def measure(instruction_set: str) -> dict[str, float] | None:
     -------
     dict or None
         GFLOP/s under ``"float32"`` and ``"float64"``, for ``"avx512_bf16"`` also under
-        ``"bfloat16"``, GB/s (read and written) under ``"copy"``; None where this CPU lacks the instruction set.
+        ``"bfloat16"``, GB/s (read and written) under ``"copy"``; None where this CPU lacks the
+        instruction set.
     """
     answer = subprocess.run([_probe(instruction_set)], capture_output=True, text=True)
     return json.loads(answer.stdout) if answer.returncode == 0 else None

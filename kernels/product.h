@@ -102,7 +102,8 @@ INLINE void rows_tile(const int mr, const int nv, const rows_product *t, int64_t
         for (int g = 0; g < 4; g++) a[g] += 1;
     }
     REAL *out = t->C + row * t->ldc + column;
-    const STORED *output = t->output ? t->output + row * t->ld_output + column : (const STORED *)out;
+    const STORED *output =
+        t->output ? t->output + row * t->ld_output + column : (const STORED *)out;
     /* clang-format off */
 #define FINISH(e)                                                                                  \
     case e:                                                                                        \

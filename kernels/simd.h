@@ -214,9 +214,7 @@ INLINE V v_shuffle2(V a, V b, VI lanes) {
         a = combine;                                                                               \
     }                                                                                              \
     return a[0];
-INLINE REAL v_sum(V a){REDUCE(a, a + other)} INLINE REAL v_largest(V a) {
-    REDUCE(a, v_max(a, other))
-}
+INLINE REAL v_sum(V a){REDUCE(a, a + other)} INLINE REAL v_largest(V a){REDUCE(a, v_max(a, other))}
 #undef REDUCE
 
 /* -------------------------------------------------------- operands of products */
@@ -247,9 +245,7 @@ INLINE V v_load_operand(const OPERAND *p) { return v_load((const REAL *)p); }
 INLINE void v_store_operand(OPERAND *p, V a) { v_store((REAL *)p, a); }
 INLINE V v_spread(OPERAND x) { return (V)((VU){0} + x); }
 #if defined(__AVX512BF16__)
-INLINE V v_mac(V a, V b, V c) {
-    return (V)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
-}
+INLINE V v_mac(V a, V b, V c) { return (V)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b); }
 #else
 /* What the instruction does: the second product first, each added by an fma. A product of two
  * bfloat16 numbers is exact, so that all sets agree, those without fma too. */
@@ -261,7 +257,8 @@ INLINE V v_mac(V a, V b, V c) {
 #undef UPPER
 #else
 #define PER_OPERAND 1
-typedef REAL STORED, OPERAND;
+typedef REAL STORED,
+    OPERAND;
 #define v_load_stored v_load
 #define v_load_operand v_load
 #define v_store_operand v_store

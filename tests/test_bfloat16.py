@@ -253,7 +253,7 @@ def test_lbfgs_computes_in_float64_and_says_so(make, precision):
 def test_without_the_instruction_it_is_refused_with_what_may_be_chosen(make, monkeypatch):
     """And nothing else runs in its place; the error and show_config say the same."""
     monkeypatch.setattr("hotloop.kernels.provider", lambda dtype: None)
-    with pytest.raises(ValueError, match="AVX512_BF16.*'float32'.*'bfloat16_emulated'"):
+    with pytest.raises(ValueError, match=r"AVX512_BF16.*'float32'.*'bfloat16_emulated'"):
         fitted(make, "bfloat16")
     assert backends.config()["products"]["bfloat16"].startswith("absent: it needs AVX512_BF16")
 

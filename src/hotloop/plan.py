@@ -516,9 +516,7 @@ def _compile(
     operands: str | None = None,
 ) -> Plan:
     dtype = np.dtype(dtype)
-    lowering = _Lowering(
-        network, dtype, optimizer, sparse=sparse, operands=operands or dtype.name
-    )
+    lowering = _Lowering(network, dtype, optimizer, sparse=sparse, operands=operands or dtype.name)
     if fused is None:
         fused = batch_size <= lowering.rows_of(PATIENCE_SECONDS, passes=1)
     train = batch_size > 0
