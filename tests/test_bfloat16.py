@@ -14,14 +14,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse
+from hotloop.kernels import DTYPES, provider
 from sklearn.base import clone
 
 import hotloop
 import oracle
-from bounds import assert_within
-from hotloop import backends
-from hotloop.kernels import DTYPES, provider
-from stacks import ACTIVATIONS, LOSSES, OPTIMIZERS, Stack, build, oracle_train, train
+from hotloop import backends, plan
+from stacks import (
+    ACTIVATIONS,
+    LOSSES,
+    OPTIMIZERS,
+    Stack,
+    build,
+    layers_of,
+    oracle_train,
+    train,
+)
 from test_kernels import SHAPES, assert_trained_match, assert_training_matches, hidden
 
 BOTH = ("bfloat16", "bfloat16_emulated")
@@ -158,6 +166,27 @@ def test_sets_with_fma_agree_to_the_bit():
     if len(usable) < 2:
         pytest.skip(f"only {usable} of the sets with fma can be used here")
     assert len({bits_of_training(isa, "bfloat16_emulated") for isa in usable}) == 1
+
+
+def test_rows_take_little_more_than_half_the_memory():
+    """What is kept is 2 bytes an element; float32 rows are there once, not for CSR of any width."""
+    for sparse in (False, True):
+        widths = (100_000 if sparse else 250, 250, 250, 250, 250, 30)
+        network = build(stack_of((4, 3), "relu", n=1)).network
+        network = replace(network, in_shape=widths[:1], layers=layers_of(stack_of(widths, "relu")))
+        plain, rounded = (
+            plan.compile_training(
+                network,
+                dtype=np.float32,
+                batch_size=200,
+                optimizer=OPTIMIZERS["adam"],
+                sparse=sparse,
+                operands=operands,
+            )
+            for operands in (None, "bfloat16_emulated")
+        )
+        assert rounded.arena_bytes < 0.7 * plain.arena_bytes
+        assert rounded.store_bytes <= 1.05 * plain.store_bytes
 
 
 # The estimators.

@@ -7,7 +7,7 @@ recorded in the ops: layouts, chunk sizes, fused or kept gradients. Kernels deci
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from types import MappingProxyType
@@ -105,14 +105,15 @@ class Plan:
     n_parameters: int
 
     def __str__(self) -> str:
-        names = list(KINDS)
-        lines = [f"{'op':<24}{'inputs':>8}{'outputs':>8}{'layout':>8}  multiply-adds a row"]
+        names, dtypes = list(KINDS), list(DTYPES)
+        columns = f"{'inputs':>8}{'outputs':>8}{'layout':>8}"
+        lines = [f"{'op':<24}{'dtype':<18}{columns}  multiply-adds a row"]
         for op in self.ops if len(self.ops) else self.inference_ops:
             work = int(op["I"] * op["O"]) if op["weight"] >= 0 else 0
             layout = list(LAYOUTS)[op["layout"]] if op["weight"] >= 0 else "-"
-            lines.append(
-                f"{names[op['kind']].lower():<24}{op['I']:>8}{op['O']:>8}{layout:>8}  {work}"
-            )
+            columns = f"{op['I']:>8}{op['O']:>8}{layout:>8}"
+            kind, dtype = names[op["kind"]].lower(), dtypes[op["dtype"]]
+            lines.append(f"{kind:<24}{dtype:<18}{columns}  {work}")
         return "\n".join([*lines, f"{self.n_parameters} parameters"])
 
 
@@ -229,16 +230,16 @@ class _Lowering:
     def __init__(
         self,
         network: Network,
-        dtype: np.dtype,
+        dtype: np.dtype | type,
         optimizer: Optimizer | None,
         *,
         sparse: bool,
-        operands: str,
+        operands: str | None = None,
     ) -> None:
         self.network = network
         self.dtype = np.dtype(dtype)
-        self.operands = operands
-        self.rounds = operands != self.dtype.name
+        self.operands = operands or self.dtype.name
+        self.rounds = self.operands != self.dtype.name
         self.optimizer = optimizer
         self.sparse = sparse
         self.sizes = geometry(DTYPES[self.dtype.name])
@@ -388,21 +389,31 @@ class _Lowering:
         )
         return np.array(ops, dtype=OP_DTYPE), rows, arena.n_bytes
 
+    def results(self, rows: Callable[[int], _Rows]) -> tuple[_Rows, list[_Rows], list[_Rows]]:
+        """Where rows are gathered, and outputs and deltas of each layer are computed, by their
+        strides. What is rounded right after has the same place for all.
+        """
+        last, strides = (
+            len(self.shapes) - 1,
+            [self.output_stride(i) for i in range(len(self.shapes))],
+        )
+        of_input = 0 if self.sparse else self.stride(self.shapes[0][0])
+        if not self.rounds:
+            outputs = [rows(ld) for ld in strides]
+            return rows(of_input), outputs, [rows(ld) for ld in strides[:-1]] + outputs[-1:]
+        shared = rows(max(of_input, *strides))
+        d_outputs = [shared] * (last + 1)
+        if self.sparse and last > 0:
+            d_outputs[0] = rows(strides[0])
+        return shared, [shared] * (last + 1), d_outputs
+
     def training(
         self, parameters: list[dict[str, int]], batch_size: int, *, fused: bool
     ) -> tuple[np.ndarray, int]:
         """The ops of one step, rows first and parameters after, and the arena they need."""
         arena, last = _Buffer(), len(self.shapes) - 1
         rows = partial(self.take_rows, arena, batch_size)
-        first, strides = self.shapes[0][0], [self.output_stride(i) for i in range(last + 1)]
-        if self.rounds:  # whatever is computed has the same place until it is rounded
-            shared = rows(max(self.stride(first), *strides))
-            outputs, d_outputs = [[shared] * (last + 1) for _ in range(2)]
-            if self.sparse and last > 0:
-                d_outputs[0] = rows(strides[0])
-        else:
-            outputs = [rows(ld) for ld in strides]
-            d_outputs = [rows(ld) for ld in strides[:-1]] + outputs[-1:]
+        gathered, outputs, d_outputs = self.results(rows)
         row_loss = self.take(arena, batch_size)
         ops = []
 
@@ -412,16 +423,16 @@ class _Lowering:
                 return made
             ld = self.stride(n_columns, ROUNDED_BYTES)
             kept = _Rows(arena.take(batch_size * ld * ROUNDED_BYTES), ld)
-            fields = {"input": made.place, "ld_input": made.ld, "output": kept.place}
-            of_products = {"dtype": DTYPES[self.operands], "O": n_columns}
-            ops.append(self.record("ROUND", layer, **fields, ld_output=ld, **of_products))
+            buffers = {"input": made.place, "ld_input": made.ld, "output": kept.place}
+            sizes = {"I": n_columns, "O": n_columns, "ld_output": ld}
+            dtype = DTYPES[self.operands]
+            ops.append(self.record("ROUND", layer, dtype=dtype, **buffers, **sizes))
             return kept
 
         sources: list[dict[str, int]] = [{}]
         if not self.sparse:
-            gathered = shared if self.rounds else rows(self.stride(first))
             ops.append(self.record("GATHER", 0, output=gathered.place, ld_output=gathered.ld))
-            input = operand(0, first, gathered)
+            input = operand(0, self.shapes[0][0], gathered)
             sources[0] = {"input": input.place, "ld_input": input.ld}
         for layer, fields in enumerate(parameters):
             made, of = outputs[layer], self.products_of(layer)
@@ -450,7 +461,20 @@ class _Lowering:
                     activation=ACTIVATIONS[self.network.layers[layer - 1].activation],
                 )
             )
-        updates = []
+        ops += self.parameter_ops(parameters, sources, deltas, batch_size, fused=fused)
+        return np.array(ops, dtype=OP_DTYPE), arena.n_bytes
+
+    def parameter_ops(
+        self,
+        parameters: list[dict[str, int]],
+        sources: list[dict[str, int]],
+        deltas: Mapping[int, _Rows],
+        batch_size: int,
+        *,
+        fused: bool,
+    ) -> list[np.ndarray]:
+        """The stages of a step that follow that over rows."""
+        ops, updates = [], []
         for layer, fields in enumerate(parameters):
             sparse = self.sparse and layer == 0
             mode = "update" if fused and not sparse else "overwrite"
@@ -471,7 +495,7 @@ class _Lowering:
             ops.append(gradient)
             if mode == "overwrite" and self.optimizer is not None:
                 updates.append(self.update(layer, fields))
-        return np.array(ops + updates, dtype=OP_DTYPE), arena.n_bytes
+        return ops + updates
 
     def rows_of(self, seconds: float, *, passes: int) -> int:
         """About how many rows go forward, or forward and back (3 passes), in some time."""
@@ -505,18 +529,9 @@ def _chunk_rows(row_bytes: int) -> int:
 
 
 def _compile(
-    network: Network,
-    dtype: np.dtype | type,
-    *,
-    batch_size: int = 0,
-    optimizer: Optimizer | None = None,
-    sparse: bool = False,
-    fused: bool | None = None,
-    raw: bool = False,
-    operands: str | None = None,
+    lowering: _Lowering, *, batch_size: int = 0, fused: bool | None = None, raw: bool = False
 ) -> Plan:
-    dtype = np.dtype(dtype)
-    lowering = _Lowering(network, dtype, optimizer, sparse=sparse, operands=operands or dtype.name)
+    network, sparse = lowering.network, lowering.sparse
     if fused is None:
         fused = batch_size <= lowering.rows_of(PATIENCE_SECONDS, passes=1)
     train = batch_size > 0
@@ -540,7 +555,7 @@ def _compile(
         network=network,
         dtype=lowering.dtype,
         operands=lowering.operands,
-        optimizer=optimizer,
+        optimizer=lowering.optimizer,
         ops=ops,
         accumulate_ops=accumulate_ops,
         inference_ops=inference_ops,
@@ -598,15 +613,8 @@ def compile_training(
     -------
     Plan
     """
-    return _compile(
-        network,
-        dtype,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        sparse=sparse,
-        fused=fused,
-        operands=operands,
-    )
+    lowering = _Lowering(network, dtype, optimizer, sparse=sparse, operands=operands)
+    return _compile(lowering, batch_size=batch_size, fused=fused)
 
 
 def compile_gradients(
@@ -617,12 +625,12 @@ def compile_gradients(
     sparse: bool = False,
 ) -> Plan:
     """Compile the loss and gradient of a whole data set, in batches of at most `n_rows` rows."""
-    batch_size = min(n_rows, GRADIENT_ROWS)
-    return _compile(network, dtype, batch_size=batch_size, sparse=sparse, fused=False)
+    lowering = _Lowering(network, dtype, None, sparse=sparse)
+    return _compile(lowering, batch_size=min(n_rows, GRADIENT_ROWS), fused=False)
 
 
 def compile_inference(
     network: Network, *, dtype: np.dtype | type, sparse: bool = False, raw: bool = False
 ) -> Plan:
     """Compile a forward pass; with `raw` the output activation is left out."""
-    return _compile(network, dtype, sparse=sparse, raw=raw)
+    return _compile(_Lowering(network, dtype, None, sparse=sparse), raw=raw)
