@@ -194,7 +194,8 @@ def _stream(name: str, value: Any, plan: Plan) -> Any:
         indices = value.indices.astype(np.int32, copy=False)
         return _CSR(data, indices, value.indptr.astype(np.int64, copy=False), value.shape)
     value = np.asarray(value)
-    return np.ascontiguousarray(value, None if value.dtype.name in DTYPES else plan.dtype)
+    kept = value.dtype in (np.float32, np.float64)
+    return np.ascontiguousarray(value, None if kept else plan.dtype)
 
 
 def _require_fit(streams: Streams, plan: Plan) -> None:

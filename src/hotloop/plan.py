@@ -499,7 +499,7 @@ class _Lowering:
 
     def rows_of(self, seconds: float, *, passes: int) -> int:
         """About how many rows go forward, or forward and back (3 passes), in some time."""
-        flops = 2 * passes * self.network_size
+        flops = 2 * passes * self.network_size * (2 if self.rounds else 1)  # if pairs are slow
         return math.ceil(seconds * self.sizes["vector_lanes"] * FLOPS_PER_LANE / flops)
 
     def packs_input(self, layer: int, batch_size: int) -> bool:
