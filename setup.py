@@ -29,15 +29,26 @@ class InstructionSet(NamedTuple):
     machines: str  # regular expression of the machines it exists on
     features: tuple[str, ...] = ()  # CPU features, by the names gcc has for them after -m
     tuning: tuple[str, ...] = ()  # further flags
+    extends: str = ""  # the row whose kernels are used beside those of this one
+    dtype: str = ""  # the only one that an extension has kernels for
 
 
-#: Every instruction set, best first: the first one that the CPU has is taken at import.
+#: Every instruction set, best first: the first one that the CPU has is taken at import, with all
+#: its extensions that the CPU has, too.
 INSTRUCTION_SETS = (
     InstructionSet(
         "avx512",
         X86,
         ("avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "fma"),
         ("-mprefer-vector-width=512",),
+    ),
+    InstructionSet(
+        "avx512_bf16",
+        X86,
+        ("avx512bf16", "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "fma"),
+        ("-mprefer-vector-width=512",),
+        extends="avx512",
+        dtype="bfloat16",
     ),
     InstructionSet("avx2", X86, ("avx2", "fma")),
     InstructionSet("neon", ARM),  # a part of every 64-bit ARM
@@ -70,7 +81,14 @@ else:
 
 TARGETS = [row for row in INSTRUCTION_SETS if re.fullmatch(row.machines, MACHINE)]
 #: What dispatch.c expands: name and required features, in order of preference.
-ISA_LIST = " ".join(f'HL_ISA({row.name}, "{" ".join(row.features)}")' for row in TARGETS)
+ISA_LIST = " ".join(
+    f'HL_ISA({row.name}, "{" ".join(row.features)}")' for row in TARGETS if not row.extends
+)
+EXTENSION_LIST = " ".join(
+    f'HL_EXTENSION({row.name}, "{" ".join(row.features)}", {row.extends}, {row.dtype})'
+    for row in TARGETS
+    if row.extends
+)
 #: Static libraries and extension are made anew when any of these is newer than they are.
 DEPENDENCIES = ["setup.py", *sorted(glob("kernels/*.[ch]"))]
 
@@ -122,21 +140,24 @@ class BuildExtension(build_ext):
         super().build_extension(ext)
 
 
-def static_library(name, sources, macro, flags=()):
+def static_library(name, sources, macros, flags=()):
     """A `libraries` entry of `setup`."""
-    info = {"sources": sources, "macros": [macro], "cflags": list(flags)}
+    info = {"sources": sources, "macros": macros, "cflags": list(flags)}
     return f"hotloop_{name}", {**info, "obj_deps": {"": DEPENDENCIES}}
 
 
 libraries = [
     static_library(
-        "dispatch", ["kernels/dispatch.c", "kernels/threads.c"], ("HL_ISA_LIST", ISA_LIST)
+        "dispatch",
+        ["kernels/dispatch.c", "kernels/threads.c"],
+        [("HL_ISA_LIST", ISA_LIST), ("HL_EXTENSION_LIST", EXTENSION_LIST)],
     )
 ]
 for row in TARGETS:
     flags = [f"-m{feature}" for feature in row.features] + list(row.tuning)
-    sources = ["kernels/float32.c", "kernels/float64.c"]
-    libraries.append(static_library(row.name, sources, ("HL_ISA_NAME", row.name), flags))
+    dtypes = [row.dtype] if row.extends else ["float32", "float64", "bfloat16"]
+    sources = [f"kernels/{dtype}.c" for dtype in dtypes]
+    libraries.append(static_library(row.name, sources, [("HL_ISA_NAME", row.name)], flags))
 
 engine = Extension(
     "hotloop.kernels.engine",

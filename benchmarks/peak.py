@@ -16,11 +16,13 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-#: Compiler flags for each instruction set, the widest first.
+#: Compiler flags for each instruction set, the widest first, and for what extends one.
+AVX512 = ["-mavx512f", "-mfma", "-mprefer-vector-width=512"]
 X86_FLAGS = {
-    "avx512": ["-mavx512f", "-mfma", "-mprefer-vector-width=512"],
+    "avx512": AVX512,
     "avx2": ["-mavx2", "-mfma"],
     "baseline": [],
+    "avx512_bf16": [*AVX512, "-mavx512bf16"],
 }
 FLAGS_BY_MACHINE = {"x86_64": X86_FLAGS, "AMD64": X86_FLAGS}
 FLAGS_BY_MACHINE |= {arm: {"neon": []} for arm in ("aarch64", "arm64", "ARM64")}
@@ -55,8 +57,9 @@ def measure(instruction_set: str) -> dict[str, float] | None:
     Returns
     -------
     dict or None
-        GFLOP/s under ``"float32"`` and ``"float64"``, GB/s (read and written) under
-        ``"copy"``; None where this CPU lacks the instruction set.
+        GFLOP/s under ``"float32"`` and ``"float64"``, for ``"avx512_bf16"`` also under
+        ``"bfloat16"``, GB/s (read and written) under ``"copy"``; None where this CPU lacks the
+        instruction set.
     """
     answer = subprocess.run([_probe(instruction_set)], capture_output=True, text=True)
     return json.loads(answer.stdout) if answer.returncode == 0 else None
@@ -68,14 +71,15 @@ def widest() -> str:
 
 
 def main() -> None:
-    print(f"{'one core':10}{'float32':>14}{'float64':>14}{'copy':>12}")
+    print(f"{'one core':12}{'float32':>14}{'float64':>14}{'copy':>12}{'bfloat16':>14}")
     for name in FLAGS:
         rates = measure(name)
         if rates is None:
-            print(f"{name:10}  this CPU has no such instructions")
+            print(f"{name:12}  this CPU has no such instructions")
         else:
-            single, double, copy = rates.values()
-            print(f"{name:10}{single:8.1f} GF/s{double:9.1f} GF/s{copy:7.1f} GB/s")
+            single, double, copy = (rates[key] for key in ("float32", "float64", "copy"))
+            pairs = f"{rates['bfloat16']:9.1f} GF/s" if "bfloat16" in rates else ""
+            print(f"{name:12}{single:9.1f} GF/s{double:9.1f} GF/s{copy:7.1f} GB/s{pairs}")
 
 
 if __name__ == "__main__":

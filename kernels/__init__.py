@@ -3,7 +3,7 @@
 Everything here is read from abi.h through the compiled engine: there is no second list.
 """
 
-from .engine import OP_DTYPE, STAGES, geometry, isa, usable, vocabulary
+from .engine import OP_DTYPE, STAGES, geometry, isa, provider, usable, vocabulary
 
 KINDS = vocabulary("kinds")
 DTYPES = vocabulary("dtypes")
@@ -27,6 +27,7 @@ __all__ = [
     "STAGES",
     "geometry",
     "isa",
+    "provider",
     "usable",
     "vocabulary",
 ]

@@ -10,6 +10,10 @@
  *                              the last one is VL, NR or NR + VL wide, columns past O are zero
  *   narrow   [O][Ipad]         lanes along I, for O <= VL / 2; columns past I are zero
  *   mirror   [I / NR][O][NR]   the transpose of a panels weight, for the gradient of the input
+ * Where products read bfloat16 the optimizer's weight is panels of float32, and they have an
+ * `operand` made from it, [O / NR][I / 2][NR] pairs of neighbours along I, and a mirror of pairs
+ * along O; what is missing to the last pair is zero. Rows in the arena are bfloat16 then, too, but
+ * for what a product writes: float32, and an op ROUND after it.
  */
 #ifndef HOTLOOP_ABI_H
 #define HOTLOOP_ABI_H
@@ -21,6 +25,7 @@
  * units of a parameter; a barrier separates the stages of a step. */
 #define HL_KINDS(F)                                                                                \
     F(GATHER, rows)               /* output <- rows of stream X, converted to the op's dtype */    \
+    F(ROUND, rows)                /* output <- float32 input as bfloat16, (B, O) */                \
     F(DENSE_FORWARD, rows)        /* output <- activation(input . weight + bias) */                \
     F(CSR_FORWARD, rows)          /* the same, input being rows of a CSR stream X */               \
     F(LOSS, rows)                 /* output <- delta of the loss; row_loss <- loss of a row */     \
@@ -30,7 +35,9 @@
     F(CSR_BACKWARD_WEIGHT, parameters)   /* the same, input being rows of a CSR stream X */        \
     F(UPDATE, updates) /* weight, bias <- optimizer step on materialised gradients */
 
-#define HL_DTYPES(F) F(float32) F(float64)
+/* Of an op's elements. bfloat16 is of the operands of products, all else being float32: by the
+ * processor's own instruction where it has one, or from float32 arithmetic anywhere. */
+#define HL_DTYPES(F) F(float32) F(float64) F(bfloat16) F(bfloat16_emulated)
 #define HL_LAYOUTS(F) F(panels) F(narrow)
 #define HL_ACTIVATIONS(F) F(identity) F(relu) F(logistic) F(tanh) F(softmax) F(exp)
 #define HL_LOSSES(F) F(log_loss) F(binary_log_loss) F(squared_error) F(poisson)
@@ -61,10 +68,11 @@
     F(int64_t, units)    /* of an op over parameters */                                            \
     F(int64_t, grain)    /* units that a thread takes at a time */                                 \
     F(int64_t, input)    /* arena, (B, ld_input) */                                                \
-    F(int64_t, d_input)  /* arena, (B, ld_input) */                                                \
+    F(int64_t, d_input)  /* arena, (B, ld_d_input) */                                              \
     F(int64_t, output)   /* arena, (B, ld_output) */                                               \
     F(int64_t, d_output) /* arena, (B, ld_output) */                                               \
     F(int64_t, ld_input) /* row strides in elements */                                             \
+    F(int64_t, ld_d_input)                                                                         \
     F(int64_t, ld_output)                                                                          \
     F(int64_t, row_loss) /* arena, (B,) */                                                         \
     F(int64_t, squares)  /* store, (units,) float64: sum of squared weights of each unit */        \
@@ -72,6 +80,7 @@
     F(int64_t, weight_slot_0)                                                                      \
     F(int64_t, weight_slot_1)                                                                      \
     F(int64_t, weight_gradient)                                                                    \
+    F(int64_t, operand) /* what products read, where it is not the weight itself */                \
     F(int64_t, mirror)                                                                             \
     F(int64_t, bias) /* (Opad,) */                                                                 \
     F(int64_t, bias_slot_0)                                                                        \
@@ -160,7 +169,8 @@ typedef struct hl_kernels {
 typedef struct hl_isa {
     const char *name;
     const char *features; /* names of the CPU features it needs, separated by spaces */
-    const hl_kernels *kernels[HL_N_DTYPES];
+    const char *extends;  /* name of the set that it adds kernels to, or NULL */
+    const hl_kernels *kernels[HL_N_DTYPES]; /* NULL where it has none */
 } hl_isa;
 
 #endif

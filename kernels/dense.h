@@ -16,9 +16,25 @@ INLINE REAL *in_arena(const hl_batch *batch, int64_t offset) {
 INLINE REAL *in_store(const hl_batch *batch, int64_t offset) {
     return (REAL *)(batch->store + offset);
 }
+INLINE const STORED *stored(const hl_batch *batch, int64_t offset) {
+    return (const STORED *)(batch->arena + offset);
+}
 INLINE int64_t row_of(const hl_batch *batch, int64_t r) {
     return batch->order ? (int64_t)batch->order[r] : batch->first + r;
 }
+
+#if PAIRED
+/* Rows that a product or a gather wrote, for the next product to read. Padding becomes zero. */
+static void round_rows(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++) {
+        const REAL *input = in_arena(batch, op->input) + r * op->ld_input;
+        STORED *output = (STORED *)(batch->arena + op->output) + r * op->ld_output;
+        int64_t o = 0;
+        for (; o + VL <= op->O; o += VL) v_store_stored(output + o, v_load(input + o));
+        if (o < op->O) v_store_stored(output + o, v_load_n(input + o, op->O - o));
+    }
+}
+#endif
 
 /* ------------------------------------------------------------------ forward */
 
@@ -35,6 +51,7 @@ static void activate(const hl_op *op, REAL *output, int64_t begin, int64_t end) 
     }
 }
 
+#if !PAIRED
 /* Dot products of R rows with one row of a narrow weight: lanes along I, VL partial sums
  * combined by v_sum. */
 INLINE void dots(const int R, const REAL *A, int64_t lda, const REAL *w, int64_t I, REAL *sums) {
@@ -75,17 +92,21 @@ static void narrow_forward(const hl_op *op, const hl_batch *batch, const REAL *A
     }
 }
 
+#endif
+
 static void dense_forward(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
     int64_t lda = op->from_stream ? batch->X.n_cols : op->ld_input;
-    const REAL *A = op->from_stream ? (const REAL *)batch->X.data + batch->first * lda
-                                    : in_arena(batch, op->input);
+    const STORED *A = op->from_stream ? (const STORED *)batch->X.data + batch->first * lda
+                                      : stored(batch, op->input);
+#if !PAIRED
     if (op->layout == HL_narrow) narrow_forward(op, batch, A, lda, begin, end);
     else
-        rows_product_run((rows_product){.K = op->I,
-                                        .lda = lda,
+#endif
+        rows_product_run((rows_product){.K = operands(op->I),
+                                        .lda = lda / PER_OPERAND,
                                         .ldc = op->ld_output,
-                                        .A = A,
-                                        .B = in_store(batch, op->weight),
+                                        .A = (const OPERAND *)A,
+                                        .B = (const OPERAND *)(batch->store + op->weight),
                                         .start = in_store(batch, op->bias),
                                         .C = in_arena(batch, op->output),
                                         .epilogue = op->activation == HL_relu ? RELU : STORE},
@@ -93,6 +114,7 @@ static void dense_forward(const hl_op *op, const hl_batch *batch, int64_t begin,
     activate(op, in_arena(batch, op->output), begin, end);
 }
 
+#if !PAIRED
 static void csr_forward(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
     const hl_stream *X = &batch->X;
     const REAL *W = in_store(batch, op->weight), *bias = in_store(batch, op->bias);
@@ -112,6 +134,7 @@ static void csr_forward(const hl_op *op, const hl_batch *batch, int64_t begin, i
     }
     activate(op, output, begin, end);
 }
+#endif
 
 /* ------------------------------------------------------- gradient of the input */
 
@@ -132,13 +155,15 @@ INLINE enum epilogue slope_of(enum hl_activation activation) {
 static void dense_backward_input(const hl_op *op, const hl_batch *batch, int64_t begin,
                                  int64_t end) {
     int narrow = op->layout == HL_narrow;
-    rows_product_run((rows_product){.K = op->O,
-                                    .lda = op->ld_output,
+    int64_t weight = narrow ? op->weight : op->mirror;
+    rows_product_run((rows_product){.K = operands(op->O),
+                                    .lda = op->ld_output / PER_OPERAND,
                                     .ldb = padded(op->I),
-                                    .ldc = op->ld_input,
-                                    .A = in_arena(batch, op->d_output),
-                                    .B = in_store(batch, narrow ? op->weight : op->mirror),
-                                    .output = in_arena(batch, op->input),
+                                    .ldc = op->ld_d_input,
+                                    .A = (const OPERAND *)stored(batch, op->d_output),
+                                    .B = (const OPERAND *)(batch->store + weight),
+                                    .output = stored(batch, op->input),
+                                    .ld_output = op->ld_input,
                                     .C = in_arena(batch, op->d_input),
                                     .epilogue = slope_of(op->activation)},
                      !narrow, op->I, begin, end);
@@ -198,19 +223,38 @@ INLINE void transpose(V t[]) {
 /* mirror <- transpose of the unit's weights; rows past I become zero columns. */
 static void mirror_unit(const hl_op *op, const hl_batch *batch, unit s) {
     const REAL *W = in_store(batch, op->weight) + s.offset;
-    REAL *mirror = in_store(batch, op->mirror);
+    OPERAND *mirror = (OPERAND *)(batch->store + op->mirror);
     for (int64_t i = 0; i < s.rows; i += VL) {
         int64_t panel = panel_of(op->I, s.i + i), width = panel_width(op->I, panel);
-        REAL *column = mirror + panel * op->O + (s.i + i - panel);
+        OPERAND *column = mirror + panel * operands(op->O) + (s.i + i - panel);
         for (int64_t j = 0; j < s.width; j += VL) {
             V t[HL_VECTOR_BYTES / sizeof(REAL)];
             for (int64_t k = 0; k < VL; k++)
                 t[k] = i + k < s.rows ? v_load(W + (i + k) * s.width + j) : v_zero();
             transpose(t);
-            for (int64_t k = 0; k < VL && s.j + j + k < op->O; k++)
-                v_store(column + (s.j + j + k) * width, t[k]);
+            for (int64_t k = 0; k < VL && s.j + j + k < op->O; k += PER_OPERAND)
+                v_store_operand(column + (s.j + j + k) / PER_OPERAND * width, v_operand(t + k));
         }
     }
+}
+
+/* Products read the unit's weights elsewhere than the optimizer does, where they are rounded. */
+static void operand_unit(const hl_op *op, const hl_batch *batch, unit s) {
+    const REAL *W = in_store(batch, op->weight) + s.offset;
+    OPERAND *panel = (OPERAND *)(batch->store + op->operand) + s.j * operands(op->I);
+    for (int64_t i = 0; i < s.rows; i += PER_OPERAND)
+        for (int64_t j = 0; j < s.width; j += VL) {
+            V t[PER_OPERAND];
+            for (int64_t k = 0; k < PER_OPERAND; k++)
+                t[k] = i + k < s.rows ? v_load(W + (i + k) * s.width + j) : v_zero();
+            v_store_operand(panel + (s.i + i) / PER_OPERAND * s.width + j, v_operand(t));
+        }
+}
+
+/* What products read of weights that were just written. */
+INLINE void refresh_unit(const hl_op *op, const hl_batch *batch, unit s) {
+    if (PAIRED) operand_unit(op, batch, s);
+    if (op->mirror >= 0) mirror_unit(op, batch, s);
 }
 
 /* What a step keeps up to date besides the weights, made anew for weights from elsewhere. */
@@ -225,7 +269,7 @@ static void prepare(const hl_op *op, const hl_batch *batch, int64_t begin, int64
                 sum = v_fma(v_load(w + k), v_load(w + k), sum);
         }
         ((double *)(batch->store + op->squares))[u] = v_sum(sum);
-        if (op->mirror >= 0) mirror_unit(op, batch, s);
+        refresh_unit(op, batch, s);
     }
 }
 
@@ -240,7 +284,8 @@ static double sum_squares(const hl_op *op, const hl_batch *batch) {
 
 /* sums[c] = sum over rows of D[r, c], c < width: four chains over r mod 4, combined pairwise.
  * A single unpadded column (ldd 1) has its lanes along the rows instead. */
-static void column_sums(const REAL *D, int64_t ldd, int64_t rows, int64_t width, REAL *sums) {
+static void column_sums(const STORED *D, int64_t ldd, int64_t rows, int64_t width, REAL *sums) {
+#if !PAIRED
     if (ldd == 1) {
         V c = v_zero();
         for (int64_t r = 0; r < rows; r += VL) c += v_load_n(D + r, rows - r < VL ? rows - r : VL);
@@ -248,13 +293,14 @@ static void column_sums(const REAL *D, int64_t ldd, int64_t rows, int64_t width,
         sums[0] = v_sum(c);
         return;
     }
+#endif
     for (int64_t j = 0; j < width; j += VL) {
         V c[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
         int64_t r = 0;
         for (; r + 4 <= rows; r += 4)
 #pragma GCC unroll 4
-            for (int k = 0; k < 4; k++) c[k] += v_load(D + (r + k) * ldd + j);
-        for (; r < rows; r++) c[r % 4] += v_load(D + r * ldd + j);
+            for (int k = 0; k < 4; k++) c[k] += v_load_stored(D + (r + k) * ldd + j);
+        for (; r < rows; r++) c[r % 4] += v_load_stored(D + r * ldd + j);
         v_store(sums + j, (c[0] + c[1]) + (c[2] + c[3]));
     }
 }
@@ -291,7 +337,7 @@ INLINE void step_bias(sink *s, const REAL *g, int64_t offset, int64_t n) {
          &unused);
 }
 
-static void sink_bias(sink *s, unit u, const REAL *D, int64_t ldd) {
+static void sink_bias(sink *s, unit u, const STORED *D, int64_t ldd) {
     REAL sums[3 * VL];
     int64_t width = padded(u.width);
     column_sums(D, ldd, s->batch->n, width, sums);
@@ -306,27 +352,36 @@ static void sink_bias(sink *s, unit u, const REAL *D, int64_t ldd) {
     }
 }
 
-/* A unit's columns of the input without the gaps between its rows, for batches whose rows spread
- * over more pages than the processor keeps track of. */
-static void pack_columns(const REAL *A, int64_t lda, int64_t n, int64_t columns, REAL *packed) {
-    for (int64_t k = 0; k < n; k++)
+/* Columns of A without the gaps between its rows, for batches whose rows spread over more pages
+ * than the processor keeps track of; or as operands for a reduction over the rows. */
+static void pack_columns(const STORED *A, int64_t lda, int64_t n, int64_t columns, int64_t ld,
+                         OPERAND *packed) {
+    for (int64_t k = 0; k < n; k += PER_OPERAND)
         for (int64_t i = 0; i < columns; i += VL) {
-            __builtin_prefetch(A + (k + PREFETCH_ROWS) * lda + i);
-            v_store(packed + k * MOST_UNIT_ROWS + i, v_load(A + k * lda + i));
+            const STORED *a = A + k * lda + i;
+            OPERAND *there = packed + k / PER_OPERAND * ld + i;
+#if PAIRED
+            V next = k + 1 < n ? v_load_stored(a + lda) : v_zero();
+            v_store_operand(there, v_zip((VU)v_load_stored(a), (VU)next));
+#else
+            __builtin_prefetch(a + PREFETCH_ROWS * lda);
+            v_store(there, v_load(a));
+#endif
         }
 }
 
-/* The unit's tiles: gradient (rows of I by columns of O) = A' D, or D' A in a narrow weight. A
- * starts at the unit's first column. What the optimizer will read is asked for meanwhile. */
-static void unit_gradient(sink *s, unit u, const REAL *A, int64_t lda, const REAL *D, int64_t ldd) {
+/* The unit's tiles: gradient (rows of I by columns of O) = A' D, or D' A in a narrow weight. Both
+ * start at the unit's first column. What the optimizer will read is asked for meanwhile. */
+static void unit_gradient(sink *s, unit u, const OPERAND *A, int64_t lda, const OPERAND *D,
+                          int64_t ldd) {
     const hl_op *op = s->op;
-    const int64_t n = s->batch->n, block = block_of(n, COLUMNS_BLOCK);
+    const int64_t n = operands(s->batch->n), block = block_of(n, COLUMNS_BLOCK);
     const int narrow = op->layout == HL_narrow, fused = op->gradient == HL_update;
     REAL *scratch = (REAL *)s->batch->scratch;
     REAL *C = fused ? scratch : in_store(s->batch, op->weight_gradient) + u.offset;
     int64_t rows = narrow ? u.runs : u.rows, columns = narrow ? u.length : u.width;
     int64_t ld = narrow && !fused ? u.stride : columns;
-    const REAL *left = narrow ? D : A, *right = narrow ? A : D + u.j;
+    const OPERAND *left = narrow ? D : A, *right = narrow ? A : D;
     int64_t ld_left = narrow ? ldd : lda, ld_right = narrow ? lda : ldd;
     const int64_t stepped[] = {op->weight, op->weight_slot_0, op->weight_slot_1};
     int64_t tile = 0;
@@ -335,7 +390,7 @@ static void unit_gradient(sink *s, unit u, const REAL *A, int64_t lda, const REA
         for (int64_t r = 0, mr; r < rows; r += mr) {
             mr = tile_rows(rows - r, narrow ? NR : columns);
             int64_t asked = tile / 3 * (K / 4) * VL;
-            const REAL *soon = left;
+            const REAL *soon = (const REAL *)left;
             if (fused && !narrow && asked < u.length && stepped[tile % 3] >= 0)
                 soon = in_store(s->batch, stepped[tile % 3]) + u.offset + asked;
             tile++;
@@ -355,26 +410,33 @@ static void unit_gradient(sink *s, unit u, const REAL *A, int64_t lda, const REA
 
 static void dense_backward_weight(const hl_op *op, const hl_batch *batch, int64_t begin,
                                   int64_t end) {
-    const REAL *A = in_arena(batch, op->input), *D = in_arena(batch, op->d_output);
+    const STORED *A = stored(batch, op->input), *D = stored(batch, op->d_output);
+    OPERAND *packed = (OPERAND *)((REAL *)batch->scratch + UNIT_SIZE);
     sink s = sink_of(op, batch);
     for (int64_t k = begin; k < end; k++) {
         unit u = unit_of(op, k);
+        const OPERAND *a = (const OPERAND *)(A + u.i), *d = (const OPERAND *)(D + u.j);
+        int64_t lda = op->ld_input, ldd = op->ld_output;
         s.squares = v_zero();
         if (op->pack_input) {
-            REAL *packed = (REAL *)batch->scratch + UNIT_SIZE;
+            a = packed, lda = MOST_UNIT_ROWS;
             if (k == begin || u.j == 0)
-                pack_columns(A + u.i, op->ld_input, batch->n, u.rows, packed);
-            unit_gradient(&s, u, packed, MOST_UNIT_ROWS, D, op->ld_output);
-        } else {
-            unit_gradient(&s, u, A + u.i, op->ld_input, D, op->ld_output);
+                pack_columns(A + u.i, op->ld_input, batch->n, u.rows, lda, packed);
         }
+        if (PAIRED) {
+            OPERAND *columns = packed + operands(batch->n) * MOST_UNIT_ROWS;
+            d = columns, ldd = 3 * VL;
+            pack_columns(D + u.j, op->ld_output, batch->n, u.width, ldd, columns);
+        }
+        unit_gradient(&s, u, a, lda, d, ldd);
         if (u.bias) sink_bias(&s, u, D + u.j, op->ld_output);
         if (op->gradient != HL_update) continue;
-        if (op->mirror >= 0) mirror_unit(op, batch, u);
+        refresh_unit(op, batch, u);
         ((double *)(batch->store + op->squares))[k] = v_sum(s.squares);
     }
 }
 
+#if !PAIRED
 /* Here a unit is a whole panel: its rows are touched in the order of the batch's non-zeros. */
 static void csr_backward_weight(const hl_op *op, const hl_batch *batch, int64_t begin,
                                 int64_t end) {
@@ -398,6 +460,7 @@ static void csr_backward_weight(const hl_op *op, const hl_batch *batch, int64_t 
         sink_bias(&s, u, D + u.j, op->ld_output);
     }
 }
+#endif
 
 /* The optimizer on gradients that a BACKWARD_WEIGHT kept; the same steps in the same order as
  * when they are fused, so the same bits. */
@@ -411,7 +474,7 @@ static void update(const hl_op *op, const hl_batch *batch, int64_t begin, int64_
             step_weights(&s, in_store(batch, op->weight_gradient) + offset, offset, u.length);
         }
         if (u.bias) step_bias(&s, in_store(batch, op->bias_gradient) + u.j, u.j, padded(u.width));
-        if (op->mirror >= 0) mirror_unit(op, batch, u);
+        refresh_unit(op, batch, u);
         ((double *)(batch->store + op->squares))[k] = v_sum(s.squares);
     }
 }

@@ -4,13 +4,27 @@
 
 #include <string.h>
 
-#define HL_ISA(name, features) extern const hl_kernels hl_##name##_float32, hl_##name##_float64;
+#define HL_ISA(name, features)                                                                     \
+    extern const hl_kernels hl_##name##_float32, hl_##name##_float64, hl_##name##_bfloat16_emulated;
+#define HL_EXTENSION(name, features, extends, dtype) extern const hl_kernels hl_##name##_##dtype;
 HL_ISA_LIST
+HL_EXTENSION_LIST
 #undef HL_ISA
+#undef HL_EXTENSION
 
-#define HL_ISA(name, features) {#name, features, {&hl_##name##_float32, &hl_##name##_float64}},
-const hl_isa hl_isas[] = {HL_ISA_LIST{NULL, NULL, {NULL, NULL}}};
+#define HL_ISA(name, features)                                                                     \
+    {#name,                                                                                        \
+     features,                                                                                     \
+     NULL,                                                                                         \
+     {[HL_float32] = &hl_##name##_float32,                                                         \
+      [HL_float64] = &hl_##name##_float64,                                                         \
+      [HL_bfloat16_emulated] = &hl_##name##_bfloat16_emulated}},
+#define HL_EXTENSION(name, features, extends, dtype)                                               \
+    {#name, features, #extends, {[HL_##dtype] = &hl_##name##_##dtype}},
+const hl_isa hl_isas[] = {HL_ISA_LIST{0}};
+const hl_isa hl_extensions[] = {HL_EXTENSION_LIST{0}};
 #undef HL_ISA
+#undef HL_EXTENSION
 
 /* 1, 0, or -1 for a name that is not known here. The compiler's builtins ask CPUID, and XCR0
  * whether the system saves the registers. */
@@ -26,6 +40,7 @@ static int cpu_has(const char *feature, size_t length) {
     KNOWN("avx512dq")
     KNOWN("avx512bw")
     KNOWN("avx512vl")
+    KNOWN("avx512bf16")
 #undef KNOWN
 #endif
     (void)feature;

@@ -7,6 +7,9 @@
 /* In order of preference; ends with a row whose name is NULL. */
 extern const hl_isa hl_isas[];
 
+/* Kernels that some processors with the instruction set `extends` can run besides; the same. */
+extern const hl_isa hl_extensions[];
+
 /* 1 if processor and operating system have every feature the set needs. */
 int hl_isa_usable(const hl_isa *isa);
 

@@ -82,6 +82,7 @@ cdef extern from "abi.h" nogil:
     ctypedef struct hl_isa:
         const char *name
         const char *features
+        const char *extends
         const hl_kernels **kernels
 
     enum:
@@ -94,6 +95,7 @@ cdef extern from "abi.h" nogil:
 
 cdef extern from "dispatch.h" nogil:
     const hl_isa hl_isas[]
+    const hl_isa hl_extensions[]
     int hl_isa_usable(const hl_isa *isa)
 
     ctypedef struct hl_field:
@@ -163,6 +165,7 @@ STAGES = tuple([hl_stages[kind].decode() for kind in range(HL_N_KINDS)])
 # ----------------------------------------------------------------- instruction set
 
 cdef const hl_isa *ISA = NULL
+cdef const hl_isa *PROVIDERS[HL_N_DTYPES]  # that set or an extension of it; NULL if none can
 
 
 def usable():
@@ -178,6 +181,7 @@ def usable():
 def _choose(forced):
     """Takes the best usable instruction set, or the one that HOTLOOP_ISA names."""
     global ISA
+    cdef const hl_isa *row
     cdef int i = 0
     names = usable()
     if forced and forced not in names:
@@ -188,6 +192,20 @@ def _choose(forced):
     while hl_isas[i].name.decode() != (forced or names[0]):
         i += 1
     ISA = &hl_isas[i]
+    i = 0
+    _provide(ISA)
+    while hl_extensions[i].name != NULL:
+        row = &hl_extensions[i]
+        if row.extends.decode() == ISA.name.decode() and hl_isa_usable(row):
+            _provide(row)
+        i += 1
+
+
+cdef _provide(const hl_isa *row):
+    """From now on takes the kernels of a row where it has some."""
+    for dtype in range(HL_N_DTYPES):
+        if row.kernels[dtype] != NULL:
+            PROVIDERS[dtype] = row
 
 
 _choose(os.environ.get("HOTLOOP_ISA", ""))
@@ -196,6 +214,12 @@ _choose(os.environ.get("HOTLOOP_ISA", ""))
 def isa():
     """Name of the instruction set in use."""
     return ISA.name.decode()
+
+
+def provider(int dtype):
+    """Name of the set or extension whose kernels are used for a value of the vocabulary
+    ``dtypes``; None where there are none."""
+    return None if PROVIDERS[dtype] == NULL else PROVIDERS[dtype].name.decode()
 
 
 def pool_size():
@@ -240,7 +264,7 @@ def shuffle(uint32_t[::1] key, int position, intptr_t[:, ::1] orders):
 # --------------------------------------------------------------------------- walk
 
 cdef inline const hl_kernels *kernels_of(const hl_op *op) noexcept nogil:
-    return ISA.kernels[op.dtype]
+    return PROVIDERS[op.dtype].kernels[op.dtype]
 
 
 cdef struct Table:
@@ -393,6 +417,7 @@ cdef Table table_of(ops, int64_t chunk_rows, int64_t small_rows=0, int64_t large
     for i in range(table.n_ops):
         if not (0 <= table.ops[i].kind < HL_N_KINDS and 0 <= table.ops[i].dtype < HL_N_DTYPES
                 and table.ops[i].grain > 0
+                and PROVIDERS[table.ops[i].dtype] != NULL
                 and kernels_of(&table.ops[i]).run[table.ops[i].kind] != NULL):
             raise ValueError(f"no kernel for op {i}: {ops[i]}")
     return table

@@ -1,5 +1,6 @@
 /* All kernels for one element type and one instruction set, as a value. Included once by a
- * translation unit that has said which: REAL_IS_DOUBLE, HL_ISA_NAME, and the compiler's flags. */
+ * translation unit that has said which: REAL_IS_DOUBLE, PAIRED, HL_ISA_NAME, and the compiler's
+ * flags. */
 #include "abi.h"
 
 #include <math.h>
@@ -10,11 +11,17 @@
 #include "product.h"
 #include "optimizer.h"
 #include "dense.h"
+#if !PAIRED
 #include "loss.h"
+#endif
 
 #define HL_JOIN(a, b, c) a##b##_##c
 #define HL_TABLE(isa, dtype) HL_JOIN(hl_, isa, dtype)
-#if REAL_IS_DOUBLE
+#if PAIRED && defined(__AVX512BF16__)
+#define HL_THIS_TABLE HL_TABLE(HL_ISA_NAME, bfloat16)
+#elif PAIRED
+#define HL_THIS_TABLE HL_TABLE(HL_ISA_NAME, bfloat16_emulated)
+#elif REAL_IS_DOUBLE
 #define HL_THIS_TABLE HL_TABLE(HL_ISA_NAME, float64)
 #else
 #define HL_THIS_TABLE HL_TABLE(HL_ISA_NAME, float32)
@@ -29,20 +36,26 @@ const hl_kernels HL_THIS_TABLE = {
                  .unit_size = UNIT_SIZE},
     .run =
         {
+#if PAIRED
+            [HL_ROUND] = round_rows,
+#else
             [HL_GATHER] = gather,
-            [HL_DENSE_FORWARD] = dense_forward,
             [HL_CSR_FORWARD] = csr_forward,
             [HL_LOSS] = loss,
             [HL_OUTPUT] = output_rows,
+            [HL_CSR_BACKWARD_WEIGHT] = csr_backward_weight,
+#endif
+            [HL_DENSE_FORWARD] = dense_forward,
             [HL_DENSE_BACKWARD_INPUT] = dense_backward_input,
             [HL_DENSE_BACKWARD_WEIGHT] = dense_backward_weight,
-            [HL_CSR_BACKWARD_WEIGHT] = csr_backward_weight,
             [HL_UPDATE] = update,
         },
     .prepare = prepare,
+#if !PAIRED
     .sum_loss = sum_loss,
-    .sum_squares = sum_squares,
     .sum_weights = sum_weights,
+#endif
+    .sum_squares = sum_squares,
     .pack = pack,
     .unpack = unpack,
 };

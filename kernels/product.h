@@ -6,7 +6,8 @@
  *   columns_tile   C[r, c] = start    + sum_k A[k, r] B[k, c]   k down a column of A
  *
  * Lanes run along c, and each element is one fma chain over k = 0 .. K-1: its bits depend on K
- * and on its operands, not on the tile it falls in. Needs simd.h. */
+ * and on its operands, not on the tile it falls in. All that is said here of A and B, K included,
+ * counts OPERANDs. Needs simd.h. */
 
 /* Rows of a tile that is 1 or 2 vectors wide, and of one that is 3 wide. */
 #if HL_VECTOR_REGISTERS == 32
@@ -34,31 +35,35 @@ INLINE int64_t panel_of(int64_t n, int64_t j) {
     return j / NR * NR < last ? j / NR * NR : last;
 }
 
+/* Operands that n elements along a reduction make. */
+INLINE int64_t operands(int64_t n) { return (n + PER_OPERAND - 1) / PER_OPERAND; }
+
 /* What a rows_tile does to its result before it is stored. */
 enum epilogue { STORE, RELU, TIMES_RELU_SLOPE, TIMES_LOGISTIC_SLOPE, TIMES_TANH_SLOPE };
 
 typedef struct rows_product {
     int64_t K, lda, ldb, ldc;
-    const REAL *A, *B;
-    const REAL *start;  /* start of the chains, rows ld_start apart; NULL for zero */
-    int64_t ld_start;   /* 0 for a bias, which is the same for every row */
-    const REAL *output; /* for the slopes: the activation's output, laid out as C */
+    const OPERAND *A, *B;
+    const REAL *start;    /* start of the chains, rows ld_start apart; NULL for zero */
+    int64_t ld_start;     /* 0 for a bias, which is the same for every row */
+    const STORED *output; /* for the slopes: the activation's output, rows ld_output apart */
+    int64_t ld_output;
     REAL *C;
     enum epilogue epilogue;
 } rows_product;
 
 /* The derivative of an activation is known from its output. */
-INLINE V finish(enum epilogue epilogue, V c, const REAL *output) {
+INLINE V finish(enum epilogue epilogue, V c, const STORED *output) {
     switch (epilogue) {
     case STORE: return c;
     case RELU: return v_max(v_zero(), c);
-    case TIMES_RELU_SLOPE: return v_select(v_equal(v_load(output), v_zero()), v_zero(), c);
+    case TIMES_RELU_SLOPE: return v_select(v_equal(v_load_stored(output), v_zero()), v_zero(), c);
     case TIMES_LOGISTIC_SLOPE: {
-        V h = v_load(output);
+        V h = v_load_stored(output);
         return c * h * (v_set1(1) - h);
     }
     case TIMES_TANH_SLOPE: {
-        V h = v_load(output);
+        V h = v_load_stored(output);
         return c * (v_set1(1) - h * h);
     }
     }
@@ -70,7 +75,7 @@ INLINE V finish(enum epilogue epilogue, V c, const REAL *output) {
 INLINE void rows_tile(const int mr, const int nv, const rows_product *t, int64_t row,
                       int64_t column) {
     const int64_t K = t->K, lda = t->lda, ldb = t->ldb;
-    const REAL *b = t->B, *a[4];
+    const OPERAND *b = t->B, *a[4];
     V c[12][3];
 #pragma GCC unroll 4
     for (int g = 0; g < 4; g++) a[g] = t->A + (row + (3 * g < mr ? 3 * g : 0)) * lda;
@@ -83,27 +88,29 @@ INLINE void rows_tile(const int mr, const int nv, const rows_product *t, int64_t
     for (int64_t k = 0; k < K; k++) {
         V bk[3];
 #pragma GCC unroll 3
-        for (int j = 0; j < nv; j++) bk[j] = v_load(b + j * VL);
+        for (int j = 0; j < nv; j++) bk[j] = v_load_operand(b + j * VL);
 #pragma GCC unroll 3
         for (int j = 0; j < nv; j++) __builtin_prefetch(b + PREFETCH_K * ldb + j * VL);
         b += ldb;
 #pragma GCC unroll 12
         for (int r = 0; r < mr; r++) {
-            V ak = v_set1(a[r / 3][(r % 3) * lda]);
+            V ak = v_spread(a[r / 3][(r % 3) * lda]);
 #pragma GCC unroll 3
-            for (int j = 0; j < nv; j++) c[r][j] = v_fma(ak, bk[j], c[r][j]);
+            for (int j = 0; j < nv; j++) c[r][j] = v_mac(ak, bk[j], c[r][j]);
         }
 #pragma GCC unroll 4
         for (int g = 0; g < 4; g++) a[g] += 1;
     }
     REAL *out = t->C + row * t->ldc + column;
-    const REAL *output = t->output ? t->output + row * t->ldc + column : out;
+    const STORED *output =
+        t->output ? t->output + row * t->ld_output + column : (const STORED *)out;
     /* clang-format off */
 #define FINISH(e)                                                                                  \
     case e:                                                                                        \
         _Pragma("GCC unroll 12") for (int r = 0; r < mr; r++)                                      \
         _Pragma("GCC unroll 3") for (int j = 0; j < nv; j++)                                       \
-            v_store(out + r * t->ldc + j * VL, finish(e, c[r][j], output + r * t->ldc + j * VL));  \
+            v_store(out + r * t->ldc + j * VL,                                                     \
+                    finish(e, c[r][j], output + r * t->ld_output + j * VL));                       \
         break;
     /* clang-format on */
     switch (t->epilogue) {
@@ -120,8 +127,8 @@ INLINE void rows_tile(const int mr, const int nv, const rows_product *t, int64_t
  * PREFETCH_ROWS ahead, since the processor foresees no strides over 2 KiB, and K / 4 vectors from
  * `soon` on, which are needed next, into the second-level cache. */
 #define PREFETCH_ROWS 8
-INLINE void columns_tile(const int mr, const int nv, int64_t K, const REAL *A, int64_t lda,
-                         const REAL *B, int64_t ldb, REAL *C, int64_t ldc, int accumulate,
+INLINE void columns_tile(const int mr, const int nv, int64_t K, const OPERAND *A, int64_t lda,
+                         const OPERAND *B, int64_t ldb, REAL *C, int64_t ldc, int accumulate,
                          const REAL *soon) {
     V c[12][8];
 #pragma GCC unroll 12
@@ -131,8 +138,8 @@ INLINE void columns_tile(const int mr, const int nv, int64_t K, const REAL *A, i
     for (int64_t k = 0; k < K; k++) {
         V bk[8];
 #pragma GCC unroll 8
-        for (int j = 0; j < nv; j++) bk[j] = v_load(B + k * ldb + j * VL);
-        const REAL *later = A + (k + PREFETCH_ROWS) * lda;
+        for (int j = 0; j < nv; j++) bk[j] = v_load_operand(B + k * ldb + j * VL);
+        const OPERAND *later = A + (k + PREFETCH_ROWS) * lda;
         __builtin_prefetch(later);
         __builtin_prefetch(later + mr - 1);
         __builtin_prefetch(soon + (k >> 2) * VL, 0, 2);
@@ -140,9 +147,9 @@ INLINE void columns_tile(const int mr, const int nv, int64_t K, const REAL *A, i
         for (int j = 0; j < nv; j++) __builtin_prefetch(B + (k + PREFETCH_ROWS) * ldb + j * VL);
 #pragma GCC unroll 12
         for (int r = 0; r < mr; r++) {
-            V ak = v_set1(A[k * lda + r]);
+            V ak = v_spread(A[k * lda + r]);
 #pragma GCC unroll 8
-            for (int j = 0; j < nv; j++) c[r][j] = v_fma(ak, bk[j], c[r][j]);
+            for (int j = 0; j < nv; j++) c[r][j] = v_mac(ak, bk[j], c[r][j]);
         }
     }
 #pragma GCC unroll 12
@@ -167,8 +174,8 @@ static void rows_tile_any(int64_t mr, int64_t width, const rows_product *t, int6
 #undef CASE3
 }
 
-static void columns_tile_any(int64_t mr, int64_t width, int64_t K, const REAL *A, int64_t lda,
-                             const REAL *B, int64_t ldb, REAL *C, int64_t ldc, int accumulate,
+static void columns_tile_any(int64_t mr, int64_t width, int64_t K, const OPERAND *A, int64_t lda,
+                             const OPERAND *B, int64_t ldb, REAL *C, int64_t ldc, int accumulate,
                              const REAL *soon) {
 #define CASE(m, n)                                                                                 \
     case TILE_KEY(m, n): columns_tile(m, n, K, A, lda, B, ldb, C, ldc, accumulate, soon); break;

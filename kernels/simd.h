@@ -9,6 +9,15 @@
  *   v_max(bound, x)        NaN in x comes through; so for v_min
  *   v_select(m, a, b)      a where the mask m is set, else b
  *   v_ratio(m, v, e)       m / (sqrt(v) + e), Adam's step
+ *
+ * Activations and deltas are kept as STORED for products, which read them as OPERANDs: both are
+ * REAL, or else, where PAIRED is set, bfloat16 and two of them that are next to each other along
+ * the reduction, the first in the lower half. A V holds OPERANDs, too.
+ *
+ *   v_load_stored(p)       VL of STORED as REAL
+ *   v_operand(t)           the operands that PER_OPERAND vectors of REAL make, rounded
+ *   v_spread(x)            an OPERAND in every lane
+ *   v_mac(a, b, c)         c + the products of operands a and b, one fma after the other
  */
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
@@ -205,7 +214,55 @@ INLINE V v_shuffle2(V a, V b, VI lanes) {
         a = combine;                                                                               \
     }                                                                                              \
     return a[0];
-INLINE REAL v_sum(V a){REDUCE(a, a + other)} INLINE REAL v_largest(V a) {
-    REDUCE(a, v_max(a, other))
-}
+INLINE REAL v_sum(V a){REDUCE(a, a + other)} INLINE REAL v_largest(V a){REDUCE(a, v_max(a, other))}
 #undef REDUCE
+
+/* -------------------------------------------------------- operands of products */
+#if PAIRED
+#define PER_OPERAND 2
+typedef uint16_t STORED;
+typedef uint32_t OPERAND __attribute__((may_alias));
+typedef uint32_t VU __attribute__((vector_size(HL_VECTOR_BYTES)));
+typedef uint16_t V_stored __attribute__((vector_size(HL_VECTOR_BYTES / 2)));
+typedef V_stored V_stored_unaligned __attribute__((aligned(sizeof(STORED)), may_alias));
+
+#define UPPER 0xffff0000u /* where a bfloat16 lies in the single precision number it stands for */
+INLINE V v_load_stored(const STORED *p) {
+    return (V)(__builtin_convertvector(*(const V_stored_unaligned *)p, VU) << 16);
+}
+/* To the nearest, ties to even, in the upper half of each lane; the lower one is of no use. A NaN
+ * stays one. */
+INLINE VU v_rounded(V a) {
+    VU u = (VU)a, nan = (VU)((VI)(u & 0x7fffffffu) > 0x7f800000);
+    return ((u | 0x400000u) & nan) | ((u + 0x7fffu + (u >> 16 & 1u)) & ~nan);
+}
+INLINE void v_store_stored(STORED *p, V a) {
+    *(V_stored_unaligned *)p = __builtin_convertvector(v_rounded(a) >> 16, V_stored);
+}
+INLINE V v_zip(VU first, VU second) { return (V)((first >> 16) | (second & UPPER)); }
+INLINE V v_operand(const V t[]) { return v_zip(v_rounded(t[0]), v_rounded(t[1])); }
+INLINE V v_load_operand(const OPERAND *p) { return v_load((const REAL *)p); }
+INLINE void v_store_operand(OPERAND *p, V a) { v_store((REAL *)p, a); }
+INLINE V v_spread(OPERAND x) { return (V)((VU){0} + x); }
+#if defined(__AVX512BF16__)
+INLINE V v_mac(V a, V b, V c) { return (V)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b); }
+#else
+/* What the instruction does: the second product first, each added by an fma. A product of two
+ * bfloat16 numbers is exact, so that all sets agree, those without fma too. */
+INLINE V v_mac(V a, V b, V c) {
+    c = v_fma((V)((VU)a & UPPER), (V)((VU)b & UPPER), c);
+    return v_fma((V)((VU)a << 16), (V)((VU)b << 16), c);
+}
+#endif
+#undef UPPER
+#else
+#define PER_OPERAND 1
+typedef REAL STORED,
+    OPERAND;
+#define v_load_stored v_load
+#define v_load_operand v_load
+#define v_store_operand v_store
+#define v_operand(t) (*(t))
+#define v_spread v_set1
+#define v_mac v_fma
+#endif

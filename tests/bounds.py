@@ -54,6 +54,12 @@ class Bounded(NDArrayOperatorsMixin):
     def clip(self, low, high):
         return Bounded(self.value.clip(low, high), self.error, self.dtype)
 
+    def through(self, step):
+        """Of a function that does not fall and commits no error, however it jumps."""
+        value = step(self.value)
+        up, down = step(self.value + self.error) - value, value - step(self.value - self.error)
+        return Bounded(value, np.maximum(up, down), self.dtype)
+
     def __getitem__(self, index):
         return Bounded(self.value[index], self.error[index], self.dtype)
 

@@ -9,6 +9,7 @@ Shapes: ``B`` rows of a batch, ``I`` inputs, ``O`` outputs. Targets ``Y`` are de
 here, whatever the kernels read: :func:`one_hot` turns codes into them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -32,6 +33,7 @@ class Net:
     activations: tuple  # of the hidden layers: one fewer than weights
     loss: str
     clip: float = np.finfo(np.float64).eps  # probabilities are clipped to [clip, 1 - clip]
+    operand: Callable = lambda layer, x: x  # what a layer's products make of what they read
 
     @property
     def parameters(self):
@@ -52,6 +54,12 @@ def split(flat, widths):
     shapes = [*pairwise(widths), *((o,) for o in widths[1:])]
     ends = np.cumsum([np.prod(shape) for shape in shapes])[:-1]
     return [part.reshape(s) for part, s in zip(np.split(flat, ends), shapes, strict=True)]
+
+
+def bfloat16(x):
+    """To the nearest number of 8 significant bits, ties to even; of any exponent."""
+    mantissa, exponent = np.frexp(np.asarray(x, dtype=np.float64))
+    return np.ldexp(np.rint(mantissa * 2**8), exponent - 8)
 
 
 # Activations and their derivatives, the derivative from the activation's value h.
@@ -81,10 +89,11 @@ DERIVATIVE = {
 
 def forward(net, X):
     """Values of every layer, the input first: h[l+1] = activation(h[l] W[l] + b[l])."""
-    values = [X]
+    values, last = [net.operand(0, X)], len(net.weights) - 1
     names = (*net.activations, OUTPUT_ACTIVATION[net.loss])
-    for W, b, name in zip(net.weights, net.biases, names, strict=True):
-        values.append(ACTIVATE[name](values[-1] @ W + b))
+    for layer, (W, b, name) in enumerate(zip(net.weights, net.biases, names, strict=True)):
+        h = ACTIVATE[name](values[-1] @ net.operand(layer, W) + b)
+        values.append(net.operand(layer + 1, h) if layer < last else h)
     return values
 
 
@@ -149,11 +158,12 @@ def gradients(net, X, Y, sample_weight=None, decay=0.0):
     delta = (values[-1] - Y) * w[:, None]
     dW, db = [], []
     for layer in reversed(range(len(net.weights))):
+        delta = net.operand(layer, delta)
         dW.insert(0, (values[layer].T @ delta + decay * net.weights[layer]) / w.sum())
         db.insert(0, delta.sum(axis=0) / w.sum())
         if layer:
             slope = DERIVATIVE[net.activations[layer - 1]](values[layer])
-            delta = (delta @ net.weights[layer].T) * slope
+            delta = (delta @ net.operand(layer, net.weights[layer]).T) * slope
     value = data_loss(net.loss, Y, values[-1], sample_weight, net.clip)
     return value + penalty(net, decay, w.sum()), [*dW, *db]
 

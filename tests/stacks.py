@@ -5,7 +5,8 @@ arrays from its seed. :func:`train`, :func:`gradients` and :func:`predict` run a
 hotloop, :func:`oracle_train` and so on on the oracle with error bounds.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import scipy.sparse
@@ -35,6 +36,7 @@ class Stack:
     sparse: bool = False
     weighted: bool = False
     seed: int = 0
+    operands: str | None = None  # of products in training, if they are rounded
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ def build(stack):
             for p in oracle.split(parameters.astype(np.float64), stack.widths)
         ]
     )
+    if stack.operands:
+        net = replace(net, operand=partial(_rounded, stack.sparse))
     X = rng.normal(size=(stack.n, stack.widths[0])).astype(dtype)
     if stack.sparse:
         X[rng.random(X.shape) < 0.6] = 0
@@ -91,6 +95,13 @@ def build(stack):
         if stack.n > 2:
             streams["sample_weight"][stack.n // 2] = 0  # one row counts for nothing
     return Problem(stack, network, parameters, streams, net, X.astype(np.float64), Y)
+
+
+def _rounded(sparse, layer, x):
+    """What products with bfloat16 operands read; a first layer on CSR rounds nothing."""
+    if sparse and layer == 0:
+        return x
+    return x.through(oracle.bfloat16) if isinstance(x, Bounded) else oracle.bfloat16(x)
 
 
 def _targets(stack, rng, dtype):
@@ -130,7 +141,7 @@ def make_orders(problem, n_epochs):
     return np.stack([rng.permutation(n) for _ in range(n_epochs)])[None].astype(np.intp)
 
 
-def open_training(problem, optimizer, batch_size, *, fused=True, state=None):
+def open_training(problem, optimizer, batch_size, *, fused=True, state=None, n_jobs=1):
     """A runner for the problem, and the state it started from."""
     chosen = OPTIMIZERS[optimizer]
     compiled = plan.compile_training(
@@ -140,15 +151,16 @@ def open_training(problem, optimizer, batch_size, *, fused=True, state=None):
         optimizer=chosen,
         sparse=problem.stack.sparse,
         fused=fused,
+        operands=problem.stack.operands,
     )
     state = plan.new_state(problem.parameters.copy(), chosen) if state is None else state
-    return backends.open_runner(compiled, state, problem.streams), state
+    return backends.open_runner(compiled, state, problem.streams, n_jobs=n_jobs), state
 
 
-def train(problem, optimizer, batch_size, *, n_epochs=2, fused=True, alpha=0.1):
+def train(problem, optimizer, batch_size, *, n_epochs=2, fused=True, alpha=0.1, n_jobs=1):
     """Whole epochs on hotloop: parameters (P,), slots {name: (P,)}, losses (n_epochs,)."""
     n_steps = n_epochs * steps_per_epoch(problem.stack.n, batch_size)
-    runner, state = open_training(problem, optimizer, batch_size, fused=fused)
+    runner, state = open_training(problem, optimizer, batch_size, fused=fused, n_jobs=n_jobs)
     losses = runner.run(
         make_orders(problem, n_epochs), make_scalars(optimizer, n_steps, alpha=alpha)
     )

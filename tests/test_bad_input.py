@@ -206,14 +206,6 @@ def test_a_bad_loss_is_refused_as_sklearn_refuses_it(loss):
 
 
 @every_class
-def test_bfloat16_says_that_it_is_to_come(name):
-    """precision='bfloat16' waits for a later release, and says so."""
-    said = error_of(hotloop, name, lambda e: e.fit(X, y), precision="bfloat16")
-    assert isinstance(said, (ValueError, NotImplementedError))
-    assert "bfloat16" in str(said)
-
-
-@every_class
 def test_early_stopping_in_partial_fit_is_refused_as_sklearn_refuses_it(name):
     """And too few rows for a validation set."""
     first = {"classes": [0, 1, 2]} if name == "MLPClassifier" else {}

@@ -83,6 +83,13 @@ def test_fails(tmp_path, base, head):
             "threading, n_jobs=2 over n_jobs=1: ",
             id="searches.py",
         ),
+        pytest.param(
+            "bfloat16.py",
+            "--rows 0 --rounds 1",
+            "All within bounds.",
+            id="bfloat16.py",
+            marks=pytest.mark.skipif(shutil.which("cc") is None, reason="its probe is in C"),
+        ),
         pytest.param("import_time.py", "", "hotloop beyond scikit-learn: ", id="import_time.py"),
     ],
 )

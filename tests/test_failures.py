@@ -51,7 +51,7 @@ FAILURES = {
     "diverged": lambda e: e.set_params(
         solver="sgd", learning_rate_init=1e9, activation="identity"
     ).fit(X[:, :2] * 1e150, y),
-    "bfloat16": lambda e: e.set_params(precision="bfloat16").fit(X[:, :2], y),
+    "bfloat16 by L-BFGS": lambda e: e.set_params(precision="bfloat16", solver="lbfgs").fit(X, y),
     "early stopping in partial_fit": lambda e: e.set_params(early_stopping=True).partial_fit(X, y),
     "warm start on other columns": lambda e: e.set_params(warm_start=True).fit(X[:, :2], y),
     "warm start with another size": lambda e: e.set_params(

@@ -194,7 +194,8 @@ def _stream(name: str, value: Any, plan: Plan) -> Any:
         indices = value.indices.astype(np.int32, copy=False)
         return _CSR(data, indices, value.indptr.astype(np.int64, copy=False), value.shape)
     value = np.asarray(value)
-    return np.ascontiguousarray(value, None if value.dtype.name in DTYPES else plan.dtype)
+    kept = value.dtype in (np.float32, np.float64)
+    return np.ascontiguousarray(value, None if kept else plan.dtype)
 
 
 def _require_fit(streams: Streams, plan: Plan) -> None:
@@ -246,6 +247,17 @@ def why_unavailable(backend: str) -> str | None:
         raise ValueError(f"backend {backend!r} is not known; it must be one of {list(BACKENDS)}.")
     entry = BACKENDS[backend]
     return entry if isinstance(entry, str) else None
+
+
+def why_no_operands(name: str) -> str | None:
+    """The reason why products cannot read numbers of a type here, or None if they can."""
+    if kernels.provider(DTYPES[name]) is not None:
+        return None
+    return (
+        f"it needs AVX512_BF16, and the instruction set in use here is {kernels.isa()} without "
+        "that. Choose what runs instead: 'float32', which is the fastest here, or "
+        "'bfloat16_emulated', which rounds as 'bfloat16' does and computes in float32"
+    )
 
 
 def open_runner(
@@ -359,6 +371,7 @@ def config() -> dict[str, Any]:
     return {
         "instruction_set": kernels.isa(),
         "usable_instruction_sets": kernels.usable(),
+        "products": {name: _provider(name) for name in DTYPES},
         "HOTLOOP_ISA": os.environ.get("HOTLOOP_ISA"),
         "threads": threads,
         "HOTLOOP_NUM_THREADS": os.environ.get("HOTLOOP_NUM_THREADS"),
@@ -371,6 +384,11 @@ def config() -> dict[str, Any]:
         },
         "platform": f"{platform.machine()} {sys.platform}",
     }
+
+
+def _provider(name: str) -> str:
+    """What multiplies matrices of a type."""
+    return kernels.provider(DTYPES[name]) or f"absent: {why_no_operands(name)}"
 
 
 def show_config() -> None:

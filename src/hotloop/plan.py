@@ -7,10 +7,11 @@ recorded in the ops: layouts, chunk sizes, fused or kept gradients. Kernels deci
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,6 +33,8 @@ from hotloop.spec import SGD, Adam, Network, Optimizer
 GROUPS = ("weight", "bias")
 
 LINE_BYTES = 64
+#: Of a bfloat16 number.
+ROUNDED_BYTES = 2
 #: Bytes of activations and deltas that one chunk of rows may take, to stay in a core's cache.
 CHUNK_BYTES = 512 * 1024
 #: From so many rows and panels of outputs on, a gradient of weights packs its input first: rows
@@ -58,6 +61,8 @@ class Plan:
         What was compiled.
     dtype : numpy.dtype
         float32 or float64.
+    operands : str
+        What products of training read: the dtype's name, or a narrower one of `DTYPES`.
     optimizer : SGD, Adam or None
         None in a plan for gradients or predictions.
     ops, accumulate_ops, inference_ops, parameter_ops : ndarray of OP_DTYPE
@@ -80,6 +85,7 @@ class Plan:
 
     network: Network
     dtype: np.dtype
+    operands: str
     optimizer: Optimizer | None
     ops: np.ndarray = field(repr=False)
     accumulate_ops: np.ndarray = field(repr=False)
@@ -99,14 +105,15 @@ class Plan:
     n_parameters: int
 
     def __str__(self) -> str:
-        names = list(KINDS)
-        lines = [f"{'op':<24}{'inputs':>8}{'outputs':>8}{'layout':>8}  multiply-adds a row"]
+        names, dtypes = list(KINDS), list(DTYPES)
+        columns = f"{'inputs':>8}{'outputs':>8}{'layout':>8}"
+        lines = [f"{'op':<24}{'dtype':<18}{columns}  multiply-adds a row"]
         for op in self.ops if len(self.ops) else self.inference_ops:
             work = int(op["I"] * op["O"]) if op["weight"] >= 0 else 0
             layout = list(LAYOUTS)[op["layout"]] if op["weight"] >= 0 else "-"
-            lines.append(
-                f"{names[op['kind']].lower():<24}{op['I']:>8}{op['O']:>8}{layout:>8}  {work}"
-            )
+            columns = f"{op['I']:>8}{op['O']:>8}{layout:>8}"
+            kind, dtype = names[op["kind"]].lower(), dtypes[op["dtype"]]
+            lines.append(f"{kind:<24}{dtype:<18}{columns}  {work}")
         return "\n".join([*lines, f"{self.n_parameters} parameters"])
 
 
@@ -210,14 +217,29 @@ class _Buffer:
         return start
 
 
+class _Rows(NamedTuple):
+    """Rows in the arena: where they start, and their stride in elements."""
+
+    place: int
+    ld: int
+
+
 class _Lowering:
     """Turns dense layers into op records, and takes room for their buffers as it goes."""
 
     def __init__(
-        self, network: Network, dtype: np.dtype, optimizer: Optimizer | None, *, sparse: bool
+        self,
+        network: Network,
+        dtype: np.dtype | type,
+        optimizer: Optimizer | None,
+        *,
+        sparse: bool,
+        operands: str | None = None,
     ) -> None:
         self.network = network
         self.dtype = np.dtype(dtype)
+        self.operands = operands or self.dtype.name
+        self.rounds = self.operands != self.dtype.name
         self.optimizer = optimizer
         self.sparse = sparse
         self.sizes = geometry(DTYPES[self.dtype.name])
@@ -230,15 +252,22 @@ class _Lowering:
         return -(-n // lanes) * lanes
 
     def narrow(self, layer: int) -> bool:
-        """Whether lanes along the outputs would be mostly empty; CSR rows need them there."""
+        """Whether lanes along the outputs would be mostly empty; CSR rows need them there, and
+        rounded operands lie in pairs.
+        """
         O = self.shapes[layer][1]
-        return 2 * O <= self.sizes["vector_lanes"] and not (self.sparse and layer == 0)
+        panels = self.rounds or (self.sparse and layer == 0)
+        return 2 * O <= self.sizes["vector_lanes"] and not panels
 
-    def stride(self, n: int) -> int:
+    def products_of(self, layer: int) -> str:
+        """What a layer's products read; rows of CSR are never rounded."""
+        return self.dtype.name if self.sparse and layer == 0 else self.operands
+
+    def stride(self, n: int, itemsize: int = 0) -> int:
         """Row stride for n columns: an odd number of cache lines, so that a column of rows
         spreads over all sets of the cache.
         """
-        line = max(LINE_BYTES // self.dtype.itemsize, self.sizes["vector_lanes"])
+        line = max(LINE_BYTES // (itemsize or self.dtype.itemsize), self.sizes["vector_lanes"])
         lines = -(-n // line)
         return (lines + 1 - lines % 2) * line
 
@@ -250,6 +279,9 @@ class _Lowering:
 
     def take(self, buffer: _Buffer, n: int) -> int:
         return buffer.take(n * self.dtype.itemsize)
+
+    def take_rows(self, buffer: _Buffer, n_rows: int, ld: int) -> _Rows:
+        return _Rows(self.take(buffer, n_rows * ld), ld)
 
     def record(self, kind: str, layer: int, **fields: int | float) -> np.ndarray:
         """An op of a layer with all that its kind does not change."""
@@ -290,6 +322,11 @@ class _Lowering:
             fields |= {"weight_gradient": n_weight, "bias_gradient": n_bias}
         if train and layer > 0 and not self.narrow(layer):
             fields["mirror"] = self.padded(I) * O
+        rounded = self.products_of(layer) != self.dtype.name
+        if rounded and train:  # pairs are as wide as one element of the weight
+            fields["operand"] = self.padded(O) * -(-I // 2)
+            if layer > 0:
+                fields["mirror"] = self.padded(I) * -(-O // 2)
         placed = {name: self.take(self.store, n) for name, n in fields.items()}
         if train:
             placed["squares"] = self.store.take(8 * self.units(layer))
@@ -309,15 +346,22 @@ class _Lowering:
         raise TypeError(f"no kernel steps by {self.optimizer!r}")
 
     def forward(
-        self, layer: int, parameters: Mapping[str, int], source: Mapping[str, int], output: int
+        self,
+        layer: int,
+        parameters: Mapping[str, int],
+        source: Mapping[str, int],
+        output: _Rows,
+        operands: str,
     ) -> np.ndarray:
         sparse = self.sparse and layer == 0
+        weight = "weight" if operands == self.dtype.name else "operand"
         return self.record(
             "CSR_FORWARD" if sparse else "DENSE_FORWARD",
             layer,
-            **{**parameters, **source},
-            output=output,
-            ld_output=self.output_stride(layer),
+            **{**parameters, **source, "weight": parameters[weight]},
+            dtype=DTYPES[operands],
+            output=output.place,
+            ld_output=output.ld,
             activation=ACTIVATIONS[self.network.layers[layer].activation],
         )
 
@@ -329,60 +373,108 @@ class _Lowering:
         buffers = [self.take(arena, rows * widest) for _ in range(2)]
         source = {"from_stream": 1}
         for layer, fields in enumerate(parameters):
-            output = buffers[layer % 2]
-            ops.append(self.forward(layer, fields, source, output))
-            source = {"input": output, "ld_input": self.output_stride(layer)}
+            output = _Rows(buffers[layer % 2], self.output_stride(layer))
+            ops.append(self.forward(layer, fields, source, output, self.dtype.name))
+            source = {"input": output.place, "ld_input": output.ld}
         last = len(self.shapes) - 1
         link = "identity" if raw else self.network.loss.output_activation
         ops.append(
             self.record(
                 "OUTPUT",
                 last,
-                output=output,
-                ld_output=self.output_stride(last),
+                output=output.place,
+                ld_output=output.ld,
                 activation=ACTIVATIONS[link],
             )
         )
         return np.array(ops, dtype=OP_DTYPE), rows, arena.n_bytes
+
+    def results(self, rows: Callable[[int], _Rows]) -> tuple[_Rows, list[_Rows], list[_Rows]]:
+        """Where rows are gathered, and outputs and deltas of each layer are computed, by their
+        strides. What is rounded right after has the same place for all.
+        """
+        last, strides = (
+            len(self.shapes) - 1,
+            [self.output_stride(i) for i in range(len(self.shapes))],
+        )
+        of_input = 0 if self.sparse else self.stride(self.shapes[0][0])
+        if not self.rounds:
+            outputs = [rows(ld) for ld in strides]
+            return rows(of_input), outputs, [rows(ld) for ld in strides[:-1]] + outputs[-1:]
+        shared = rows(max(of_input, *strides))
+        d_outputs = [shared] * (last + 1)
+        if self.sparse and last > 0:
+            d_outputs[0] = rows(strides[0])
+        return shared, [shared] * (last + 1), d_outputs
 
     def training(
         self, parameters: list[dict[str, int]], batch_size: int, *, fused: bool
     ) -> tuple[np.ndarray, int]:
         """The ops of one step, rows first and parameters after, and the arena they need."""
         arena, last = _Buffer(), len(self.shapes) - 1
-        strides = [self.output_stride(layer) for layer in range(last + 1)]
-        outputs = [self.take(arena, batch_size * n) for n in strides]
-        deltas = [self.take(arena, batch_size * n) for n in strides[:-1]] + outputs[-1:]
+        rows = partial(self.take_rows, arena, batch_size)
+        gathered, outputs, d_outputs = self.results(rows)
         row_loss = self.take(arena, batch_size)
-        sources: list[dict[str, int]] = [
-            {"input": outputs[layer - 1], "ld_input": strides[layer - 1]}
-            for layer in range(last + 1)
-        ]
         ops = []
-        if self.sparse:
-            sources[0] = {}
-        else:
-            stride = self.stride(self.shapes[0][0])
-            rows = self.take(arena, batch_size * stride)
-            ops.append(self.record("GATHER", 0, output=rows, ld_output=stride))
-            sources[0] = {"input": rows, "ld_input": stride}
+
+        def operand(layer: int, n_columns: int, made: _Rows) -> _Rows:
+            """Where products of a layer find rows that were just made; rounds them if need be."""
+            if self.products_of(layer) == self.dtype.name:
+                return made
+            ld = self.stride(n_columns, ROUNDED_BYTES)
+            kept = _Rows(arena.take(batch_size * ld * ROUNDED_BYTES), ld)
+            buffers = {"input": made.place, "ld_input": made.ld, "output": kept.place}
+            sizes = {"I": n_columns, "O": n_columns, "ld_output": ld}
+            dtype = DTYPES[self.operands]
+            ops.append(self.record("ROUND", layer, dtype=dtype, **buffers, **sizes))
+            return kept
+
+        sources: list[dict[str, int]] = [{}]
+        if not self.sparse:
+            ops.append(self.record("GATHER", 0, output=gathered.place, ld_output=gathered.ld))
+            input = operand(0, self.shapes[0][0], gathered)
+            sources[0] = {"input": input.place, "ld_input": input.ld}
         for layer, fields in enumerate(parameters):
-            ops.append(self.forward(layer, fields, sources[layer], outputs[layer]))
-        end = {"output": outputs[last], "d_output": deltas[last], "ld_output": strides[last]}
+            made, of = outputs[layer], self.products_of(layer)
+            ops.append(self.forward(layer, fields, sources[layer], made, of))
+            if layer < last:
+                input = operand(layer + 1, self.shapes[layer][1], made)
+                sources.append({"input": input.place, "ld_input": input.ld})
+        made = outputs[last]
+        end = {"output": made.place, "d_output": made.place, "ld_output": made.ld}
         ops.append(self.record("LOSS", last, **end, row_loss=row_loss))
-        for layer in range(last, 0, -1):
+        deltas: dict[int, _Rows] = {}
+        for layer in range(last, -1, -1):
+            delta = deltas[layer] = operand(layer, self.shapes[layer][1], d_outputs[layer])
+            if layer == 0:
+                break
             ops.append(
                 self.record(
                     "DENSE_BACKWARD_INPUT",
                     layer,
                     **{**parameters[layer], **sources[layer]},
-                    d_input=deltas[layer - 1],
-                    d_output=deltas[layer],
-                    ld_output=strides[layer],
+                    dtype=DTYPES[self.products_of(layer)],
+                    d_input=d_outputs[layer - 1].place,
+                    ld_d_input=d_outputs[layer - 1].ld,
+                    d_output=delta.place,
+                    ld_output=delta.ld,
                     activation=ACTIVATIONS[self.network.layers[layer - 1].activation],
                 )
             )
-        updates = []
+        ops += self.parameter_ops(parameters, sources, deltas, batch_size, fused=fused)
+        return np.array(ops, dtype=OP_DTYPE), arena.n_bytes
+
+    def parameter_ops(
+        self,
+        parameters: list[dict[str, int]],
+        sources: list[dict[str, int]],
+        deltas: Mapping[int, _Rows],
+        batch_size: int,
+        *,
+        fused: bool,
+    ) -> list[np.ndarray]:
+        """The stages of a step that follow that over rows."""
+        ops, updates = [], []
         for layer, fields in enumerate(parameters):
             sparse = self.sparse and layer == 0
             mode = "update" if fused and not sparse else "overwrite"
@@ -390,8 +482,9 @@ class _Lowering:
                 "CSR_BACKWARD_WEIGHT" if sparse else "DENSE_BACKWARD_WEIGHT",
                 layer,
                 **{**fields, **sources[layer], **self.optimizer_fields()},
-                d_output=deltas[layer],
-                ld_output=strides[layer],
+                dtype=DTYPES[self.products_of(layer)],
+                d_output=deltas[layer].place,
+                ld_output=deltas[layer].ld,
                 gradient=GRADIENTS[mode],
                 pack_input=self.packs_input(layer, batch_size),
             )
@@ -402,29 +495,35 @@ class _Lowering:
             ops.append(gradient)
             if mode == "overwrite" and self.optimizer is not None:
                 updates.append(self.update(layer, fields))
-        return np.array(ops + updates, dtype=OP_DTYPE), arena.n_bytes
+        return ops + updates
 
     def rows_of(self, seconds: float, *, passes: int) -> int:
         """About how many rows go forward, or forward and back (3 passes), in some time."""
-        flops = 2 * passes * self.network_size
+        flops = 2 * passes * self.network_size * (2 if self.rounds else 1)  # if pairs are slow
         return math.ceil(seconds * self.sizes["vector_lanes"] * FLOPS_PER_LANE / flops)
 
     def packs_input(self, layer: int, batch_size: int) -> bool:
+        if self.products_of(layer) != self.dtype.name:
+            return True  # into pairs along the reduction
         wide = self.panels(self.shapes[layer][1]) >= PACK_FROM_PANELS
         fits = PACK_FROM_ROWS <= batch_size <= PACK_TO_ROWS
         return wide and fits and not (self.sparse and layer == 0)
 
     def scratch_bytes(self, ops: np.ndarray, batch_size: int) -> int:
-        """Room for a unit's gradient, and for the columns of the input that it packs."""
+        """Room for a unit's gradient, and for the columns of both sides that it packs."""
         scratch = _Buffer()
         self.take(scratch, self.sizes["unit_size"])
         if ops["pack_input"].any():
-            self.take(scratch, batch_size * self.sizes["most_unit_rows"])
+            columns, rows, n_bytes = self.sizes["most_unit_rows"], batch_size, self.dtype.itemsize
+            if self.rounds:  # both sides, in pairs of rows
+                columns += 3 * self.sizes["vector_lanes"]
+                rows, n_bytes = -(-batch_size // 2) * 2, ROUNDED_BYTES
+            scratch.take(rows * columns * n_bytes)
         return scratch.n_bytes
 
     def update(self, layer: int, fields: Mapping[str, int]) -> np.ndarray:
-        mode = GRADIENTS["update"]
-        return self.record("UPDATE", layer, **{**fields, **self.optimizer_fields()}, gradient=mode)
+        how = {"gradient": GRADIENTS["update"], "dtype": DTYPES[self.products_of(layer)]}
+        return self.record("UPDATE", layer, **{**fields, **self.optimizer_fields(), **how})
 
 
 def _chunk_rows(row_bytes: int) -> int:
@@ -433,16 +532,9 @@ def _chunk_rows(row_bytes: int) -> int:
 
 
 def _compile(
-    network: Network,
-    dtype: np.dtype | type,
-    *,
-    batch_size: int = 0,
-    optimizer: Optimizer | None = None,
-    sparse: bool = False,
-    fused: bool | None = None,
-    raw: bool = False,
+    lowering: _Lowering, *, batch_size: int = 0, fused: bool | None = None, raw: bool = False
 ) -> Plan:
-    lowering = _Lowering(network, np.dtype(dtype), optimizer, sparse=sparse)
+    network, sparse = lowering.network, lowering.sparse
     if fused is None:
         fused = batch_size <= lowering.rows_of(PATIENCE_SECONDS, passes=1)
     train = batch_size > 0
@@ -465,7 +557,8 @@ def _compile(
     return Plan(
         network=network,
         dtype=lowering.dtype,
-        optimizer=optimizer,
+        operands=lowering.operands,
+        optimizer=lowering.optimizer,
         ops=ops,
         accumulate_ops=accumulate_ops,
         inference_ops=inference_ops,
@@ -493,6 +586,7 @@ def compile_training(
     optimizer: Optimizer,
     sparse: bool = False,
     fused: bool | None = None,
+    operands: str | None = None,
 ) -> Plan:
     """Compile training steps of `batch_size` rows.
 
@@ -513,14 +607,17 @@ def compile_training(
         after all gradients were written to memory. The second is the oracle of the first, and
         can be given up half-way. None takes the second if a step is so long that an interrupt
         would have to wait for the first.
+    operands : {"bfloat16", "bfloat16_emulated"} or None, default=None
+        What weights, activations and deltas are rounded to for products, under dtype float32.
+        Sums, the optimizer's weights and moments, and the inference ops stay float32, and so
+        does a first layer on CSR. None rounds nothing.
 
     Returns
     -------
     Plan
     """
-    return _compile(
-        network, dtype, batch_size=batch_size, optimizer=optimizer, sparse=sparse, fused=fused
-    )
+    lowering = _Lowering(network, dtype, optimizer, sparse=sparse, operands=operands)
+    return _compile(lowering, batch_size=batch_size, fused=fused)
 
 
 def compile_gradients(
@@ -531,12 +628,12 @@ def compile_gradients(
     sparse: bool = False,
 ) -> Plan:
     """Compile the loss and gradient of a whole data set, in batches of at most `n_rows` rows."""
-    batch_size = min(n_rows, GRADIENT_ROWS)
-    return _compile(network, dtype, batch_size=batch_size, sparse=sparse, fused=False)
+    lowering = _Lowering(network, dtype, None, sparse=sparse)
+    return _compile(lowering, batch_size=min(n_rows, GRADIENT_ROWS), fused=False)
 
 
 def compile_inference(
     network: Network, *, dtype: np.dtype | type, sparse: bool = False, raw: bool = False
 ) -> Plan:
     """Compile a forward pass; with `raw` the output activation is left out."""
-    return _compile(network, dtype, sparse=sparse, raw=raw)
+    return _compile(_Lowering(network, dtype, None, sparse=sparse), raw=raw)

@@ -32,6 +32,8 @@ PRECISIONS: dict[str, Any] = {
     "auto": (np.float64, np.float32),
     "float32": np.float32,
     "float64": np.float64,
+    "bfloat16": np.float32,
+    "bfloat16_emulated": np.float32,
 }
 
 
@@ -121,7 +123,7 @@ def training_data(
         The weights.
     reset : bool
         Whether the features may differ from those seen before.
-    precision : {"auto", "float32", "float64", "bfloat16"}
+    precision : {"auto", "float32", "float64", "bfloat16", "bfloat16_emulated"}
         The estimator's parameter.
     y_numeric : bool
         Whether y must be numbers (regression).
@@ -137,11 +139,6 @@ def training_data(
     ValueError
         For anything that cannot be learned from; the message says what came.
     """
-    if precision == "bfloat16":
-        raise ValueError(
-            "precision='bfloat16' is not available yet; use 'auto' (follows the dtype of X), "
-            "'float32' or 'float64'."
-        )
     twin = _twin(estimator)
     X, y = validate_data(
         twin,

@@ -69,6 +69,7 @@ class _Job:
     start: Array
     history: train.History
     incremental: bool
+    operands: str | None
 
 
 def _network(widths: tuple[int, ...], activation: str, loss: spec.Loss) -> spec.Network:
@@ -170,7 +171,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             Options(Real, {np.inf}),
         ],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
-        "precision": [StrOptions({*validate.PRECISIONS, "bfloat16"})],
+        "precision": [StrOptions({*validate.PRECISIONS})],
         "n_jobs": [
             Interval(Integral, 1, None, closed="left"),
             Interval(Integral, None, -1, closed="right"),
@@ -234,6 +235,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         afresh = "coefs_" not in vars(self) or not (incremental or self.warm_start)
+        operands = self._operands()
         hidden = validate.hidden_layer_sizes(self.hidden_layer_sizes)
         data = validate.training_data(
             self,
@@ -251,7 +253,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         rng = check_random_state(self.random_state)
         start = self._initial(network, data, rng) if afresh else self._current(network)
         history = train.History() if afresh else self._history()
-        job = _Job(network, data, start, history, incremental)
+        job = _Job(network, data, start, history, incremental, operands)
 
         max_iter = 1 if incremental else self.max_iter
         describe = partial(self._attributes, job)
@@ -267,6 +269,20 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             )
         tasks.end(lambda: outcome)
         return self._adopt(describe(outcome))
+
+    def _operands(self) -> str | None:
+        """What the products of training read where it is not the dtype of the weights."""
+        if not self.precision.startswith("bfloat16"):
+            return None
+        if self.solver == "lbfgs":
+            raise ValueError(
+                f"solver='lbfgs' computes in float64, but precision is {self.precision!r}. Use "
+                "precision='float32' for a result rounded to that, or solver='adam' or 'sgd'."
+            )
+        reason = backends.why_no_operands(self.precision)
+        if reason is not None:
+            raise ValueError(f"precision={self.precision!r} cannot be used: {reason}.")
+        return self.precision
 
     def _initial(
         self, network: spec.Network, data: TrainingData, rng: np.random.RandomState
@@ -297,7 +313,8 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                 f"{want}. warm_start and partial_fit go on with the network there is; set "
                 "warm_start=False and call fit for another one."
             )
-        dtype = coefs[0].dtype if self.precision == "auto" else self.precision
+        auto = self.precision == "auto"
+        dtype = coefs[0].dtype if auto else validate.PRECISIONS[self.precision]
         flat = np.concatenate([array.ravel() for array in (*coefs, *intercepts)])
         with np.errstate(over="ignore"):
             return flat.astype(dtype, copy=False)
@@ -357,6 +374,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             batch_size=batch_size,
             optimizer=optimizer.record,
             sparse=data.is_sparse,
+            operands=job.operands,
         )
         names = ("max_iter", "tol", "n_iter_no_change", "shuffle", "verbose", "alpha", "n_jobs")
         settings = train.Settings(
@@ -592,10 +610,17 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         Epochs in a row that may fail to improve before 'sgd' and 'adam' stop.
     max_fun : int, default=15000
         Evaluations of the loss at most, by 'lbfgs'.
-    precision : {'auto', 'float32', 'float64', 'bfloat16'}, default='auto'
+    precision : {'auto', 'float32', 'float64', 'bfloat16', 'bfloat16_emulated'}, default='auto'
         What is computed with: 'auto' follows X (float32 for float32, else float64), the
-        others force. 'lbfgs' computes in float64 and rounds the result. 'bfloat16' is not
-        available yet.
+        others force. 'lbfgs' computes in float64 and rounds the result.
+
+        'bfloat16' is for 'adam' and 'sgd' on processors with AVX512_BF16 and an error
+        elsewhere; `hotloop.show_config()` tells. `fit` and `partial_fit` round weights,
+        activations and gradients of activations to bfloat16 where they multiply matrices, and
+        sum in float32, in which everything else is: `coefs_`, the moments of the solver, the
+        loss, predictions and validation scores, and a first layer on sparse X.
+        'bfloat16_emulated' does the same on any processor by float32 arithmetic, with the same
+        products to the bit, and is slower than 'float32'.
     n_jobs : int or None, default=None
         Threads that share the work of `fit` and of predictions; the result has the same bits
         for any number. None and -1 stand for all processors that the process may use, or
@@ -1033,10 +1058,17 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         Epochs in a row that may fail to improve before 'sgd' and 'adam' stop.
     max_fun : int, default=15000
         Evaluations of the loss at most, by 'lbfgs'.
-    precision : {'auto', 'float32', 'float64', 'bfloat16'}, default='auto'
+    precision : {'auto', 'float32', 'float64', 'bfloat16', 'bfloat16_emulated'}, default='auto'
         What is computed with: 'auto' follows X (float32 for float32, else float64), the
-        others force. 'lbfgs' computes in float64 and rounds the result. 'bfloat16' is not
-        available yet.
+        others force. 'lbfgs' computes in float64 and rounds the result.
+
+        'bfloat16' is for 'adam' and 'sgd' on processors with AVX512_BF16 and an error
+        elsewhere; `hotloop.show_config()` tells. `fit` and `partial_fit` round weights,
+        activations and gradients of activations to bfloat16 where they multiply matrices, and
+        sum in float32, in which everything else is: `coefs_`, the moments of the solver, the
+        loss, predictions and validation scores, and a first layer on sparse X.
+        'bfloat16_emulated' does the same on any processor by float32 arithmetic, with the same
+        products to the bit, and is slower than 'float32'.
     n_jobs : int or None, default=None
         Threads that share the work of `fit` and of predictions; the result has the same bits
         for any number. None and -1 stand for all processors that the process may use, or
