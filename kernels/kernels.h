@@ -10,6 +10,7 @@
 #include "product.h"
 #include "optimizer.h"
 #include "dense.h"
+#include "csr.h"
 #include "loss.h"
 
 #define HL_JOIN(a, b, c) a##b##_##c
@@ -25,9 +26,12 @@ const hl_kernels HL_THIS_TABLE = {
                  .panel_width = NR,
                  .unit_rows = UNIT_ROWS,
                  .most_unit_rows = MOST_UNIT_ROWS,
-                 .narrow_columns = NARROW_COLUMNS},
+                 .narrow_columns = NARROW_COLUMNS,
+                 .counted_steps = HL_MOST_COUNTED},
     .run =
         {
+            [HL_CSR_INDEX] = csr_index,
+            [HL_CSR_CATCH_UP] = csr_catch_up,
             [HL_GATHER] = gather,
             [HL_DENSE_FORWARD] = dense_forward,
             [HL_CSR_FORWARD] = csr_forward,
@@ -37,11 +41,14 @@ const hl_kernels HL_THIS_TABLE = {
             [HL_DENSE_BACKWARD_WEIGHT] = dense_backward_weight,
             [HL_CSR_BACKWARD_WEIGHT] = csr_backward_weight,
             [HL_UPDATE] = update,
+            [HL_CSR_UPDATE] = csr_update,
         },
     .prepare = prepare,
     .sum_loss = sum_loss,
     .sum_squares = sum_squares,
     .sum_weights = sum_weights,
+    .remember = remember,
+    .settle = settle,
     .pack = pack,
     .unpack = unpack,
 };

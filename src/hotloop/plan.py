@@ -44,6 +44,8 @@ FLOPS_PER_LANE = 8e9
 PATIENCE_SECONDS = 0.075
 #: Steps that take less are never shared by threads, those that take more always.
 SMALL_SECONDS, LARGE_SECONDS = 5e-6, 150e-6
+#: Features of a CSR input that a thread takes at a time.
+FEATURES_GRAIN = 128
 #: Rows of a batch of the gradient plan; part of what its bits depend on.
 GRADIENT_ROWS = 512
 
@@ -63,6 +65,8 @@ class Plan:
     ops, accumulate_ops, inference_ops, parameter_ops : ndarray of OP_DTYPE
         A training step, the same with gradients added to those of earlier batches, a forward
         pass, and one record a layer that says where its parameters are.
+    catch_up_ops : ndarray of OP_DTYPE
+        One op that takes all features to the present, in a plan that trains on CSR input.
     batch_size, chunk_rows, inference_rows : int
         Rows of a step, and rows that go through the ops together in training and inference.
     arena_bytes, inference_arena_bytes, store_bytes : int
@@ -85,6 +89,7 @@ class Plan:
     accumulate_ops: np.ndarray = field(repr=False)
     inference_ops: np.ndarray = field(repr=False)
     parameter_ops: np.ndarray = field(repr=False)
+    catch_up_ops: np.ndarray = field(repr=False)
     batch_size: int
     chunk_rows: int
     inference_rows: int
@@ -214,12 +219,19 @@ class _Lowering:
     """Turns dense layers into op records, and takes room for their buffers as it goes."""
 
     def __init__(
-        self, network: Network, dtype: np.dtype, optimizer: Optimizer | None, *, sparse: bool
+        self,
+        network: Network,
+        dtype: np.dtype,
+        optimizer: Optimizer | None,
+        *,
+        sparse: bool,
+        lazy: bool,
     ) -> None:
         self.network = network
         self.dtype = np.dtype(dtype)
         self.optimizer = optimizer
         self.sparse = sparse
+        self.lazy = lazy
         self.sizes = geometry(DTYPES[self.dtype.name])
         self.shapes = layer_shapes(network)
         self.store = _Buffer()
@@ -229,10 +241,14 @@ class _Lowering:
         lanes = self.sizes["vector_lanes"]
         return -(-n // lanes) * lanes
 
+    def layout(self, layer: int) -> str:
+        """Rows under CSR input; narrow if lanes along the outputs would be mostly empty."""
+        if self.sparse and layer == 0:
+            return "rows"
+        return "narrow" if 2 * self.shapes[layer][1] <= self.sizes["vector_lanes"] else "panels"
+
     def narrow(self, layer: int) -> bool:
-        """Whether lanes along the outputs would be mostly empty; CSR rows need them there."""
-        O = self.shapes[layer][1]
-        return 2 * O <= self.sizes["vector_lanes"] and not (self.sparse and layer == 0)
+        return self.layout(layer) == "narrow"
 
     def stride(self, n: int) -> int:
         """Row stride for n columns: an odd number of cache lines, so that a column of rows
@@ -261,7 +277,7 @@ class _Lowering:
         op["kind"] = KINDS[kind]
         op["dtype"] = DTYPES[self.dtype.name]
         op["I"], op["O"] = self.shapes[layer]
-        op["layout"] = LAYOUTS["narrow" if self.narrow(layer) else "panels"]
+        op["layout"] = LAYOUTS[self.layout(layer)]
         op["loss"] = LOSSES[self.network.loss.name]
         op["weight_group"], op["bias_group"] = GROUPS.index("weight"), GROUPS.index("bias")
         for name, value in fields.items():
@@ -270,6 +286,8 @@ class _Lowering:
 
     def units(self, layer: int) -> int:
         I, O = self.shapes[layer]
+        if self.layout(layer) == "rows":
+            return -(-I // self.sizes["unit_rows"])
         if self.narrow(layer):
             return -(-self.padded(I) // self.sizes["narrow_columns"])
         most, rows = self.sizes["most_unit_rows"], self.sizes["unit_rows"]
@@ -281,6 +299,8 @@ class _Lowering:
     def parameter_fields(self, layer: int, *, train: bool, keep_gradient: bool) -> dict[str, int]:
         """Room in the store for a layer's parameters and all that goes with them."""
         I, O = self.shapes[layer]
+        if self.layout(layer) == "rows":
+            return self.row_fields(I, O, train=train, keep_gradient=keep_gradient)
         n_weight = O * self.padded(I) if self.narrow(layer) else self.padded(O) * I
         n_bias = self.padded(O)
         fields = {"weight": n_weight, "bias": n_bias}
@@ -294,6 +314,42 @@ class _Lowering:
         if train:
             placed["squares"] = self.store.take(8 * self.units(layer))
         return placed | {"units": self.units(layer)}
+
+    def row_fields(self, I: int, O: int, *, train: bool, keep_gradient: bool) -> dict[str, int]:
+        """The same for a weight in rows; each lies beside the same row of the slots."""
+        width, n_slots = self.padded(O), len(self.optimizer.slots) if self.optimizer else 0
+        stride = width * (1 + n_slots)
+        weight = self.take(self.store, I * stride)
+        placed = {"weight": weight, "ld_weight": stride, "bias": self.take(self.store, width)}
+        for k in range(n_slots):
+            placed[f"weight_slot_{k}"] = weight + (k + 1) * width * self.dtype.itemsize
+            placed[f"bias_slot_{k}"] = self.take(self.store, width)
+        if keep_gradient:
+            placed["weight_gradient"] = self.take(self.store, I * width)
+            placed["bias_gradient"] = self.take(self.store, width)
+        if train:
+            placed["features"] = self.store.take(8 * I)
+        if train and self.optimizer:
+            n_pieces = -(-I // FEATURES_GRAIN)
+            placed["counts"] = self.store.take(8 * n_pieces * self.sizes["counted_steps"])
+        elif train:
+            placed["squares"] = self.store.take(8 * self.units(0))
+        return placed | {"units": self.units(0)}
+
+    def touched(self, kind: str, parameters: Mapping[str, int], **fields: int | float) -> np.ndarray:
+        """An op over the features that a batch touches, under CSR input."""
+        return self.record(
+            kind,
+            0,
+            **{
+                **parameters,
+                **self.optimizer_fields(),
+                "units": -1,
+                "grain": FEATURES_GRAIN,
+                "lazy": self.lazy,
+                **fields,
+            },
+        )
 
     def optimizer_fields(self) -> dict[str, int | float]:
         if isinstance(self.optimizer, Adam):
@@ -361,6 +417,11 @@ class _Lowering:
         ops = []
         if self.sparse:
             sources[0] = {}
+            # The gradient of features that are not touched is zero: who sums it clears it first.
+            index = {"units": 1, "gradient": GRADIENTS["accumulate" if self.optimizer else "overwrite"]}
+            ops.append(self.record("CSR_INDEX", 0, **{**parameters[0], **index}))
+            if self.optimizer and not self.lazy:
+                ops.append(self.catch_up(parameters[0]))
         else:
             stride = self.stride(self.shapes[0][0])
             rows = self.take(arena, batch_size * stride)
@@ -382,25 +443,19 @@ class _Lowering:
                     activation=ACTIVATIONS[self.network.layers[layer - 1].activation],
                 )
             )
-        updates = []
+        mode, updates = "update" if fused else "overwrite", []
         for layer, fields in enumerate(parameters):
-            sparse = self.sparse and layer == 0
-            mode = "update" if fused and not sparse else "overwrite"
-            gradient = self.record(
-                "CSR_BACKWARD_WEIGHT" if sparse else "DENSE_BACKWARD_WEIGHT",
-                layer,
-                **{**fields, **sources[layer], **self.optimizer_fields()},
-                d_output=deltas[layer],
-                ld_output=strides[layer],
-                gradient=GRADIENTS[mode],
-                pack_input=self.packs_input(layer, batch_size),
-            )
-            if gradient["pack_input"]:  # a thread packs once for all units it takes: few, but even
-                gradient["grain"] = -(-self.panels(self.shapes[layer][1]) // 2)
-            if sparse:
-                gradient["units"] = self.panels(self.shapes[0][1])
-            ops.append(gradient)
-            if mode == "overwrite" and self.optimizer is not None:
+            delta = {
+                "d_output": deltas[layer],
+                "ld_output": strides[layer],
+                "gradient": GRADIENTS[mode],
+            }
+            if self.sparse and layer == 0:
+                ops.append(self.touched("CSR_BACKWARD_WEIGHT", fields, **delta))
+            else:
+                delta |= sources[layer]
+                ops.append(self.backward_weight(layer, fields, batch_size, **delta))
+            if not fused and self.optimizer:
                 updates.append(self.update(layer, fields))
         return np.array(ops + updates, dtype=OP_DTYPE), arena.n_bytes
 
@@ -420,8 +475,26 @@ class _Lowering:
             return 0
         return batch_size * self.sizes["most_unit_rows"] * self.dtype.itemsize
 
+    def backward_weight(
+        self, layer: int, fields: Mapping[str, int], batch_size: int, **more: int
+    ) -> np.ndarray:
+        op = self.record(
+            "DENSE_BACKWARD_WEIGHT",
+            layer,
+            **{**fields, **self.optimizer_fields(), **more},
+            pack_input=self.packs_input(layer, batch_size),
+        )
+        if op["pack_input"]:  # a thread packs once for all units it takes: few, but even
+            op["grain"] = -(-self.panels(self.shapes[layer][1]) // 2)
+        return op
+
+    def catch_up(self, fields: Mapping[str, int]) -> np.ndarray:
+        return self.touched("CSR_CATCH_UP", fields, gradient=GRADIENTS["accumulate"])
+
     def update(self, layer: int, fields: Mapping[str, int]) -> np.ndarray:
         mode = GRADIENTS["update"]
+        if self.layout(layer) == "rows":
+            return self.touched("CSR_UPDATE", fields, gradient=mode)
         return self.record("UPDATE", layer, **{**fields, **self.optimizer_fields()}, gradient=mode)
 
 
@@ -437,16 +510,17 @@ def _compile(
     batch_size: int = 0,
     optimizer: Optimizer | None = None,
     sparse: bool = False,
+    lazy: bool = False,
     fused: bool | None = None,
     raw: bool = False,
 ) -> Plan:
-    lowering = _Lowering(network, np.dtype(dtype), optimizer, sparse=sparse)
+    lowering = _Lowering(network, np.dtype(dtype), optimizer, sparse=sparse, lazy=lazy)
     if fused is None:
         fused = batch_size <= lowering.rows_of(PATIENCE_SECONDS, passes=1)
     train = batch_size > 0
     parameters = [
         lowering.parameter_fields(
-            layer, train=train, keep_gradient=train and (not fused or (sparse and layer == 0))
+            layer, train=train, keep_gradient=train and not fused
         )
         for layer in range(len(network.layers))
     ]
@@ -456,9 +530,12 @@ def _compile(
         ops, arena = lowering.training(parameters, batch_size, fused=fused)
     accumulate_ops = ops.copy()
     accumulate_ops["gradient"] = GRADIENTS["accumulate"]
-    updates = [lowering.update(i, fields) for i, fields in enumerate(parameters)]
-    parameter_ops = np.array(updates, dtype=OP_DTYPE)
-    for table in (ops, accumulate_ops, inference_ops, parameter_ops):
+    records = [lowering.record("UPDATE", i, **fields) for i, fields in enumerate(parameters)]
+    parameter_ops = np.array(records, dtype=OP_DTYPE)
+    catch_up_ops = np.zeros(0, OP_DTYPE)
+    if sparse and optimizer is not None:
+        catch_up_ops = np.array([lowering.catch_up(parameters[0])], OP_DTYPE)
+    for table in (ops, accumulate_ops, inference_ops, parameter_ops, catch_up_ops):
         table.flags.writeable = False  # plans are shared
     return Plan(
         network=network,
@@ -468,6 +545,7 @@ def _compile(
         accumulate_ops=accumulate_ops,
         inference_ops=inference_ops,
         parameter_ops=parameter_ops,
+        catch_up_ops=catch_up_ops,
         batch_size=batch_size,
         chunk_rows=_chunk_rows(arena // max(batch_size, 1)),
         inference_rows=inference_rows,
@@ -490,6 +568,7 @@ def compile_training(
     batch_size: int,
     optimizer: Optimizer,
     sparse: bool = False,
+    lazy: bool = False,
     fused: bool | None = None,
 ) -> Plan:
     """Compile training steps of `batch_size` rows.
@@ -506,6 +585,10 @@ def compile_training(
         The rule that updates the parameters.
     sparse : bool, default=False
         Whether X is CSR.
+    lazy : bool, default=False
+        Whether the weights of a feature of CSR input, and their moments, stay as they are in the
+        steps of batches that have nothing of it. Otherwise it takes those, too, when it is needed
+        next: the result is that of dense input.
     fused : bool or None, default=None
         Whether the optimizer runs on each piece of a gradient while the cache has it, or
         after all gradients were written to memory. The second is the oracle of the first, and
@@ -517,7 +600,13 @@ def compile_training(
     Plan
     """
     return _compile(
-        network, dtype, batch_size=batch_size, optimizer=optimizer, sparse=sparse, fused=fused
+        network,
+        dtype,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        sparse=sparse,
+        lazy=lazy,
+        fused=fused,
     )
 
 
