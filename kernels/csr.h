@@ -16,7 +16,7 @@
 #endif
 /* Entries and features that are asked for ahead of time: they lie anywhere. */
 #define ENTRIES_AHEAD 8
-#define FEATURES_AHEAD 4
+#define FEATURES_AHEAD 8
 
 INLINE int64_t block_vectors(int64_t left) {
     int64_t n = left / VL, blocks = (n + MOST_VECTORS - 1) / MOST_VECTORS;
@@ -29,6 +29,14 @@ INLINE hl_feature *features_of(const hl_op *op, const hl_batch *batch) {
 
 INLINE void prefetch_elements(const REAL *p, int64_t n) {
     for (int64_t i = 0; i < n; i += 64 / (int64_t)sizeof(REAL)) __builtin_prefetch(p + i);
+}
+
+/* Asks for what a touched feature some places on has in the store. */
+INLINE void prefetch_feature(const hl_op *op, const hl_batch *batch, int64_t place, int64_t end) {
+    if (place + FEATURES_AHEAD >= end) return;
+    const int64_t feature = batch->touched->features[place + FEATURES_AHEAD];
+    __builtin_prefetch(features_of(op, batch) + feature, 1);
+    prefetch_elements(in_store(batch, op->weight) + feature * op->ld_weight, op->ld_weight);
 }
 
 /* ------------------------------------------------------------------ index */
@@ -307,8 +315,7 @@ static void csr_catch_up(const hl_op *op, const hl_batch *batch, int64_t begin, 
     for (int64_t k = begin; k < end; k++) {
         const int64_t feature = touched ? touched[k] : k, from = features[feature].step;
         REAL *row = W + feature * op->ld_weight;
-        if (touched && k + FEATURES_AHEAD < end)
-            prefetch_elements(W + touched[k + FEATURES_AHEAD] * op->ld_weight, op->ld_weight);
+        if (touched) prefetch_feature(op, batch, k, end);
         if (from == h->n) continue;
         if (op->lazy) count_lazy(row_squares(row, padded(op->O)), from, h->n, counts);
         else if (!h->decays && h->rest[from] <= MOVE_PRECISION * h->moves[0][from])
@@ -394,11 +401,10 @@ static void csr_backward_weight(const hl_op *op, const hl_batch *batch, int64_t 
         const int64_t feature = touched->features[k], first = k ? touched->ends[k - 1] : 0;
         const int64_t n = touched->ends[k] - first;
         const REAL *values = (const REAL *)touched->values + first;
-        if (fused && k + FEATURES_AHEAD < end)
-            prefetch_elements(in_store(batch, op->weight) +
-                                  touched->features[k + FEATURES_AHEAD] * op->ld_weight,
-                              op->ld_weight);
-        if (fused) mark(op, batch, feature, counts, &squares);
+        if (fused) {
+            prefetch_feature(op, batch, k, end);
+            mark(op, batch, feature, counts, &squares);
+        }
         for (int64_t j = 0, nv; j < width; j += nv * VL) {
             nv = block_vectors(width - j);
             REAL *C = fused ? scratch
@@ -426,6 +432,7 @@ static void csr_update(const hl_op *op, const hl_batch *batch, int64_t begin, in
     if (begin == 0) step_bias(&s, in_store(batch, op->bias_gradient), 0, width);
     for (int64_t k = begin; k < end; k++) {
         const int64_t feature = touched->features[k];
+        prefetch_feature(op, batch, k, end);
         mark(op, batch, feature, counts, &squares);
         step_weights(&s, in_store(batch, op->weight_gradient) + feature * width,
                      feature * op->ld_weight, width);

@@ -44,10 +44,30 @@ FLOPS_PER_LANE = 8e9
 PATIENCE_SECONDS = 0.075
 #: Steps that take less are never shared by threads, those that take more always.
 SMALL_SECONDS, LARGE_SECONDS = 5e-6, 150e-6
+#: What an entry of a CSR input takes, in dense inputs: its weights come from afar.
+ENTRY_COST = 16
 #: Features of a CSR input that a thread takes at a time.
 FEATURES_GRAIN = 128
 #: Rows of a batch of the gradient plan; part of what its bits depend on.
 GRADIENT_ROWS = 512
+
+
+@dataclass(frozen=True)
+class CSRInput:
+    """What a plan is to know of a CSR input besides its width.
+
+    Attributes
+    ----------
+    lazy : bool
+        Whether the weights of a feature, and their moments, stay as they are in the steps of
+        batches that have nothing of it. Otherwise it takes those steps, too, when it is needed
+        next: the result is that of dense input.
+    row_entries : int or None
+        About how many entries a row has, to guess how long a step takes; None: all.
+    """
+
+    lazy: bool = False
+    row_entries: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,18 +244,20 @@ class _Lowering:
         dtype: np.dtype,
         optimizer: Optimizer | None,
         *,
-        sparse: bool,
-        lazy: bool,
+        sparse: bool | CSRInput,
     ) -> None:
         self.network = network
         self.dtype = np.dtype(dtype)
         self.optimizer = optimizer
-        self.sparse = sparse
-        self.lazy = lazy
+        self.sparse = bool(sparse)
+        self.csr = sparse if isinstance(sparse, CSRInput) else CSRInput()
         self.sizes = geometry(DTYPES[self.dtype.name])
         self.shapes = layer_shapes(network)
         self.store = _Buffer()
         self.network_size = sum(I * O for I, O in self.shapes)
+        if self.sparse and self.csr.row_entries is not None:
+            I, O = self.shapes[0]
+            self.network_size -= max(0, I - self.csr.row_entries * ENTRY_COST) * O
 
     def padded(self, n: int) -> int:
         lanes = self.sizes["vector_lanes"]
@@ -346,7 +368,7 @@ class _Lowering:
                 **self.optimizer_fields(),
                 "units": -1,
                 "grain": FEATURES_GRAIN,
-                "lazy": self.lazy,
+                "lazy": self.csr.lazy,
                 **fields,
             },
         )
@@ -420,7 +442,7 @@ class _Lowering:
             # The gradient of features that are not touched is zero: who sums it clears it first.
             index = {"units": 1, "gradient": GRADIENTS["accumulate" if self.optimizer else "overwrite"]}
             ops.append(self.record("CSR_INDEX", 0, **{**parameters[0], **index}))
-            if self.optimizer and not self.lazy:
+            if self.optimizer and not self.csr.lazy:
                 ops.append(self.catch_up(parameters[0]))
         else:
             stride = self.stride(self.shapes[0][0])
@@ -509,12 +531,11 @@ def _compile(
     *,
     batch_size: int = 0,
     optimizer: Optimizer | None = None,
-    sparse: bool = False,
-    lazy: bool = False,
+    sparse: bool | CSRInput = False,
     fused: bool | None = None,
     raw: bool = False,
 ) -> Plan:
-    lowering = _Lowering(network, np.dtype(dtype), optimizer, sparse=sparse, lazy=lazy)
+    lowering = _Lowering(network, np.dtype(dtype), optimizer, sparse=sparse)
     if fused is None:
         fused = batch_size <= lowering.rows_of(PATIENCE_SECONDS, passes=1)
     train = batch_size > 0
@@ -567,8 +588,7 @@ def compile_training(
     dtype: np.dtype | type,
     batch_size: int,
     optimizer: Optimizer,
-    sparse: bool = False,
-    lazy: bool = False,
+    sparse: bool | CSRInput = False,
     fused: bool | None = None,
 ) -> Plan:
     """Compile training steps of `batch_size` rows.
@@ -583,12 +603,8 @@ def compile_training(
         Rows of a step; the last of an epoch may have fewer.
     optimizer : SGD or Adam
         The rule that updates the parameters.
-    sparse : bool, default=False
-        Whether X is CSR.
-    lazy : bool, default=False
-        Whether the weights of a feature of CSR input, and their moments, stay as they are in the
-        steps of batches that have nothing of it. Otherwise it takes those, too, when it is needed
-        next: the result is that of dense input.
+    sparse : bool or CSRInput, default=False
+        Whether X is CSR, and what more is to be said of it.
     fused : bool or None, default=None
         Whether the optimizer runs on each piece of a gradient while the cache has it, or
         after all gradients were written to memory. The second is the oracle of the first, and
@@ -600,13 +616,7 @@ def compile_training(
     Plan
     """
     return _compile(
-        network,
-        dtype,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        sparse=sparse,
-        lazy=lazy,
-        fused=fused,
+        network, dtype, batch_size=batch_size, optimizer=optimizer, sparse=sparse, fused=fused
     )
 
 
