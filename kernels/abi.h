@@ -143,11 +143,8 @@ typedef struct hl_history {
     int64_t live; /* steps before it move nothing any more */
     int64_t gaps; /* how far faded and lag are known */
     int32_t decays;
-    double rate[HL_MOST_MISSED];
-    double momentum[HL_MOST_MISSED];
-    double decay[HL_MOST_MISSED];
-    double inverse_weight[HL_MOST_MISSED];
-    double share[HL_MOST_MISSED]; /* of a squared weight in the loss */
+    double constants[HL_MOST_MISSED][5]; /* see missed_step */
+    double share[HL_MOST_MISSED];        /* of a squared weight in the loss */
     double kept[HL_MOST_MISSED];  /* of a first moment or velocity */
     double moves[HL_MOVE_TERMS][HL_MOST_MISSED];
     double rest[HL_MOST_MISSED];      /* bound of the terms left out */

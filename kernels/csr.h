@@ -9,14 +9,31 @@
 
 #if HL_VECTOR_REGISTERS == 32
 #define MOST_VECTORS 8 /* of a row that are worked on at a time */
-#define EACH_BLOCK(F) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8)
+#define EACH_BLOCK(F, rule)                                                                        \
+    F(1, rule) F(2, rule) F(3, rule) F(4, rule) F(5, rule) F(6, rule) F(7, rule) F(8, rule)
 #else
 #define MOST_VECTORS 4
-#define EACH_BLOCK(F) F(1) F(2) F(3) F(4)
+#define EACH_BLOCK(F, rule) F(1, rule) F(2, rule) F(3, rule) F(4, rule)
 #endif
+/* For every number of vectors nv in a block, and for every rule of an optimizer: F(nv, rule). */
+#define SWITCH_BLOCK(nv, F)                                                                        \
+    switch (nv) { EACH_BLOCK(F, 0) }
+#define SWITCH_BLOCK_AND_RULE(nv, optimizer, F)                                                    \
+    switch ((enum hl_optimizer)(optimizer)) {                                                      \
+    case HL_N_OPTIMIZERS: break;                                                                   \
+    case HL_sgd:                                                                                   \
+        switch (nv) { EACH_BLOCK(F, HL_sgd) }                                                      \
+        break;                                                                                     \
+    case HL_nesterov:                                                                              \
+        switch (nv) { EACH_BLOCK(F, HL_nesterov) }                                                 \
+        break;                                                                                     \
+    case HL_adam:                                                                                  \
+        switch (nv) { EACH_BLOCK(F, HL_adam) }                                                     \
+        break;                                                                                     \
+    }
 /* Entries and features that are asked for ahead of time: they lie anywhere. */
 #define ENTRIES_AHEAD 8
-#define FEATURES_AHEAD 8
+#define FEATURES_AHEAD 16
 
 INLINE int64_t block_vectors(int64_t left) {
     int64_t n = left / VL, blocks = (n + MOST_VECTORS - 1) / MOST_VECTORS;
@@ -27,16 +44,15 @@ INLINE hl_feature *features_of(const hl_op *op, const hl_batch *batch) {
     return (hl_feature *)(batch->store + op->features);
 }
 
-INLINE void prefetch_elements(const REAL *p, int64_t n) {
-    for (int64_t i = 0; i < n; i += 64 / (int64_t)sizeof(REAL)) __builtin_prefetch(p + i);
-}
+#define LINE (64 / (int64_t)sizeof(REAL))
 
 /* Asks for what a touched feature some places on has in the store. */
-INLINE void prefetch_feature(const hl_op *op, const hl_batch *batch, int64_t place, int64_t end) {
-    if (place + FEATURES_AHEAD >= end) return;
+INLINE void prefetch_feature(const hl_op *op, const hl_batch *batch, int64_t place) {
+    if (place + FEATURES_AHEAD >= batch->touched->n) return;
     const int64_t feature = batch->touched->features[place + FEATURES_AHEAD];
+    const REAL *row = in_store(batch, op->weight) + feature * op->ld_weight;
     __builtin_prefetch(features_of(op, batch) + feature, 1);
-    prefetch_elements(in_store(batch, op->weight) + feature * op->ld_weight, op->ld_weight);
+    for (int64_t i = 0; i < op->ld_weight; i += LINE) __builtin_prefetch(row + i, 0, 2);
 }
 
 /* ------------------------------------------------------------------ index */
@@ -96,8 +112,11 @@ INLINE void csr_products(const int nv, const hl_op *op, const hl_stream *X, int6
     for (int64_t e = begin; e < end; e++) {
         const REAL *w = W + X->indices[e] * op->ld_weight;
         const V x = v_set1(((const REAL *)X->data)[e]);
-        if (e + ENTRIES_AHEAD < end)
-            prefetch_elements(W + X->indices[e + ENTRIES_AHEAD] * op->ld_weight, nv * VL);
+        if (e + ENTRIES_AHEAD < end) {
+            const REAL *ahead = W + X->indices[e + ENTRIES_AHEAD] * op->ld_weight;
+#pragma GCC unroll 8
+            for (int64_t i = 0; i < nv * VL; i += LINE) __builtin_prefetch(ahead + i);
+        }
 #pragma GCC unroll 8
         for (int j = 0; j < nv; j++) c[j] = v_fma(x, v_load(w + j * VL), c[j]);
     }
@@ -115,9 +134,9 @@ static void csr_forward(const hl_op *op, const hl_batch *batch, int64_t begin, i
             nv = block_vectors(padded(op->O) - j);
             const REAL *W = in_store(batch, op->weight) + j, *bias = in_store(batch, op->bias) + j;
             REAL *out = output + r * op->ld_output + j;
-#define CASE(n)                                                                                    \
+#define CASE(n, rule)                                                                              \
     case n: csr_products(n, op, X, first, last, W, bias, out); break;
-            switch (nv) { EACH_BLOCK(CASE) }
+            SWITCH_BLOCK(nv, CASE)
 #undef CASE
         }
     }
@@ -152,10 +171,12 @@ static void remember(const hl_op *op, const hl_batch *batch) {
     const double rate = op->optimizer == HL_adam ? s[HL_rate] : 1;
     const double momentum = s[HL_momentum];
     h->decays = s[HL_decay] != 0;
-    h->rate[t] = s[HL_rate];
-    h->momentum[t] = momentum;
-    h->decay[t] = s[HL_decay];
-    h->inverse_weight[t] = batch->inverse_weight;
+    REAL *constants = (REAL *)h->constants[t];
+    constants[0] = (REAL)s[HL_rate];
+    constants[1] = (REAL)momentum;
+    constants[2] = (REAL)(1.0 - momentum);
+    constants[3] = (REAL)s[HL_decay];
+    constants[4] = (REAL)batch->inverse_weight;
     h->share[t] = 0.5 * s[HL_decay] * batch->inverse_weight * (double)batch->n;
     if (h->decays || op->lazy) return;
     for (; h->gaps <= t + 1; h->gaps++) {
@@ -186,39 +207,40 @@ static void remember(const hl_op *op, const hl_batch *batch) {
 /* Features of a stretch that catch up: what they have in common. */
 typedef struct catch_up {
     const hl_op *op;
-    const hl_batch *batch;
     const hl_history *history;
-    V *sums; /* of squared weights before each step, or NULL */
+    step_constants constants; /* of the optimizer; the steps' own are in the history */
+    V *sums;                  /* of squared weights before each step, or NULL */
 } catch_up;
 
-INLINE step_constants missed_step(const hl_op *op, const hl_history *h, int64_t i) {
-    const double scalars[HL_N_SCALARS] = {
-        [HL_rate] = h->rate[i], [HL_momentum] = h->momentum[i], [HL_decay] = h->decay[i]};
-    const hl_batch batch = {.scalars = scalars, .inverse_weight = h->inverse_weight[i]};
-    return step_constants_of(op, &batch, 0);
+INLINE step_constants missed_step(const catch_up *c, int64_t i) {
+    const REAL *own = (const REAL *)c->history->constants[i];
+    step_constants s = c->constants;
+    s.rate = v_set1(own[0]);
+    s.momentum = v_set1(own[1]);
+    s.one_minus_momentum = v_set1(own[2]);
+    s.decay = v_set1(own[3]);
+    s.inverse_weight = v_set1(own[4]);
+    return s;
 }
 
 /* nv vectors of a row take the steps from .. n one by one, without a gradient of the loss. */
-INLINE void replay(const int nv, const int n_slots, const enum hl_optimizer rule, const catch_up *c,
-                   int64_t from, REAL *w, int64_t slot) {
-    const hl_history *h = c->history;
+INLINE void replay(const int nv, const enum hl_optimizer rule, const catch_up *c, int64_t from,
+                   REAL *w, int64_t slot) {
     V W[MOST_VECTORS], first[MOST_VECTORS], second[MOST_VECTORS];
 #pragma GCC unroll 8
     for (int j = 0; j < nv; j++) {
         W[j] = v_load(w + j * VL);
         first[j] = v_load(w + slot + j * VL);
-        if (n_slots == 2) second[j] = v_load(w + 2 * slot + j * VL);
+        if (rule == HL_adam) second[j] = v_load(w + 2 * slot + j * VL);
     }
-    for (int64_t i = from; i < h->n; i++) {
-        const step_constants s = missed_step(c->op, h, i);
+    for (int64_t i = from; i < c->history->n; i++) {
+        const step_constants s = missed_step(c, i);
         V sum = c->sums ? c->sums[i] : v_zero();
 #pragma GCC unroll 8
         for (int j = 0; j < nv; j++) {
-            V g = s.decay * W[j] * s.inverse_weight;
             sum = v_fma(W[j], W[j], sum);
-            if (rule == HL_sgd) W[j] = sgd(&s, W[j], g, &first[j]);
-            else if (rule == HL_nesterov) W[j] = nesterov(&s, W[j], g, &first[j]);
-            else W[j] = adam(&s, W[j], g, &first[j], &second[j]);
+            V g = s.decay * W[j] * s.inverse_weight;
+            W[j] = stepped(rule, &s, W[j], g, &first[j], &second[j]);
         }
         if (c->sums) c->sums[i] = sum;
     }
@@ -226,7 +248,7 @@ INLINE void replay(const int nv, const int n_slots, const enum hl_optimizer rule
     for (int j = 0; j < nv; j++) {
         v_store(w + j * VL, W[j]);
         v_store(w + slot + j * VL, first[j]);
-        if (n_slots == 2) v_store(w + 2 * slot + j * VL, second[j]);
+        if (rule == HL_adam) v_store(w + 2 * slot + j * VL, second[j]);
     }
 }
 
@@ -234,27 +256,10 @@ static void replay_row(const catch_up *c, int64_t from, REAL *row) {
     const int64_t slot = padded(c->op->O);
     for (int64_t j = 0, nv; j < slot; j += nv * VL) {
         nv = block_vectors(slot - j);
-#define SGD(n)                                                                                     \
-    case n: replay(n, 1, HL_sgd, c, from, row + j, slot); break;
-#define NESTEROV(n)                                                                                \
-    case n: replay(n, 1, HL_nesterov, c, from, row + j, slot); break;
-#define ADAM(n)                                                                                    \
-    case n: replay(n, 2, HL_adam, c, from, row + j, slot); break;
-        switch ((enum hl_optimizer)c->op->optimizer) {
-        case HL_N_OPTIMIZERS: break;
-        case HL_sgd:
-            switch (nv) { EACH_BLOCK(SGD) }
-            break;
-        case HL_nesterov:
-            switch (nv) { EACH_BLOCK(NESTEROV) }
-            break;
-        case HL_adam:
-            switch (nv) { EACH_BLOCK(ADAM) }
-            break;
-        }
-#undef SGD
-#undef NESTEROV
-#undef ADAM
+#define CASE(n, rule)                                                                              \
+    case n: replay(n, rule, c, from, row + j, slot); break;
+        SWITCH_BLOCK_AND_RULE(nv, c->op->optimizer, CASE)
+#undef CASE
     }
 }
 
@@ -264,7 +269,7 @@ static void move_row(const catch_up *c, int64_t from, REAL *row) {
     const hl_history *h = c->history;
     const int64_t slot = padded(op->O);
     const V kept = v_set1((REAL)h->kept[from]), faded = v_set1((REAL)h->faded[h->n - from]);
-    const V epsilon = step_constants_of(op, c->batch, op->weight_group).epsilon;
+    const V epsilon = c->constants.epsilon;
     V moves[N_TERMS];
     for (int k = 0; k < N_TERMS; k++) moves[k] = v_set1((REAL)h->moves[k][from]);
     for (int64_t j = 0; j < slot; j += VL) {
@@ -309,13 +314,16 @@ static void csr_catch_up(const hl_op *op, const hl_batch *batch, int64_t begin, 
     REAL *W = in_store(batch, op->weight);
     double *counts = counts_of(op, batch, begin / op->grain);
     V sums[HL_MOST_COUNTED];
-    const catch_up c = {.op = op, .batch = batch, .history = h, .sums = h->decays ? sums : NULL};
+    const catch_up c = {.op = op,
+                        .history = h,
+                        .constants = step_constants_of(op, batch, op->weight_group),
+                        .sums = h->decays ? sums : NULL};
     if (h->n == 0 || (op->lazy && !h->decays)) return;
     for (int i = 0; i < HL_MOST_COUNTED; i++) sums[i] = v_zero();
     for (int64_t k = begin; k < end; k++) {
         const int64_t feature = touched ? touched[k] : k, from = features[feature].step;
         REAL *row = W + feature * op->ld_weight;
-        if (touched) prefetch_feature(op, batch, k, end);
+        if (touched) prefetch_feature(op, batch, k);
         if (from == h->n) continue;
         if (op->lazy) count_lazy(row_squares(row, padded(op->O)), from, h->n, counts);
         else if (!h->decays && h->rest[from] <= MOVE_PRECISION * h->moves[0][from])
@@ -344,20 +352,56 @@ static double settle(const hl_op *op, const hl_batch *batch) {
 
 /* -------------------------------------------------- gradient of the parameters */
 
-/* nv vectors of a feature's gradient: one chain over its entries, from C or from zero. */
-INLINE void entries_product(const int nv, int64_t n, const int32_t *rows, const REAL *values,
-                            const REAL *D, int64_t ldd, REAL *C, int accumulate) {
-    V c[MOST_VECTORS];
-#pragma GCC unroll 8
-    for (int j = 0; j < nv; j++) c[j] = accumulate ? v_load(C + j * VL) : v_zero();
-    for (int64_t e = 0; e < n; e++) {
-        const V x = v_set1(values[e]);
-        const REAL *d = D + rows[e] * ldd;
+/* The entries of a feature in the batch. */
+typedef struct entries {
+    int64_t n;
+    const int32_t *rows;
+    const REAL *values;
+} entries;
+
+INLINE entries entries_at(const hl_touched *touched, int64_t place) {
+    const int64_t first = place ? touched->ends[place - 1] : 0;
+    return (entries){touched->ends[place] - first, touched->rows + first,
+                     (const REAL *)touched->values + first};
+}
+
+/* c[j] += the gradient of nv vectors of a feature's weights: one chain over its entries. */
+INLINE void entries_product(const int nv, entries of, const REAL *D, int64_t ldd, V *c) {
+    for (int64_t e = 0; e < of.n; e++) {
+        const V x = v_set1(of.values[e]);
+        const REAL *d = D + of.rows[e] * ldd;
 #pragma GCC unroll 8
         for (int j = 0; j < nv; j++) c[j] = v_fma(x, v_load(d + j * VL), c[j]);
     }
+}
+
+INLINE void keep_gradient(const int nv, entries of, const REAL *D, int64_t ldd, REAL *G,
+                          int accumulate) {
+    V c[MOST_VECTORS];
 #pragma GCC unroll 8
-    for (int j = 0; j < nv; j++) v_store(C + j * VL, c[j]);
+    for (int j = 0; j < nv; j++) c[j] = accumulate ? v_load(G + j * VL) : v_zero();
+    entries_product(nv, of, D, ldd, c);
+#pragma GCC unroll 8
+    for (int j = 0; j < nv; j++) v_store(G + j * VL, c[j]);
+}
+
+/* The gradient, and the optimizer's step by it, without leaving the registers. */
+INLINE void step_on_entries(const int nv, const enum hl_optimizer rule, const step_constants *s,
+                            entries of, const REAL *D, int64_t ldd, REAL *w, int64_t slot) {
+    V c[MOST_VECTORS];
+#pragma GCC unroll 8
+    for (int j = 0; j < nv; j++) c[j] = v_zero();
+    entries_product(nv, of, D, ldd, c);
+#pragma GCC unroll 8
+    for (int j = 0; j < nv; j++) {
+        REAL *at = w + j * VL;
+        V wj = v_load(at), first = v_load(at + slot), second = v_zero();
+        if (rule == HL_adam) second = v_load(at + 2 * slot);
+        V g = v_fma(s->decay, wj, c[j]) * s->inverse_weight;
+        v_store(at, stepped(rule, s, wj, g, &first, &second));
+        v_store(at + slot, first);
+        if (rule == HL_adam) v_store(at + 2 * slot, second);
+    }
 }
 
 static void csr_bias(sink *s, const hl_op *op) {
@@ -389,50 +433,50 @@ INLINE void mark(const hl_op *op, const hl_batch *batch, int64_t feature, double
 /* The first piece of touched features has the bias as well. */
 static void csr_backward_weight(const hl_op *op, const hl_batch *batch, int64_t begin,
                                 int64_t end) {
-    const hl_touched *touched = batch->touched;
     const REAL *D = in_arena(batch, op->d_output);
-    const int64_t width = padded(op->O), fused = op->gradient == HL_update;
-    REAL scratch[MOST_VECTORS * VL];
+    const int64_t width = padded(op->O), ldd = op->ld_output;
+    const int fused = op->gradient == HL_update, accumulate = op->gradient == HL_accumulate;
     sink s = sink_of(op, batch);
-    V squares = v_zero();
+    const step_constants constants = s.weight;
     double *counts = fused ? counts_of(op, batch, begin / op->grain) : NULL;
     if (begin == 0) csr_bias(&s, op);
     for (int64_t k = begin; k < end; k++) {
-        const int64_t feature = touched->features[k], first = k ? touched->ends[k - 1] : 0;
-        const int64_t n = touched->ends[k] - first;
-        const REAL *values = (const REAL *)touched->values + first;
+        const int64_t feature = batch->touched->features[k];
+        const entries of = entries_at(batch->touched, k);
+        REAL *w = in_store(batch, op->weight) + feature * op->ld_weight;
         if (fused) {
-            prefetch_feature(op, batch, k, end);
-            mark(op, batch, feature, counts, &squares);
+            prefetch_feature(op, batch, k);
+            mark(op, batch, feature, counts, &s.squares);
         }
         for (int64_t j = 0, nv; j < width; j += nv * VL) {
             nv = block_vectors(width - j);
-            REAL *C = fused ? scratch
-                            : in_store(batch, op->weight_gradient) + feature * width + j;
-#define CASE(m)                                                                                    \
-    case m:                                                                                        \
-        entries_product(m, n, touched->rows + first, values, D + j, op->ld_output, C,              \
-                        op->gradient == HL_accumulate);                                            \
-        break;
-            switch (nv) { EACH_BLOCK(CASE) }
+            if (fused) {
+#define CASE(n, rule)                                                                              \
+    case n: step_on_entries(n, rule, &constants, of, D + j, ldd, w + j, width); break;
+                SWITCH_BLOCK_AND_RULE(nv, op->optimizer, CASE)
 #undef CASE
-            if (fused) step_weights(&s, scratch, feature * op->ld_weight + j, nv * VL);
+            } else {
+                REAL *G = in_store(batch, op->weight_gradient) + feature * width + j;
+#define CASE(n, rule)                                                                              \
+    case n: keep_gradient(n, of, D + j, ldd, G, accumulate); break;
+                SWITCH_BLOCK(nv, CASE)
+#undef CASE
+            }
         }
     }
-    if (fused && decays(op, batch)) counts[batch->history->n] += v_sum(squares);
+    if (fused && decays(op, batch)) counts[batch->history->n] += v_sum(s.squares);
 }
 
 /* The optimizer on gradients that were kept. */
 static void csr_update(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
-    const hl_touched *touched = batch->touched;
     const int64_t width = padded(op->O);
     double *counts = counts_of(op, batch, begin / op->grain);
     sink s = sink_of(op, batch);
     V squares = v_zero();
     if (begin == 0) step_bias(&s, in_store(batch, op->bias_gradient), 0, width);
     for (int64_t k = begin; k < end; k++) {
-        const int64_t feature = touched->features[k];
-        prefetch_feature(op, batch, k, end);
+        const int64_t feature = batch->touched->features[k];
+        prefetch_feature(op, batch, k);
         mark(op, batch, feature, counts, &squares);
         step_weights(&s, in_store(batch, op->weight_gradient) + feature * width,
                      feature * op->ld_weight, width);

@@ -45,28 +45,40 @@ INLINE V adam(const step_constants *c, V w, V g, V *first, V *second) {
     return v_fma(-c->rate, v_ratio(*first, *second, c->epsilon), w);
 }
 
+INLINE V stepped(enum hl_optimizer rule, const step_constants *c, V w, V g, V *first, V *second) {
+    switch (rule) {
+    case HL_N_OPTIMIZERS: break;
+    case HL_sgd: return sgd(c, w, g, first);
+    case HL_nesterov: return nesterov(c, w, g, first);
+    case HL_adam: return adam(c, w, g, first, second);
+    }
+    return w;
+}
+
 /* Steps n elements (a multiple of VL) by the sum of gradients g: w and the slots are overwritten,
  * the sum of the new squares is added to *squares. */
 static void step(const hl_op *op, const step_constants *constants, int64_t n, const REAL *g,
                  REAL *w, REAL *slot_0, REAL *slot_1, V *squares) {
     const step_constants local = *constants, *c = &local; /* nothing that is stored can alias it */
     V sum = *squares;
-#define STEP(n_slots, rule)                                                                        \
-    for (int64_t i = 0; i < n; i += VL) {                                                          \
-        V wi = v_load(w + i), first = v_load(slot_0 + i), second = v_zero();                       \
-        if (n_slots == 2) second = v_load(slot_1 + i);                                             \
-        V gi = v_fma(c->decay, wi, v_load(g + i)) * c->inverse_weight;                             \
-        wi = rule;                                                                                 \
-        v_store(w + i, wi);                                                                        \
-        v_store(slot_0 + i, first);                                                                \
-        if (n_slots == 2) v_store(slot_1 + i, second);                                             \
-        sum = v_fma(wi, wi, sum);                                                                  \
-    }
+#define STEP(rule)                                                                                 \
+    case rule:                                                                                     \
+        for (int64_t i = 0; i < n; i += VL) {                                                      \
+            V wi = v_load(w + i), first = v_load(slot_0 + i), second = v_zero();                   \
+            if (rule == HL_adam) second = v_load(slot_1 + i);                                      \
+            V gi = v_fma(c->decay, wi, v_load(g + i)) * c->inverse_weight;                         \
+            wi = stepped(rule, c, wi, gi, &first, &second);                                        \
+            v_store(w + i, wi);                                                                    \
+            v_store(slot_0 + i, first);                                                            \
+            if (rule == HL_adam) v_store(slot_1 + i, second);                                      \
+            sum = v_fma(wi, wi, sum);                                                              \
+        }                                                                                          \
+        break;
     switch ((enum hl_optimizer)op->optimizer) {
     case HL_N_OPTIMIZERS: break;
-    case HL_sgd: STEP(1, sgd(c, wi, gi, &first)) break;
-    case HL_nesterov: STEP(1, nesterov(c, wi, gi, &first)) break;
-    case HL_adam: STEP(2, adam(c, wi, gi, &first, &second)) break;
+        STEP(HL_sgd)
+        STEP(HL_nesterov)
+        STEP(HL_adam)
     }
 #undef STEP
     *squares = sum;
