@@ -189,6 +189,8 @@ typedef struct hl_geometry {
 } hl_geometry;
 
 typedef void (*hl_note)(const hl_op *op, const hl_batch *batch);
+typedef void (*hl_reader)(const hl_op *op, const hl_batch *batch, int64_t packed, void *scratch,
+                          void *plain);
 typedef double (*hl_total)(const hl_op *op, const hl_batch *batch);
 typedef double (*hl_batch_total)(const hl_batch *batch);
 
@@ -203,6 +205,7 @@ typedef struct hl_kernels {
     hl_total sum_squares;
     hl_batch_total sum_weights;
     hl_note remember;
+    hl_reader read; /* of CSR training, where features have steps to catch up with */
     hl_total settle;
     hl_packer pack;
     hl_packer unpack;

@@ -212,6 +212,12 @@ typedef struct catch_up {
     V *sums;                  /* of squared weights before each step, or NULL */
 } catch_up;
 
+INLINE catch_up catch_up_of(const hl_op *op, const hl_batch *batch, V *sums) {
+    static const double no_scalars[HL_N_SCALARS]; /* the batch's may be gone */
+    const hl_batch nothing = {.scalars = no_scalars};
+    return (catch_up){op, batch->history, step_constants_of(op, &nothing, 0), sums};
+}
+
 INLINE step_constants missed_step(const catch_up *c, int64_t i) {
     const REAL *own = (const REAL *)c->history->constants[i];
     step_constants s = c->constants;
@@ -289,6 +295,14 @@ static void move_row(const catch_up *c, int64_t from, REAL *row) {
     }
 }
 
+/* Takes a row from step `from` to the present. */
+INLINE void advance(const catch_up *c, int64_t from, REAL *row) {
+    const hl_history *h = c->history;
+    if (from == h->n || c->op->lazy) return;
+    if (!h->decays && h->rest[from] <= MOVE_PRECISION * h->moves[0][from]) move_row(c, from, row);
+    else replay_row(c, from, row);
+}
+
 INLINE double *counts_of(const hl_op *op, const hl_batch *batch, int64_t piece) {
     return (double *)(batch->store + op->counts) + piece * HL_MOST_COUNTED;
 }
@@ -314,25 +328,34 @@ static void csr_catch_up(const hl_op *op, const hl_batch *batch, int64_t begin, 
     REAL *W = in_store(batch, op->weight);
     double *counts = counts_of(op, batch, begin / op->grain);
     V sums[HL_MOST_COUNTED];
-    const catch_up c = {.op = op,
-                        .history = h,
-                        .constants = step_constants_of(op, batch, op->weight_group),
-                        .sums = h->decays ? sums : NULL};
+    const catch_up c = catch_up_of(op, batch, h->decays ? sums : NULL);
     if (h->n == 0 || (op->lazy && !h->decays)) return;
     for (int i = 0; i < HL_MOST_COUNTED; i++) sums[i] = v_zero();
     for (int64_t k = begin; k < end; k++) {
         const int64_t feature = touched ? touched[k] : k, from = features[feature].step;
         REAL *row = W + feature * op->ld_weight;
         if (touched) prefetch_feature(op, batch, k);
-        if (from == h->n) continue;
         if (op->lazy) count_lazy(row_squares(row, padded(op->O)), from, h->n, counts);
-        else if (!h->decays && h->rest[from] <= MOVE_PRECISION * h->moves[0][from])
-            move_row(&c, from, row);
-        else replay_row(&c, from, row);
+        advance(&c, from, row);
         features[feature].step = (int32_t)h->n;
     }
     if (!h->decays || op->lazy) return;
     for (int64_t i = 0; i < h->n; i++) counts[i] += v_sum(sums[i]);
+}
+
+/* plain <- the weights or a slot, those at `packed`, as they are at present. The store stays as it
+ * was: to look at it changes no bit of what follows. */
+static void read_rows(const hl_op *op, const hl_batch *batch, int64_t packed, void *scratch,
+                      void *plain) {
+    const catch_up c = catch_up_of(op, batch, NULL);
+    REAL *row = scratch;
+    for (int64_t i = 0; i < op->I; i++) {
+        memcpy(row, in_store(batch, op->weight) + i * op->ld_weight,
+               (size_t)op->ld_weight * sizeof(REAL));
+        advance(&c, features_of(op, batch)[i].step, row);
+        memcpy((REAL *)plain + i * op->O, (const char *)row + (packed - op->weight),
+               (size_t)op->O * sizeof(REAL));
+    }
 }
 
 static double settle(const hl_op *op, const hl_batch *batch) {

@@ -33,6 +33,7 @@ cdef extern from "abi.h" nogil:
         int64_t bias_slot_1
         int64_t bias_gradient
         int64_t squares
+        int64_t ld_weight
         int32_t weight_group
         int64_t I
 
@@ -75,6 +76,7 @@ cdef extern from "abi.h" nogil:
     ctypedef void (*hl_packer)(const hl_op *, char *, int64_t, int64_t, void *, void *) noexcept
 
     ctypedef void (*hl_note)(const hl_op *, const hl_batch *) noexcept
+    ctypedef void (*hl_reader)(const hl_op *, const hl_batch *, int64_t, void *, void *) noexcept
     ctypedef double (*hl_total)(const hl_op *, const hl_batch *) noexcept
     ctypedef double (*hl_batch_total)(const hl_batch *) noexcept
 
@@ -94,6 +96,7 @@ cdef extern from "abi.h" nogil:
         hl_total sum_squares
         hl_batch_total sum_weights
         hl_note remember
+        hl_reader read
         hl_total settle
         hl_packer pack
         hl_packer unpack
@@ -584,19 +587,33 @@ cdef class Engine:
                 kernels_of(op).prepare(op, &self.batch, 0, op.units)
 
     def unpack(self, which, weights, biases):
-        """The way back; ``which`` may also be "gradient"."""
+        """The way back; ``which`` may also be "gradient". Nothing in the store changes."""
         cdef int i
         cdef const hl_op *op
-        self.catch_up()
         for i in range(self.parameters.n_ops):
             op = &self.parameters.ops[i]
             weight, bias = offsets(op, which)
             kernels_of(op).unpack(
                 op, self.batch.store, weight, bias, address_of(weights[i]), address_of(biases[i])
             )
+        if self.history != NULL and self.history.n:
+            op = self.catching_up.ops
+            self._read(offsets(op, which)[0], weights[0])
+
+    def _read(self, int64_t packed, array):
+        """A CSR layer's weights or a slot as they are now, though features have missed steps."""
+        cdef const hl_op *op = self.catching_up.ops
+        cdef void *plain = address_of(array)
+        cdef unsigned mode
+        row = aligned(8 * op.ld_weight)
+        cdef void *scratch = address_of(row)
+        with nogil:
+            mode = hl_flush_denormals()
+            kernels_of(op).read(op, &self.batch, packed, scratch, plain)
+            hl_restore_denormals(mode)
 
     def catch_up(self):
-        """Has all features of a CSR stream take the steps that they missed, before anyone reads."""
+        """Has all features of a CSR stream take the steps that they missed."""
         with self.lock:
             if self.history == NULL or self.history.n == 0:
                 return

@@ -48,6 +48,7 @@ const hl_kernels HL_THIS_TABLE = {
     .sum_squares = sum_squares,
     .sum_weights = sum_weights,
     .remember = remember,
+    .read = read_rows,
     .settle = settle,
     .pack = pack,
     .unpack = unpack,
