@@ -33,7 +33,7 @@
     F(DENSE_BACKWARD_INPUT, rows) /* d_input <- (d_output . weight') * activation'(input) */       \
     F(DENSE_BACKWARD_WEIGHT, parameters) /* gradient <- input' . d_output, see GRADIENTS */        \
     F(CSR_BACKWARD_WEIGHT, parameters)   /* the same, input being rows of a CSR stream X */        \
-    F(UPDATE, updates)     /* weight, bias <- optimizer step on materialised gradients */           \
+    F(UPDATE, updates)     /* weight, bias <- optimizer step on materialised gradients */          \
     F(CSR_UPDATE, updates) /* the same, of the features that the batch touches */
 
 #define HL_DTYPES(F) F(float32) F(float64)
@@ -73,12 +73,12 @@
     F(int64_t, d_output) /* arena, (B, ld_output) */                                               \
     F(int64_t, ld_input) /* row strides in elements */                                             \
     F(int64_t, ld_output)                                                                          \
-    F(int64_t, row_loss) /* arena, (B,) */                                                         \
-    F(int64_t, squares)  /* store, (units,) float64: sum of squared weights of each unit */        \
-    F(int64_t, features) /* store, (I,) hl_feature */                                              \
-    F(int64_t, counts)   /* store, (pieces of I, HL_MOST_COUNTED) float64: of squared weights */   \
+    F(int64_t, row_loss)  /* arena, (B,) */                                                        \
+    F(int64_t, squares)   /* store, (units,) float64: sum of squared weights of each unit */       \
+    F(int64_t, features)  /* store, (I,) hl_feature */                                             \
+    F(int64_t, counts)    /* store, (pieces of I, HL_MOST_COUNTED) float64: of squared weights */  \
     F(int64_t, ld_weight) /* of layout rows, in elements */                                        \
-    F(int64_t, weight)   /* store, and so are all below */                                         \
+    F(int64_t, weight)    /* store, and so are all below */                                        \
     F(int64_t, weight_slot_0)                                                                      \
     F(int64_t, weight_slot_1)                                                                      \
     F(int64_t, weight_gradient)                                                                    \
@@ -145,7 +145,7 @@ typedef struct hl_history {
     int32_t decays;
     double constants[HL_MOST_MISSED][5]; /* see missed_step */
     double share[HL_MOST_MISSED];        /* of a squared weight in the loss */
-    double kept[HL_MOST_MISSED];  /* of a first moment or velocity */
+    double kept[HL_MOST_MISSED];         /* of a first moment or velocity */
     double moves[HL_MOVE_TERMS][HL_MOST_MISSED];
     double rest[HL_MOST_MISSED];      /* bound of the terms left out */
     double faded[HL_MOST_MISSED + 1]; /* what is left of a second moment, by missed steps */

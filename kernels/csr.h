@@ -193,9 +193,9 @@ static void remember(const hl_op *op, const hl_batch *batch) {
         const double lag = h->lag[t + 1 - i];
         const double before = h->kept[i];
         h->kept[i] = before * momentum;
-        double term = rate * (op->optimizer == HL_sgd || op->optimizer == HL_adam
-                                  ? h->kept[i]
-                                  : h->kept[i] * momentum);
+        double term =
+            rate * (op->optimizer == HL_sgd || op->optimizer == HL_adam ? h->kept[i]
+                                                                        : h->kept[i] * momentum);
         for (int k = 0; k < N_TERMS; k++) {
             h->moves[k][i] += term;
             term *= lag;
@@ -445,8 +445,8 @@ INLINE void mark(const hl_op *op, const hl_batch *batch, int64_t feature, double
     const int32_t now = (int32_t)batch->history->n;
     hl_feature *it = &features_of(op, batch)[feature];
     if (decays(op, batch)) {
-        const V sum = row_squares(in_store(batch, op->weight) + feature * op->ld_weight,
-                                  padded(op->O));
+        const V sum =
+            row_squares(in_store(batch, op->weight) + feature * op->ld_weight, padded(op->O));
         if (op->lazy) count_lazy(sum, it->step, now + 1, counts);
         else *squares += sum;
     }

@@ -75,7 +75,8 @@ static void step(const hl_op *op, const step_constants *constants, int64_t n, co
         }                                                                                          \
         break;
     switch ((enum hl_optimizer)op->optimizer) {
-    case HL_N_OPTIMIZERS: break;
+    case HL_N_OPTIMIZERS:
+        break;
         STEP(HL_sgd)
         STEP(HL_nesterov)
         STEP(HL_adam)

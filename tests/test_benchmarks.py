@@ -83,6 +83,9 @@ def test_fails(tmp_path, base, head):
             "threading, n_jobs=2 over n_jobs=1: ",
             id="searches.py",
         ),
+        pytest.param(
+            "sparse.py", "--cases step --epochs 1", "1,000,000 features: ", id="sparse.py"
+        ),
         pytest.param("import_time.py", "", "hotloop beyond scikit-learn: ", id="import_time.py"),
     ],
 )

@@ -358,7 +358,9 @@ class _Lowering:
             placed["squares"] = self.store.take(8 * self.units(0))
         return placed | {"units": self.units(0)}
 
-    def touched(self, kind: str, parameters: Mapping[str, int], **fields: int | float) -> np.ndarray:
+    def touched(
+        self, kind: str, parameters: Mapping[str, int], **fields: int | float
+    ) -> np.ndarray:
         """An op over the features that a batch touches, under CSR input."""
         return self.record(
             kind,
@@ -440,7 +442,10 @@ class _Lowering:
         if self.sparse:
             sources[0] = {}
             # The gradient of features that are not touched is zero: who sums it clears it first.
-            index = {"units": 1, "gradient": GRADIENTS["accumulate" if self.optimizer else "overwrite"]}
+            index = {
+                "units": 1,
+                "gradient": GRADIENTS["accumulate" if self.optimizer else "overwrite"],
+            }
             ops.append(self.record("CSR_INDEX", 0, **{**parameters[0], **index}))
             if self.optimizer and not self.csr.lazy:
                 ops.append(self.catch_up(parameters[0]))
@@ -540,9 +545,7 @@ def _compile(
         fused = batch_size <= lowering.rows_of(PATIENCE_SECONDS, passes=1)
     train = batch_size > 0
     parameters = [
-        lowering.parameter_fields(
-            layer, train=train, keep_gradient=train and not fused
-        )
+        lowering.parameter_fields(layer, train=train, keep_gradient=train and not fused)
         for layer in range(len(network.layers))
     ]
     inference_ops, inference_rows, inference_arena = lowering.inference(parameters, raw)
