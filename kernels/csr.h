@@ -74,15 +74,15 @@ static void csr_index(const hl_op *op, const hl_batch *batch, int64_t begin, int
         for (int64_t e = X->indptr[next]; next != row && e < X->indptr[next + 1]; e++)
             __builtin_prefetch(features + X->indices[e]);
         for (int64_t e = X->indptr[row]; e < X->indptr[row + 1]; e++) {
-            const int32_t feature = X->indices[e];
-            int32_t place = features[feature].place;
-            if (place >= n || touched->features[place] != feature) {
-                place = features[feature].place = (int32_t)n++;
-                touched->features[place] = feature;
-                touched->ends[place] = 0;
-            }
-            touched->ends[place]++;
+            /* without a branch: whether a feature is new is anyone's guess */
+            const int32_t feature = X->indices[e], last = features[feature].place;
+            const int known = (last < n) & (touched->features[last] == feature);
+            const int32_t place = known ? last : (int32_t)n;
+            features[feature].place = place;
+            touched->features[place] = feature;
+            touched->ends[place] = (known ? touched->ends[place] : 0) + 1;
             touched->places[k++] = place;
+            n += !known;
         }
     }
     touched->n = n;

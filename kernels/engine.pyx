@@ -547,7 +547,7 @@ cdef class Engine:
     def _make_index(self, X):
         """Room for what a batch of a CSR stream touches, and for the steps that it misses."""
         n_entries = most_entries(X.indptr, self.batch_size)
-        n_features = min(n_entries, X.shape[1])
+        n_features = max(1, min(n_entries, X.shape[1]))
         self.index = {
             "features": np.empty(n_features, np.int32),
             "ends": np.empty(n_features, np.int64),
