@@ -170,6 +170,7 @@ static void remember(const hl_op *op, const hl_batch *batch) {
     const int64_t t = h->n++;
     const double rate = op->optimizer == HL_adam ? s[HL_rate] : 1;
     const double momentum = s[HL_momentum];
+    const double lead = op->optimizer == HL_nesterov ? momentum : 1;
     h->decays = s[HL_decay] != 0;
     REAL *constants = (REAL *)h->constants[t];
     constants[0] = (REAL)s[HL_rate];
@@ -191,11 +192,8 @@ static void remember(const hl_op *op, const hl_batch *batch) {
     while (h->live < t && h->kept[h->live] < NOTHING) h->live++;
     for (int64_t i = h->live; i <= t; i++) {
         const double lag = h->lag[t + 1 - i];
-        const double before = h->kept[i];
-        h->kept[i] = before * momentum;
-        double term =
-            rate * (op->optimizer == HL_sgd || op->optimizer == HL_adam ? h->kept[i]
-                                                                        : h->kept[i] * momentum);
+        h->kept[i] *= momentum;
+        double term = rate * lead * h->kept[i];
         for (int k = 0; k < N_TERMS; k++) {
             h->moves[k][i] += term;
             term *= lag;
@@ -330,7 +328,7 @@ static void csr_catch_up(const hl_op *op, const hl_batch *batch, int64_t begin, 
     V sums[HL_MOST_COUNTED];
     const catch_up c = catch_up_of(op, batch, h->decays ? sums : NULL);
     if (h->n == 0 || (op->lazy && !h->decays)) return;
-    for (int i = 0; i < HL_MOST_COUNTED; i++) sums[i] = v_zero();
+    for (int i = 0; h->decays && i < HL_MOST_COUNTED; i++) sums[i] = v_zero();
     for (int64_t k = begin; k < end; k++) {
         const int64_t feature = touched ? touched[k] : k, from = features[feature].step;
         REAL *row = W + feature * op->ld_weight;

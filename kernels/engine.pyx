@@ -549,7 +549,7 @@ cdef class Engine:
         n_entries = most_entries(X.indptr, self.batch_size)
         n_features = max(1, min(n_entries, X.shape[1]))
         self.index = {
-            "features": np.empty(n_features, np.int32),
+            "features": np.zeros(n_features, np.int32),
             "ends": np.empty(n_features, np.int64),
             "rows": np.empty(n_entries, np.int32),
             "values": np.empty(n_entries, X.data.dtype),
@@ -633,8 +633,11 @@ cdef class Engine:
         cdef hl_batch batch = self.batch
         cdef unsigned mode
         cdef const hl_op *op = self.catching_up.ops
+        cdef int n_threads = self.n_threads if op.I >= 16 * op.grain else 1
+        if self.history.n == 0:
+            return 0
         batch.touched = NULL
-        hl_borrow(&team, self.n_threads, self.limit)
+        hl_borrow(&team, n_threads, self.limit)
         mode = hl_flush_denormals()
         try:
             walk(&self.catching_up, &batch, self.scratch_bytes, &team, self.asks_at)
