@@ -194,14 +194,19 @@ def main() -> int:
     arguments = parser.parse_args()
     if "step" in arguments.cases:
         time_steps(arguments)
+    trained = [
+        name
+        for name in arguments.cases
+        if name == "synthetic" or (name in TEXTS and arguments.data)
+    ]
+    if not trained:
+        return 0
     settings = " | ".join(
         f"alpha={alpha:g} {updates}, ms/epoch (times)" for alpha, updates in SETTINGS
     )
     print(f"\n| data, dtype | {settings} |\n|---|---|---|---|---|")
     agree = True
-    for name in arguments.cases:
-        if name == "step" or (name in TEXTS and not arguments.data):
-            continue
+    for name in trained:
         for dtype in arguments.dtype:
             request = {"name": name, "dtype": dtype, "rounds": arguments.rounds}
             agree &= time_training({**request, "data": arguments.data}, arguments)
