@@ -9,13 +9,14 @@
 #     check-clang         the kernels compiled by clang
 #     check-versions      the tests on other versions of Python, NumPy and scikit-learn
 #   make bench      training time beside scikit-learn and PyTorch    (make bench ARGS="--rows 0 1")
-#                   and what else is in benchmarks/: make bench BENCH=threads, searches, import_time, cross_val
+#                   and what else is in benchmarks/: make bench BENCH=threads, searches, sparse, import_time, cross_val
 #   make lint       format and lint
 #   make types      mypy on the installed package
 
 PYTHON ?= python3
 # What runs once for every instruction set: the kernels, and scikit-learn's own suite.
-KERNEL_TESTS := tests/test_kernels.py tests/test_blocks.py tests/test_bfloat16.py
+KERNEL_TESTS := tests/test_kernels.py tests/test_blocks.py tests/test_sparse.py \
+  tests/test_bfloat16.py
 ISA_TESTS ?= $(KERNEL_TESTS) tests/test_sklearn_suite.py
 BENCH ?= estimators
 # Two processes: most of the time is scikit-learn's own.

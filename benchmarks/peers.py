@@ -68,7 +68,7 @@ def new_estimator(peer: str, case: Case, epochs: int, **parameters: Any) -> Any:
     """Make an estimator that trains for so many epochs and does not stop before."""
     return classifier(peer)(
         case.hidden,
-        alpha=ALPHA,
+        alpha=parameters.pop("alpha", ALPHA),
         batch_size=case.batch,
         max_iter=epochs,
         tol=0.0,

@@ -9,6 +9,8 @@
  *   panels   [O / NR][I][NR]   lanes along O; the panel that starts at column j lies at j * I,
  *                              the last one is VL, NR or NR + VL wide, columns past O are zero
  *   narrow   [O][Ipad]         lanes along I, for O <= VL / 2; columns past I are zero
+ *   rows     [I][arrays][Opad] lanes along O, for CSR input: a row of the weight and, in training,
+ *                              the same row of the optimizer's slots side by side; ld_weight apart
  *   mirror   [I / NR][O][NR]   the transpose of a panels weight, for the gradient of the input
  * Where products read bfloat16 the optimizer's weight is panels of float32, and they have an
  * `operand` made from it, [O / NR][I / 2][NR] pairs of neighbours along I, and a mirror of pairs
@@ -21,9 +23,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* kind, stage, what it does. Stage `rows` is split over the rows of the batch, the others over the
- * units of a parameter; a barrier separates the stages of a step. */
+/* kind, stage, what it does. Stage `rows` is split over the rows of the batch, the others over
+ * units: of a parameter, or the features that the batch touches. A barrier separates the stages of
+ * a step. */
 #define HL_KINDS(F)                                                                                \
+    F(CSR_INDEX, index)           /* touched <- the batch of a CSR stream X, by features */        \
+    F(CSR_CATCH_UP, catch_up)     /* weight, slots <- the steps that passed the features by */     \
     F(GATHER, rows)               /* output <- rows of stream X, converted to the op's dtype */    \
     F(ROUND, rows)                /* output <- float32 input as bfloat16, (B, O) */                \
     F(DENSE_FORWARD, rows)        /* output <- activation(input . weight + bias) */                \
@@ -33,12 +38,13 @@
     F(DENSE_BACKWARD_INPUT, rows) /* d_input <- (d_output . weight') * activation'(input) */       \
     F(DENSE_BACKWARD_WEIGHT, parameters) /* gradient <- input' . d_output, see GRADIENTS */        \
     F(CSR_BACKWARD_WEIGHT, parameters)   /* the same, input being rows of a CSR stream X */        \
-    F(UPDATE, updates) /* weight, bias <- optimizer step on materialised gradients */
+    F(UPDATE, updates)     /* weight, bias <- optimizer step on materialised gradients */          \
+    F(CSR_UPDATE, updates) /* the same, of the features that the batch touches */
 
 /* Of an op's elements. bfloat16 is of the operands of products, all else being float32: by the
  * processor's own instruction where it has one, or from float32 arithmetic anywhere. */
 #define HL_DTYPES(F) F(float32) F(float64) F(bfloat16) F(bfloat16_emulated)
-#define HL_LAYOUTS(F) F(panels) F(narrow)
+#define HL_LAYOUTS(F) F(panels) F(narrow) F(rows)
 #define HL_ACTIVATIONS(F) F(identity) F(relu) F(logistic) F(tanh) F(softmax) F(exp)
 #define HL_LOSSES(F) F(log_loss) F(binary_log_loss) F(squared_error) F(poisson)
 /* What a BACKWARD_WEIGHT does with the gradient: writes it over the gradient buffer, adds it
@@ -63,9 +69,10 @@
     F(int32_t, bias_group)                                                                         \
     F(int32_t, from_stream) /* 1: input is stream X itself, row stride I */                        \
     F(int32_t, pack_input)  /* 1: a BACKWARD_WEIGHT packs its input in scratch first */            \
+    F(int32_t, lazy)        /* 1: features miss the steps of batches that do not touch them */     \
     F(int64_t, I)                                                                                  \
     F(int64_t, O)                                                                                  \
-    F(int64_t, units)    /* of an op over parameters */                                            \
+    F(int64_t, units)    /* of an op over parameters; -1: touched features */                      \
     F(int64_t, grain)    /* units that a thread takes at a time */                                 \
     F(int64_t, input)    /* arena, (B, ld_input) */                                                \
     F(int64_t, d_input)  /* arena, (B, ld_d_input) */                                              \
@@ -74,9 +81,12 @@
     F(int64_t, ld_input) /* row strides in elements */                                             \
     F(int64_t, ld_d_input)                                                                         \
     F(int64_t, ld_output)                                                                          \
-    F(int64_t, row_loss) /* arena, (B,) */                                                         \
-    F(int64_t, squares)  /* store, (units,) float64: sum of squared weights of each unit */        \
-    F(int64_t, weight)   /* store, and so are all below */                                         \
+    F(int64_t, row_loss)  /* arena, (B,) */                                                        \
+    F(int64_t, squares)   /* store, (units,) float64: sum of squared weights of each unit */       \
+    F(int64_t, features)  /* store, (I,) hl_feature */                                             \
+    F(int64_t, counts)    /* store, (pieces of I, HL_MOST_COUNTED) float64: of squared weights */  \
+    F(int64_t, ld_weight) /* of layout rows, in elements */                                        \
+    F(int64_t, weight)    /* store, and so are all below */                                        \
     F(int64_t, weight_slot_0)                                                                      \
     F(int64_t, weight_slot_1)                                                                      \
     F(int64_t, weight_gradient)                                                                    \
@@ -116,6 +126,41 @@ typedef struct hl_stream {
     int32_t dtype;
 } hl_stream;
 
+/* What is known of a feature of a CSR stream. */
+typedef struct hl_feature {
+    int32_t place; /* among the touched ones, if it is there */
+    int32_t step;  /* of the history, up to which its weights have come */
+} hl_feature;
+
+/* The entries of a batch by features, these in order of their first entry, the entries of each in
+ * the order of the batch. */
+typedef struct hl_touched {
+    int64_t n;
+    int32_t *features; /* (n,) */
+    int64_t *ends;     /* (n,) of their entries */
+    int32_t *rows;     /* (entries,) row of the batch */
+    void *values;      /* (entries,) the op's dtype */
+    int32_t *places;   /* (entries,) in the order of the stream */
+} hl_touched;
+
+/* Steps since all features of a CSR stream were last up to date: what a step that passed a feature
+ * by would have done to it. Either all of them decay the weights or none. In the second case the
+ * steps s, s + 1 .. n - 1 together move a weight by moves[.][s], see `remember`. */
+enum { HL_MOST_MISSED = 4096, HL_MOST_COUNTED = 64, HL_MOVE_TERMS = 10 };
+typedef struct hl_history {
+    int64_t n;
+    int64_t live; /* steps before it move nothing any more */
+    int64_t gaps; /* how far faded and lag are known */
+    int32_t decays;
+    double constants[HL_MOST_MISSED][5]; /* see missed_step */
+    double share[HL_MOST_MISSED];        /* of a squared weight in the loss */
+    double kept[HL_MOST_MISSED];         /* of a first moment or velocity */
+    double moves[HL_MOVE_TERMS][HL_MOST_MISSED];
+    double rest[HL_MOST_MISSED];      /* bound of the terms left out */
+    double faded[HL_MOST_MISSED + 1]; /* what is left of a second moment, by missed steps */
+    double lag[HL_MOST_MISSED + 1];   /* 1 - its root */
+} hl_history;
+
 /* What the ops of one step work on. Row r of the batch is row order[r] of the streams, or row
  * first + r where order is NULL. */
 typedef struct hl_batch {
@@ -131,6 +176,8 @@ typedef struct hl_batch {
     int64_t n;
     const double *scalars; /* (groups, HL_N_SCALARS) */
     double inverse_weight; /* 1 / sum of the batch's weights */
+    hl_touched *touched;   /* of CSR streams; NULL: all features */
+    hl_history *history;
 } hl_batch;
 
 /* Works on [begin, end) of the batch's rows or of the op's units. */
@@ -148,12 +195,18 @@ typedef struct hl_geometry {
     int64_t most_unit_rows; /* in the last one, which takes what would be less than half a unit */
     int64_t narrow_columns; /* columns of I in one unit of a narrow weight */
     int64_t unit_size;      /* elements of the largest unit, with which a thread's scratch begins */
+    int64_t counted_steps;  /* HL_MOST_COUNTED */
 } hl_geometry;
 
+typedef void (*hl_note)(const hl_op *op, const hl_batch *batch);
+typedef void (*hl_reader)(const hl_op *op, const hl_batch *batch, int64_t packed, void *scratch,
+                          void *plain);
 typedef double (*hl_total)(const hl_op *op, const hl_batch *batch);
 typedef double (*hl_batch_total)(const hl_batch *batch);
 
-/* sum_loss and sum_squares add up what the kernels left behind, always in the same order. */
+/* sum_loss, sum_squares and settle add up what the kernels left behind, always in the same order.
+ * Of CSR training: remember adds the step just taken to the history; settle, after all features
+ * have caught up, forgets it, and returns the share of their squared weights in its losses. */
 typedef struct hl_kernels {
     hl_geometry geometry;
     hl_kernel run[HL_N_KINDS];
@@ -161,6 +214,9 @@ typedef struct hl_kernels {
     hl_total sum_loss;
     hl_total sum_squares;
     hl_batch_total sum_weights;
+    hl_note remember;
+    hl_reader read; /* of CSR training, where features have steps to catch up with */
+    hl_total settle;
     hl_packer pack;
     hl_packer unpack;
 } hl_kernels;

@@ -1,6 +1,5 @@
 /* Fully connected layers: forward, gradient of the input, gradient of the parameters with or
- * without the optimizer behind it, for dense and CSR input. Needs product.h, optimizer.h,
- * vmath.h. */
+ * without the optimizer behind it. Needs product.h, optimizer.h, vmath.h. */
 
 /* Rows of I in a unit of a panels weight: whole tiles, whole vectors. The last has what is left,
  * down to half as many and up to half as many more. */
@@ -114,28 +113,6 @@ static void dense_forward(const hl_op *op, const hl_batch *batch, int64_t begin,
     activate(op, in_arena(batch, op->output), begin, end);
 }
 
-#if !PAIRED
-static void csr_forward(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
-    const hl_stream *X = &batch->X;
-    const REAL *W = in_store(batch, op->weight), *bias = in_store(batch, op->bias);
-    REAL *output = in_arena(batch, op->output);
-    for (int64_t r = begin; r < end; r++) {
-        int64_t row = row_of(batch, r);
-        for (int64_t j = 0; j < op->O; j += VL) {
-            int64_t panel = panel_of(op->O, j), width = panel_width(op->O, panel);
-            const REAL *column = W + panel * op->I + (j - panel);
-            V c = v_load(bias + j);
-            for (int64_t k = X->indptr[row]; k < X->indptr[row + 1]; k++)
-                c = v_fma(v_set1(((const REAL *)X->data)[k]),
-                          v_load(column + X->indices[k] * width), c);
-            v_store(output + r * op->ld_output + j,
-                    op->activation == HL_relu ? v_max(v_zero(), c) : c);
-        }
-    }
-    activate(op, output, begin, end);
-}
-#endif
-
 /* ------------------------------------------------------- gradient of the input */
 
 /* The slope of the activation that made an input; only those known from their output. */
@@ -189,6 +166,14 @@ INLINE unit unit_of(const hl_op *op, int64_t u) {
         s.j = 0;
         s.width = s.runs = op->O;
         s.stride = padded(op->I);
+        s.bias = u == 0;
+    } else if (op->layout == HL_rows) {
+        s.i = u * UNIT_ROWS;
+        s.rows = s.runs = op->I - s.i < UNIT_ROWS ? op->I - s.i : UNIT_ROWS;
+        s.j = 0;
+        s.width = s.length = padded(op->O);
+        s.stride = op->ld_weight;
+        s.offset = s.i * op->ld_weight;
         s.bias = u == 0;
     } else {
         s.i = u / panels(op->O) * UNIT_ROWS;
@@ -436,32 +421,6 @@ static void dense_backward_weight(const hl_op *op, const hl_batch *batch, int64_
     }
 }
 
-#if !PAIRED
-/* Here a unit is a whole panel: its rows are touched in the order of the batch's non-zeros. */
-static void csr_backward_weight(const hl_op *op, const hl_batch *batch, int64_t begin,
-                                int64_t end) {
-    const hl_stream *X = &batch->X;
-    const REAL *D = in_arena(batch, op->d_output);
-    sink s = sink_of(op, batch);
-    for (int64_t k = begin; k < end; k++) {
-        unit u = {.j = k * NR, .width = panel_width(op->O, k * NR)};
-        REAL *G = in_store(batch, op->weight_gradient) + u.j * op->I;
-        if (op->gradient == HL_overwrite) memset(G, 0, (size_t)(op->I * u.width) * sizeof(REAL));
-        for (int64_t r = 0; r < batch->n; r++) {
-            int64_t row = row_of(batch, r);
-            for (int64_t e = X->indptr[row]; e < X->indptr[row + 1]; e++) {
-                V x = v_set1(((const REAL *)X->data)[e]);
-                REAL *g = G + X->indices[e] * u.width;
-                for (int64_t j = 0; j < u.width; j += VL)
-                    v_store(g + j,
-                            v_fma(x, v_load(D + r * op->ld_output + u.j + j), v_load(g + j)));
-            }
-        }
-        sink_bias(&s, u, D + u.j, op->ld_output);
-    }
-}
-#endif
-
 /* The optimizer on gradients that a BACKWARD_WEIGHT kept; the same steps in the same order as
  * when they are fused, so the same bits. */
 static void update(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
@@ -486,15 +445,16 @@ static void update(const hl_op *op, const hl_batch *batch, int64_t begin, int64_
 /* Copies a weight between its packed layout and rows of O: `packed` is written where `to_store` is
  * set, `plain` otherwise. Some rows at a time, since both sides are far apart on their own. */
 INLINE void copy_weight(const hl_op *op, REAL *packed, REAL *plain, const int to_store) {
-    const int narrow = op->layout == HL_narrow;
+    const int narrow = op->layout == HL_narrow, rows = op->layout == HL_rows;
     for (int64_t begin = 0; begin < op->I; begin += COPY_ROWS) {
         const int64_t end = begin + COPY_ROWS < op->I ? begin + COPY_ROWS : op->I;
         for (int64_t j = 0, width; j < op->O; j += width) {
-            width = narrow ? 1 : panel_width(op->O, j);
+            width = narrow ? 1 : rows ? op->O : panel_width(op->O, j);
             const int64_t n = op->O - j < width ? op->O - j : width;
+            const int64_t ld = rows ? op->ld_weight : width;
             REAL *panel = packed + j * (narrow ? padded(op->I) : op->I);
             for (int64_t i = begin; i < end; i++) {
-                REAL *there = panel + i * width, *here = plain + i * op->O + j;
+                REAL *there = panel + i * ld, *here = plain + i * op->O + j;
                 memcpy(to_store ? there : here, to_store ? here : there, (size_t)n * sizeof(REAL));
             }
         }

@@ -8,7 +8,7 @@ on a plan's behalf.
 """
 
 import os
-from threading import current_thread, main_thread
+from threading import Lock, current_thread, main_thread
 
 import numpy as np
 
@@ -32,7 +32,10 @@ cdef extern from "abi.h" nogil:
         int64_t bias_slot_0
         int64_t bias_slot_1
         int64_t bias_gradient
+        int64_t squares
+        int64_t ld_weight
         int32_t weight_group
+        int64_t I
 
     ctypedef struct hl_stream:
         const void *data
@@ -40,6 +43,18 @@ cdef extern from "abi.h" nogil:
         const int64_t *indptr
         int64_t n_cols
         int32_t dtype
+
+    ctypedef struct hl_touched:
+        int64_t n
+        int32_t *features
+        int64_t *ends
+        int32_t *rows
+        void *values
+        int32_t *places
+
+    ctypedef struct hl_history:
+        int64_t n
+        int32_t decays
 
     ctypedef struct hl_batch:
         char *arena
@@ -54,10 +69,14 @@ cdef extern from "abi.h" nogil:
         int64_t n
         const double *scalars
         double inverse_weight
+        hl_touched *touched
+        hl_history *history
 
     ctypedef void (*hl_kernel)(const hl_op *, const hl_batch *, int64_t, int64_t) noexcept
     ctypedef void (*hl_packer)(const hl_op *, char *, int64_t, int64_t, void *, void *) noexcept
 
+    ctypedef void (*hl_note)(const hl_op *, const hl_batch *) noexcept
+    ctypedef void (*hl_reader)(const hl_op *, const hl_batch *, int64_t, void *, void *) noexcept
     ctypedef double (*hl_total)(const hl_op *, const hl_batch *) noexcept
     ctypedef double (*hl_batch_total)(const hl_batch *) noexcept
 
@@ -68,6 +87,7 @@ cdef extern from "abi.h" nogil:
         int64_t most_unit_rows
         int64_t narrow_columns
         int64_t unit_size
+        int64_t counted_steps
 
     ctypedef struct hl_kernels:
         hl_geometry geometry
@@ -76,6 +96,9 @@ cdef extern from "abi.h" nogil:
         hl_total sum_loss
         hl_total sum_squares
         hl_batch_total sum_weights
+        hl_note remember
+        hl_reader read
+        hl_total settle
         hl_packer pack
         hl_packer unpack
 
@@ -92,6 +115,8 @@ cdef extern from "abi.h" nogil:
         HL_N_DTYPES
         HL_decay
         HL_N_SCALARS
+        HL_MOST_MISSED
+        HL_MOST_COUNTED
 
 cdef extern from "dispatch.h" nogil:
     const hl_isa hl_isas[]
@@ -287,7 +312,8 @@ cdef struct Stage:
 cdef int STAGE[64]
 assert len(STAGES) <= 64
 for _kind, _stage in enumerate(STAGES):
-    STAGE[_kind] = ("rows", "parameters", "updates").index(_stage)  # 0 is the only one over rows
+    # 0 is the only one over rows
+    STAGE[_kind] = ("rows", "index", "catch_up", "parameters", "updates").index(_stage)
 
 
 cdef bint answers_signals():
@@ -324,10 +350,12 @@ cdef void run_units(void *context, int64_t piece, int thread) noexcept nogil:
     cdef const hl_op *op = stage.ops
     cdef hl_batch batch = stage.batch[0]
     batch.scratch += thread * stage.thread_bytes
-    while piece >= n_pieces_of(op):
-        piece -= n_pieces_of(op)
+    while piece >= n_pieces_of(op, &batch):
+        piece -= n_pieces_of(op, &batch)
         op += 1
-    kernels_of(op).run[op.kind](op, &batch, piece * op.grain, min((piece + 1) * op.grain, op.units))
+    kernels_of(op).run[op.kind](
+        op, &batch, piece * op.grain, min((piece + 1) * op.grain, units_of(op, &batch))
+    )
 
 
 cdef void run_prediction(void *context, int64_t piece, int thread) noexcept nogil:
@@ -342,8 +370,15 @@ cdef void run_prediction(void *context, int64_t piece, int thread) noexcept nogi
         kernels_of(&stage.ops[i]).run[stage.ops[i].kind](&stage.ops[i], &batch, 0, batch.n)
 
 
-cdef inline int64_t n_pieces_of(const hl_op *op) noexcept nogil:
-    return (op.units + op.grain - 1) // op.grain
+cdef inline int64_t units_of(const hl_op *op, const hl_batch *batch) noexcept nogil:
+    if op.units >= 0:
+        return op.units
+    return batch.touched.n if batch.touched != NULL else op.I
+
+
+cdef inline int64_t n_pieces_of(const hl_op *op, const hl_batch *batch) noexcept nogil:
+    """One at least: the first has what belongs to no unit."""
+    return max(1, (units_of(op, batch) + op.grain - 1) // op.grain)
 
 
 cdef int64_t even_chunk(int64_t n, int64_t most, int64_t n_threads) noexcept nogil:
@@ -383,7 +418,7 @@ cdef int walk(
         n_pieces = 0
         last = first
         while last < table.n_ops and STAGE[table.ops[last].kind] == STAGE[stage.ops.kind]:
-            n_pieces += n_pieces_of(&table.ops[last])
+            n_pieces += n_pieces_of(&table.ops[last], batch)
             if table.ops[last].gradient == HL_update:
                 interrupted = NULL
             last += 1
@@ -435,6 +470,14 @@ cdef void *address_of(array) except? NULL:
     return <void *> address
 
 
+def most_entries(indptr, int64_t n_rows):
+    """The most entries that any so many rows of a CSR matrix have."""
+    lengths = np.diff(indptr)
+    if n_rows < len(lengths):
+        lengths = np.partition(lengths, -n_rows)[-n_rows:]
+    return int(lengths.sum())
+
+
 cdef hl_stream stream_of(array, dtypes):
     """A stream's place in memory; the caller keeps the array alive."""
     cdef hl_stream stream
@@ -478,9 +521,11 @@ cdef class Engine:
         Threads that may work in the whole process at the time; others of it are not waited for.
     """
 
-    cdef Table training, inference, parameters
+    cdef Table training, inference, parameters, catching_up
     cdef hl_batch batch
-    cdef object keep, store, arena, scratch, plan, dtypes
+    cdef hl_touched touched
+    cdef hl_history *history  # NULL unless it trains on CSR
+    cdef object keep, store, arena, scratch, plan, dtypes, index, past, lock
     cdef int64_t n_rows, batch_size, scratch_bytes
     cdef double poll_at
     cdef double *asks_at  # NULL where no signal can be answered
@@ -503,6 +548,8 @@ cdef class Engine:
             plan.inference_ops, plan.inference_rows, plan.inference_small_rows
         )
         self.parameters = table_of(plan.parameter_ops, 0)
+        self.catching_up = table_of(plan.catch_up_ops, 0)
+        self.lock = Lock()
         self.store = aligned(plan.store_bytes)
         self.arena = aligned(plan.arena_bytes)
         self.scratch = aligned(plan.scratch_bytes * self.n_threads)
@@ -516,10 +563,33 @@ cdef class Engine:
         if "X" in streams:
             self.batch.X = stream_of(streams["X"], self.dtypes)
             self.n_rows = streams["X"].shape[0]
+            if self.batch.X.indptr != NULL:
+                self._make_index(streams["X"])
         if "y" in streams:
             self.batch.y = stream_of(streams["y"], self.dtypes)
         if "sample_weight" in streams:
             self.batch.weights = <const double *> address_of(streams["sample_weight"])
+
+    def _make_index(self, X):
+        """Room for what a batch of a CSR stream touches, and for the steps that it misses."""
+        n_entries = most_entries(X.indptr, self.batch_size)
+        n_features = max(1, min(n_entries, X.shape[1]))
+        self.index = {
+            "features": np.zeros(n_features, np.int32),
+            "ends": np.empty(n_features, np.int64),
+            "rows": np.empty(n_entries, np.int32),
+            "values": np.empty(n_entries, X.data.dtype),
+            "places": np.empty(n_entries, np.int32),
+        }
+        self.touched.features = <int32_t *> address_of(self.index["features"])
+        self.touched.ends = <int64_t *> address_of(self.index["ends"])
+        self.touched.rows = <int32_t *> address_of(self.index["rows"])
+        self.touched.values = address_of(self.index["values"])
+        self.touched.places = <int32_t *> address_of(self.index["places"])
+        self.batch.touched = &self.touched
+        if self.catching_up.n_ops:
+            self.past = np.zeros(sizeof(hl_history), np.uint8)
+            self.history = self.batch.history = <hl_history *> address_of(self.past)
 
     def pack(self, which, weights, biases):
         """Copies plain row-major arrays into the store.
@@ -532,6 +602,7 @@ cdef class Engine:
         """
         cdef int i
         cdef const hl_op *op
+        self.catch_up()
         for i in range(self.parameters.n_ops):
             op = &self.parameters.ops[i]
             weight, bias = offsets(op, which)
@@ -542,7 +613,7 @@ cdef class Engine:
                 kernels_of(op).prepare(op, &self.batch, 0, op.units)
 
     def unpack(self, which, weights, biases):
-        """The way back; ``which`` may also be "gradient"."""
+        """The way back; ``which`` may also be "gradient". Nothing in the store changes."""
         cdef int i
         cdef const hl_op *op
         for i in range(self.parameters.n_ops):
@@ -551,16 +622,75 @@ cdef class Engine:
             kernels_of(op).unpack(
                 op, self.batch.store, weight, bias, address_of(weights[i]), address_of(biases[i])
             )
+        if self.history != NULL and self.history.n:
+            op = self.catching_up.ops
+            self._read(offsets(op, which)[0], weights[0])
+
+    def _read(self, int64_t packed, array):
+        """A CSR layer's weights or a slot as they are now, though features have missed steps."""
+        cdef const hl_op *op = self.catching_up.ops
+        cdef void *plain = address_of(array)
+        cdef unsigned mode
+        row = aligned(8 * op.ld_weight)
+        cdef void *scratch = address_of(row)
+        with nogil:
+            mode = hl_flush_denormals()
+            kernels_of(op).read(op, &self.batch, packed, scratch, plain)
+            hl_restore_denormals(mode)
+
+    def catch_up(self):
+        """Has all features of a CSR stream take the steps that they missed."""
+        with self.lock:
+            if self.history == NULL or self.history.n == 0:
+                return
+            if self.busy:
+                raise RuntimeError("this runner is running; its weights can be read when it is not")
+            self.asks_at = NULL
+            hl_begin_work()
+            try:
+                with nogil:
+                    self.settle()
+            finally:
+                hl_end_work()
+
+    cdef double settle(self) except? -1 nogil:
+        """The same, and what squared weights add to the losses of those steps."""
+        cdef hl_team team
+        cdef hl_batch batch = self.batch
+        cdef unsigned mode
+        cdef const hl_op *op = self.catching_up.ops
+        cdef int n_threads = self.n_threads if op.I >= 16 * op.grain else 1
+        if self.history.n == 0:
+            return 0
+        batch.touched = NULL
+        hl_borrow(&team, n_threads, self.limit)
+        mode = hl_flush_denormals()
+        try:
+            walk(&self.catching_up, &batch, self.scratch_bytes, &team, self.asks_at)
+        finally:
+            hl_restore_denormals(mode)
+            hl_give_back(&team)
+        return kernels_of(op).settle(op, &batch)
+
+    cdef bint must_settle(self, const double *scalars) noexcept nogil:
+        """Whether the history has no room for a step with these scalars."""
+        cdef int32_t group = self.catching_up.ops.weight_group
+        cdef bint decays = scalars[group * HL_N_SCALARS + HL_decay] != 0
+        if self.history.n == 0:
+            return False
+        if decays != self.history.decays:
+            return True
+        return self.history.n == (HL_MOST_COUNTED if decays else HL_MOST_MISSED)
 
     cdef double squares(self, const double *scalars) noexcept nogil:
-        """Sum over the weights of decay times their square."""
+        """Sum over the weights of decay times their square, but for those that settle counts."""
         cdef double total = 0, decay
         cdef int i
         cdef const hl_op *op
         for i in range(self.parameters.n_ops):
             op = &self.parameters.ops[i]
             decay = scalars[op.weight_group * HL_N_SCALARS + HL_decay]
-            if decay != 0:
+            if decay != 0 and op.squares >= 0:
                 total += decay * kernels_of(op).sum_squares(op, &self.batch)
         return total
 
@@ -621,6 +751,8 @@ cdef class Engine:
         batch without weight takes none."""
         cdef int64_t row = 0
         cdef double weight, loss = 0
+        if self.history != NULL and self.history.decays:
+            self.settle()  # what an interrupt has left of another epoch
         while row < self.n_rows:
             self.batch.order = order + row if order != NULL else NULL
             self.batch.first = row
@@ -631,11 +763,17 @@ cdef class Engine:
                 continue
             self.batch.inverse_weight = 1 / weight
             self.batch.scalars = &scalars[used[0], 0]
+            if self.history != NULL and self.must_settle(self.batch.scalars):
+                loss += self.settle()
             weight = 0.5 * self.squares(self.batch.scalars)
             self.train_step()
+            if self.history != NULL:
+                kernels_of(self.catching_up.ops).remember(self.catching_up.ops, &self.batch)
             loss += (self.loss(&self.training) + weight) * self.batch.inverse_weight * self.batch.n
             used[0] += 1
             self.steps += 1
+        if self.history != NULL and self.history.decays:
+            loss += self.settle()
         return loss / self.n_rows
 
     def run(self, orders, const double[:, ::1] scalars, double[::1] losses, double[::1] stop):
@@ -729,6 +867,7 @@ cdef class Engine:
         cdef hl_question interrupted = NULL
         if answers_signals():
             interrupted = poll
+        self.catch_up()
         batch.X = stream_of(X, self.dtypes)
         batch.out = address_of(out)
         batch.order = NULL

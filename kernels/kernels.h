@@ -12,6 +12,7 @@
 #include "optimizer.h"
 #include "dense.h"
 #if !PAIRED
+#include "csr.h"
 #include "loss.h"
 #endif
 
@@ -33,17 +34,21 @@ const hl_kernels HL_THIS_TABLE = {
                  .unit_rows = UNIT_ROWS,
                  .most_unit_rows = MOST_UNIT_ROWS,
                  .narrow_columns = NARROW_COLUMNS,
-                 .unit_size = UNIT_SIZE},
+                 .unit_size = UNIT_SIZE,
+                 .counted_steps = HL_MOST_COUNTED},
     .run =
         {
 #if PAIRED
             [HL_ROUND] = round_rows,
 #else
+            [HL_CSR_INDEX] = csr_index,
+            [HL_CSR_CATCH_UP] = csr_catch_up,
             [HL_GATHER] = gather,
             [HL_CSR_FORWARD] = csr_forward,
             [HL_LOSS] = loss,
             [HL_OUTPUT] = output_rows,
             [HL_CSR_BACKWARD_WEIGHT] = csr_backward_weight,
+            [HL_CSR_UPDATE] = csr_update,
 #endif
             [HL_DENSE_FORWARD] = dense_forward,
             [HL_DENSE_BACKWARD_INPUT] = dense_backward_input,
@@ -54,6 +59,9 @@ const hl_kernels HL_THIS_TABLE = {
 #if !PAIRED
     .sum_loss = sum_loss,
     .sum_weights = sum_weights,
+    .remember = remember,
+    .read = read_rows,
+    .settle = settle,
 #endif
     .sum_squares = sum_squares,
     .pack = pack,

@@ -21,30 +21,38 @@ INLINE step_constants step_constants_of(const hl_op *op, const hl_batch *batch, 
     };
 }
 
+/* Each rule takes a weight and its gradient, overwrites the slots and returns the new weight. */
+
 /* u = momentum u - rate g;  w += u */
-INLINE V sgd(const step_constants *c, V w, V g, REAL *velocity) {
-    V u = v_fma(c->momentum, v_load(velocity), -(c->rate * g));
-    v_store(velocity, u);
-    return w + u;
+INLINE V sgd(const step_constants *c, V w, V g, V *velocity) {
+    *velocity = v_fma(c->momentum, *velocity, -(c->rate * g));
+    return w + *velocity;
 }
 
 /* u = momentum u - rate g;  w += momentum u - rate g */
-INLINE V nesterov(const step_constants *c, V w, V g, REAL *velocity) {
+INLINE V nesterov(const step_constants *c, V w, V g, V *velocity) {
     V step = -(c->rate * g);
-    V u = v_fma(c->momentum, v_load(velocity), step);
-    v_store(velocity, u);
-    return w + v_fma(c->momentum, u, step);
+    *velocity = v_fma(c->momentum, *velocity, step);
+    return w + v_fma(c->momentum, *velocity, step);
 }
 
 /* m = beta_1 m + (1 - beta_1) g;  v = beta_2 v + (1 - beta_2) g^2;
  * w -= rate m / (sqrt(v) + epsilon), the bias corrections being in the rate (Kingma and Ba
  * 2014, end of section 2) */
-INLINE V adam(const step_constants *c, V w, V g, REAL *first, REAL *second) {
-    V m = v_fma(c->momentum, v_load(first), c->one_minus_momentum * g);
-    V v = v_fma(c->beta_2, v_load(second), c->one_minus_beta_2 * (g * g));
-    v_store(first, m);
-    v_store(second, v);
-    return v_fma(-c->rate, v_ratio(m, v, c->epsilon), w);
+INLINE V adam(const step_constants *c, V w, V g, V *first, V *second) {
+    *first = v_fma(c->momentum, *first, c->one_minus_momentum * g);
+    *second = v_fma(c->beta_2, *second, c->one_minus_beta_2 * (g * g));
+    return v_fma(-c->rate, v_ratio(*first, *second, c->epsilon), w);
+}
+
+INLINE V stepped(enum hl_optimizer rule, const step_constants *c, V w, V g, V *first, V *second) {
+    switch (rule) {
+    case HL_N_OPTIMIZERS: break;
+    case HL_sgd: return sgd(c, w, g, first);
+    case HL_nesterov: return nesterov(c, w, g, first);
+    case HL_adam: return adam(c, w, g, first, second);
+    }
+    return w;
 }
 
 /* Steps n elements (a multiple of VL) by the sum of gradients g: w and the slots are overwritten,
@@ -54,18 +62,24 @@ static void step(const hl_op *op, const step_constants *constants, int64_t n, co
     const step_constants local = *constants, *c = &local; /* nothing that is stored can alias it */
     V sum = *squares;
 #define STEP(rule)                                                                                 \
-    for (int64_t i = 0; i < n; i += VL) {                                                          \
-        V wi = v_load(w + i);                                                                      \
-        V gi = v_fma(c->decay, wi, v_load(g + i)) * c->inverse_weight;                             \
-        wi = rule;                                                                                 \
-        v_store(w + i, wi);                                                                        \
-        sum = v_fma(wi, wi, sum);                                                                  \
-    }
+    case rule:                                                                                     \
+        for (int64_t i = 0; i < n; i += VL) {                                                      \
+            V wi = v_load(w + i), first = v_load(slot_0 + i), second = v_zero();                   \
+            if (rule == HL_adam) second = v_load(slot_1 + i);                                      \
+            V gi = v_fma(c->decay, wi, v_load(g + i)) * c->inverse_weight;                         \
+            wi = stepped(rule, c, wi, gi, &first, &second);                                        \
+            v_store(w + i, wi);                                                                    \
+            v_store(slot_0 + i, first);                                                            \
+            if (rule == HL_adam) v_store(slot_1 + i, second);                                      \
+            sum = v_fma(wi, wi, sum);                                                              \
+        }                                                                                          \
+        break;
     switch ((enum hl_optimizer)op->optimizer) {
-    case HL_N_OPTIMIZERS: break;
-    case HL_sgd: STEP(sgd(c, wi, gi, slot_0 + i)) break;
-    case HL_nesterov: STEP(nesterov(c, wi, gi, slot_0 + i)) break;
-    case HL_adam: STEP(adam(c, wi, gi, slot_0 + i, slot_1 + i)) break;
+    case HL_N_OPTIMIZERS:
+        break;
+        STEP(HL_sgd)
+        STEP(HL_nesterov)
+        STEP(HL_adam)
     }
 #undef STEP
     *squares = sum;

@@ -90,6 +90,9 @@ def test_fails(tmp_path, base, head):
             id="bfloat16.py",
             marks=pytest.mark.skipif(shutil.which("cc") is None, reason="its probe is in C"),
         ),
+        pytest.param(
+            "sparse.py", "--cases step --epochs 1", "1,000,000 features: ", id="sparse.py"
+        ),
         pytest.param("import_time.py", "", "hotloop beyond scikit-learn: ", id="import_time.py"),
     ],
 )

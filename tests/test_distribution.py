@@ -52,9 +52,7 @@ def test_the_wheel_has_the_modules_and_one_extension_and_nothing_else(wheel):
     extensions = {name for name in names if name.endswith((".so", ".pyd"))}
     assert len(extensions) == 1
     installed = files_below(ROOT / "src", "*.py", "py.typed")
-    installed |= {
-        f"hotloop/kernels/{name}" for name in files_below(ROOT / "kernels", "*.py")
-    }
+    installed |= {f"hotloop/kernels/{name}" for name in files_below(ROOT / "kernels", "*.py")}
     assert names - extensions == installed
 
 

@@ -47,8 +47,30 @@ FLOPS_PER_LANE = 8e9
 PATIENCE_SECONDS = 0.075
 #: Steps that take less are never shared by threads, those that take more always.
 SMALL_SECONDS, LARGE_SECONDS = 5e-6, 150e-6
+#: What an entry of a CSR input takes, in dense inputs: its weights come from afar.
+ENTRY_COST = 16
+#: Features of a CSR input that a thread takes at a time.
+FEATURES_GRAIN = 128
 #: Rows of a batch of the gradient plan; part of what its bits depend on.
 GRADIENT_ROWS = 512
+
+
+@dataclass(frozen=True)
+class CSRInput:
+    """What a plan is to know of a CSR input besides its width.
+
+    Attributes
+    ----------
+    lazy : bool
+        Whether the weights of a feature, and their moments, stay as they are in the steps of
+        batches that have nothing of it. Otherwise it takes those steps, too, when it is needed
+        next: the result is that of dense input.
+    row_entries : int or None
+        About how many entries a row has, to guess how long a step takes; None: all.
+    """
+
+    lazy: bool = False
+    row_entries: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +90,8 @@ class Plan:
     ops, accumulate_ops, inference_ops, parameter_ops : ndarray of OP_DTYPE
         A training step, the same with gradients added to those of earlier batches, a forward
         pass, and one record a layer that says where its parameters are.
+    catch_up_ops : ndarray of OP_DTYPE
+        One op that takes all features to the present, in a plan that trains on CSR input.
     batch_size, chunk_rows, inference_rows : int
         Rows of a step, and rows that go through the ops together in training and inference.
     arena_bytes, inference_arena_bytes, store_bytes : int
@@ -91,6 +115,7 @@ class Plan:
     accumulate_ops: np.ndarray = field(repr=False)
     inference_ops: np.ndarray = field(repr=False)
     parameter_ops: np.ndarray = field(repr=False)
+    catch_up_ops: np.ndarray = field(repr=False)
     batch_size: int
     chunk_rows: int
     inference_rows: int
@@ -233,7 +258,7 @@ class _Lowering:
         dtype: np.dtype | type,
         optimizer: Optimizer | None,
         *,
-        sparse: bool,
+        sparse: bool | CSRInput,
         operands: str | None = None,
     ) -> None:
         self.network = network
@@ -241,23 +266,31 @@ class _Lowering:
         self.operands = operands or self.dtype.name
         self.rounds = self.operands != self.dtype.name
         self.optimizer = optimizer
-        self.sparse = sparse
+        self.sparse = bool(sparse)
+        self.csr = sparse if isinstance(sparse, CSRInput) else CSRInput()
         self.sizes = geometry(DTYPES[self.dtype.name])
         self.shapes = layer_shapes(network)
         self.store = _Buffer()
         self.network_size = sum(I * O for I, O in self.shapes)
+        if self.sparse and self.csr.row_entries is not None:
+            I, O = self.shapes[0]
+            self.network_size -= max(0, I - self.csr.row_entries * ENTRY_COST) * O
 
     def padded(self, n: int) -> int:
         lanes = self.sizes["vector_lanes"]
         return -(-n // lanes) * lanes
 
-    def narrow(self, layer: int) -> bool:
-        """Whether lanes along the outputs would be mostly empty; CSR rows need them there, and
-        rounded operands lie in pairs.
+    def layout(self, layer: int) -> str:
+        """Rows under CSR input; narrow if lanes along the outputs would be mostly empty, but for
+        rounded operands, which lie in pairs.
         """
-        O = self.shapes[layer][1]
-        panels = self.rounds or (self.sparse and layer == 0)
-        return 2 * O <= self.sizes["vector_lanes"] and not panels
+        if self.sparse and layer == 0:
+            return "rows"
+        few = 2 * self.shapes[layer][1] <= self.sizes["vector_lanes"]
+        return "narrow" if few and not self.rounds else "panels"
+
+    def narrow(self, layer: int) -> bool:
+        return self.layout(layer) == "narrow"
 
     def products_of(self, layer: int) -> str:
         """What a layer's products read; rows of CSR are never rounded."""
@@ -293,7 +326,7 @@ class _Lowering:
         op["kind"] = KINDS[kind]
         op["dtype"] = DTYPES[self.dtype.name]
         op["I"], op["O"] = self.shapes[layer]
-        op["layout"] = LAYOUTS["narrow" if self.narrow(layer) else "panels"]
+        op["layout"] = LAYOUTS[self.layout(layer)]
         op["loss"] = LOSSES[self.network.loss.name]
         op["weight_group"], op["bias_group"] = GROUPS.index("weight"), GROUPS.index("bias")
         for name, value in fields.items():
@@ -302,6 +335,8 @@ class _Lowering:
 
     def units(self, layer: int) -> int:
         I, O = self.shapes[layer]
+        if self.layout(layer) == "rows":
+            return -(-I // self.sizes["unit_rows"])
         if self.narrow(layer):
             return -(-self.padded(I) // self.sizes["narrow_columns"])
         most, rows = self.sizes["most_unit_rows"], self.sizes["unit_rows"]
@@ -313,6 +348,8 @@ class _Lowering:
     def parameter_fields(self, layer: int, *, train: bool, keep_gradient: bool) -> dict[str, int]:
         """Room in the store for a layer's parameters and all that goes with them."""
         I, O = self.shapes[layer]
+        if self.layout(layer) == "rows":
+            return self.row_fields(I, O, train=train, keep_gradient=keep_gradient)
         n_weight = O * self.padded(I) if self.narrow(layer) else self.padded(O) * I
         n_bias = self.padded(O)
         fields = {"weight": n_weight, "bias": n_bias}
@@ -331,6 +368,44 @@ class _Lowering:
         if train:
             placed["squares"] = self.store.take(8 * self.units(layer))
         return placed | {"units": self.units(layer)}
+
+    def row_fields(self, I: int, O: int, *, train: bool, keep_gradient: bool) -> dict[str, int]:
+        """The same for a weight in rows; each lies beside the same row of the slots."""
+        width, n_slots = self.padded(O), len(self.optimizer.slots) if self.optimizer else 0
+        stride = width * (1 + n_slots)
+        weight = self.take(self.store, I * stride)
+        placed = {"weight": weight, "ld_weight": stride, "bias": self.take(self.store, width)}
+        for k in range(n_slots):
+            placed[f"weight_slot_{k}"] = weight + (k + 1) * width * self.dtype.itemsize
+            placed[f"bias_slot_{k}"] = self.take(self.store, width)
+        if keep_gradient:
+            placed["weight_gradient"] = self.take(self.store, I * width)
+            placed["bias_gradient"] = self.take(self.store, width)
+        if train:
+            placed["features"] = self.store.take(8 * I)
+        if train and self.optimizer:
+            n_pieces = -(-I // FEATURES_GRAIN)
+            placed["counts"] = self.store.take(8 * n_pieces * self.sizes["counted_steps"])
+        elif train:
+            placed["squares"] = self.store.take(8 * self.units(0))
+        return placed | {"units": self.units(0)}
+
+    def touched(
+        self, kind: str, parameters: Mapping[str, int], **fields: int | float
+    ) -> np.ndarray:
+        """An op over the features that a batch touches, under CSR input."""
+        return self.record(
+            kind,
+            0,
+            **{
+                **parameters,
+                **self.optimizer_fields(),
+                "units": -1,
+                "grain": FEATURES_GRAIN,
+                "lazy": self.csr.lazy,
+                **fields,
+            },
+        )
 
     def optimizer_fields(self) -> dict[str, int | float]:
         if isinstance(self.optimizer, Adam):
@@ -430,7 +505,15 @@ class _Lowering:
             return kept
 
         sources: list[dict[str, int]] = [{}]
-        if not self.sparse:
+        if self.sparse:
+            # The gradient of features that are not touched is zero: who sums it clears it first.
+            mode = GRADIENTS["accumulate" if self.optimizer else "overwrite"]
+            ops.append(
+                self.record("CSR_INDEX", 0, **{**parameters[0], "units": 1, "gradient": mode})
+            )
+            if self.optimizer and not self.csr.lazy:
+                ops.append(self.catch_up(parameters[0]))
+        else:
             ops.append(self.record("GATHER", 0, output=gathered.place, ld_output=gathered.ld))
             input = operand(0, self.shapes[0][0], gathered)
             sources[0] = {"input": input.place, "ld_input": input.ld}
@@ -475,25 +558,19 @@ class _Lowering:
     ) -> list[np.ndarray]:
         """The stages of a step that follow that over rows."""
         ops, updates = [], []
+        mode = "update" if fused else "overwrite"
         for layer, fields in enumerate(parameters):
-            sparse = self.sparse and layer == 0
-            mode = "update" if fused and not sparse else "overwrite"
-            gradient = self.record(
-                "CSR_BACKWARD_WEIGHT" if sparse else "DENSE_BACKWARD_WEIGHT",
-                layer,
-                **{**fields, **sources[layer], **self.optimizer_fields()},
-                dtype=DTYPES[self.products_of(layer)],
-                d_output=deltas[layer].place,
-                ld_output=deltas[layer].ld,
-                gradient=GRADIENTS[mode],
-                pack_input=self.packs_input(layer, batch_size),
-            )
-            if gradient["pack_input"]:  # a thread packs once for all units it takes: few, but even
-                gradient["grain"] = -(-self.panels(self.shapes[layer][1]) // 2)
-            if sparse:
-                gradient["units"] = self.panels(self.shapes[0][1])
-            ops.append(gradient)
-            if mode == "overwrite" and self.optimizer is not None:
+            delta = {
+                "d_output": deltas[layer].place,
+                "ld_output": deltas[layer].ld,
+                "gradient": GRADIENTS[mode],
+            }
+            if self.sparse and layer == 0:
+                ops.append(self.touched("CSR_BACKWARD_WEIGHT", fields, **delta))
+            else:
+                delta |= sources[layer]
+                ops.append(self.backward_weight(layer, fields, batch_size, **delta))
+            if not fused and self.optimizer:
                 updates.append(self.update(layer, fields))
         return ops + updates
 
@@ -521,8 +598,27 @@ class _Lowering:
             scratch.take(rows * columns * n_bytes)
         return scratch.n_bytes
 
+    def backward_weight(
+        self, layer: int, fields: Mapping[str, int], batch_size: int, **more: int
+    ) -> np.ndarray:
+        op = self.record(
+            "DENSE_BACKWARD_WEIGHT",
+            layer,
+            **{**fields, **self.optimizer_fields(), **more},
+            dtype=DTYPES[self.products_of(layer)],
+            pack_input=self.packs_input(layer, batch_size),
+        )
+        if op["pack_input"]:  # a thread packs once for all units it takes: few, but even
+            op["grain"] = -(-self.panels(self.shapes[layer][1]) // 2)
+        return op
+
+    def catch_up(self, fields: Mapping[str, int]) -> np.ndarray:
+        return self.touched("CSR_CATCH_UP", fields, gradient=GRADIENTS["accumulate"])
+
     def update(self, layer: int, fields: Mapping[str, int]) -> np.ndarray:
         how = {"gradient": GRADIENTS["update"], "dtype": DTYPES[self.products_of(layer)]}
+        if self.layout(layer) == "rows":
+            return self.touched("CSR_UPDATE", fields, **how)
         return self.record("UPDATE", layer, **{**fields, **self.optimizer_fields(), **how})
 
 
@@ -534,14 +630,12 @@ def _chunk_rows(row_bytes: int) -> int:
 def _compile(
     lowering: _Lowering, *, batch_size: int = 0, fused: bool | None = None, raw: bool = False
 ) -> Plan:
-    network, sparse = lowering.network, lowering.sparse
+    network = lowering.network
     if fused is None:
         fused = batch_size <= lowering.rows_of(PATIENCE_SECONDS, passes=1)
     train = batch_size > 0
     parameters = [
-        lowering.parameter_fields(
-            layer, train=train, keep_gradient=train and (not fused or (sparse and layer == 0))
-        )
+        lowering.parameter_fields(layer, train=train, keep_gradient=train and not fused)
         for layer in range(len(network.layers))
     ]
     inference_ops, inference_rows, inference_arena = lowering.inference(parameters, raw)
@@ -550,9 +644,15 @@ def _compile(
         ops, arena = lowering.training(parameters, batch_size, fused=fused)
     accumulate_ops = ops.copy()
     accumulate_ops["gradient"] = GRADIENTS["accumulate"]
-    updates = [lowering.update(i, fields) for i, fields in enumerate(parameters)]
-    parameter_ops = np.array(updates, dtype=OP_DTYPE)
-    for table in (ops, accumulate_ops, inference_ops, parameter_ops):
+    records = [
+        lowering.record("UPDATE", i, **fields, dtype=DTYPES[lowering.products_of(i)])
+        for i, fields in enumerate(parameters)
+    ]
+    parameter_ops = np.array(records, dtype=OP_DTYPE)
+    catch_up_ops = np.zeros(0, OP_DTYPE)
+    if lowering.sparse and lowering.optimizer is not None:
+        catch_up_ops = np.array([lowering.catch_up(parameters[0])], OP_DTYPE)
+    for table in (ops, accumulate_ops, inference_ops, parameter_ops, catch_up_ops):
         table.flags.writeable = False  # plans are shared
     return Plan(
         network=network,
@@ -563,6 +663,7 @@ def _compile(
         accumulate_ops=accumulate_ops,
         inference_ops=inference_ops,
         parameter_ops=parameter_ops,
+        catch_up_ops=catch_up_ops,
         batch_size=batch_size,
         chunk_rows=_chunk_rows(arena // max(batch_size, 1)),
         inference_rows=inference_rows,
@@ -584,7 +685,7 @@ def compile_training(
     dtype: np.dtype | type,
     batch_size: int,
     optimizer: Optimizer,
-    sparse: bool = False,
+    sparse: bool | CSRInput = False,
     fused: bool | None = None,
     operands: str | None = None,
 ) -> Plan:
@@ -600,8 +701,8 @@ def compile_training(
         Rows of a step; the last of an epoch may have fewer.
     optimizer : SGD or Adam
         The rule that updates the parameters.
-    sparse : bool, default=False
-        Whether X is CSR.
+    sparse : bool or CSRInput, default=False
+        Whether X is CSR, and what more is to be said of it.
     fused : bool or None, default=None
         Whether the optimizer runs on each piece of a gradient while the cache has it, or
         after all gradients were written to memory. The second is the oracle of the first, and

@@ -6,6 +6,7 @@ about its input (:class:`TrainingData`) is adopted by the estimator when the fit
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -65,6 +66,12 @@ class TrainingData:
     def is_sparse(self) -> bool:
         """Whether X is CSR."""
         return scipy.sparse.issparse(self.X)
+
+    @property
+    def row_entries(self) -> int | None:
+        """About how many entries a row of CSR has, a power of two: data alike share their plans."""
+        mean = self.X.nnz / max(1, self.X.shape[0]) if self.is_sparse else None
+        return None if mean is None else 1 << max(0, math.ceil(mean) - 1).bit_length()
 
     @property
     def n_outputs(self) -> int:

@@ -33,6 +33,7 @@ from ..compat import (
     lbfgs_result,
 )
 from ..plan import (
+    CSRInput,
     Plan,
     compile_gradients,
     compile_inference,
@@ -177,6 +178,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             Interval(Integral, None, -1, closed="right"),
             None,
         ],
+        "sparse_updates": [StrOptions({"exact", "lazy"})],
     }
 
     @abstractmethod
@@ -368,12 +370,13 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                 stacklevel=2,
             )
         optimizer = self._optimizer_of(job)
+        csr = CSRInput(self.sparse_updates == "lazy", data.row_entries)
         plan = _training_plan(
             job.network,
             dtype=dtype,
             batch_size=batch_size,
             optimizer=optimizer.record,
-            sparse=data.is_sparse,
+            sparse=csr if data.is_sparse else False,
             operands=job.operands,
         )
         names = ("max_iter", "tol", "n_iter_no_change", "shuffle", "verbose", "alpha", "n_jobs")
@@ -628,6 +631,12 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         Never more than there are, nor than 256; the environment variable HOTLOOP_NUM_THREADS
         stands in for what there is. One in a daemonic process, as those of a
         ``multiprocessing.Pool`` are. Fits side by side share the processors.
+    sparse_updates : {'exact', 'lazy'}, default='exact'
+        What 'sgd' and 'adam' do, on sparse X, with the weights of a feature in batches that have
+        nothing of it. 'exact': what they would do on the same X if it were dense, though later:
+        when the feature comes up again, or the weights are read. 'lazy': nothing, so that
+        momentum, moments and `alpha` work on a feature only in batches that have it; it is
+        sooner, and another result.
 
     Attributes
     ----------
@@ -729,6 +738,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         max_fun=15000,
         precision="auto",
         n_jobs=None,
+        sparse_updates="exact",
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -755,6 +765,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         self.max_fun = max_fun
         self.precision = precision
         self.n_jobs = n_jobs
+        self.sparse_updates = sparse_updates
 
     @property
     def _labels(self) -> Labels:
@@ -1076,6 +1087,12 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         Never more than there are, nor than 256; the environment variable HOTLOOP_NUM_THREADS
         stands in for what there is. One in a daemonic process, as those of a
         ``multiprocessing.Pool`` are. Fits side by side share the processors.
+    sparse_updates : {'exact', 'lazy'}, default='exact'
+        What 'sgd' and 'adam' do, on sparse X, with the weights of a feature in batches that have
+        nothing of it. 'exact': what they would do on the same X if it were dense, though later:
+        when the feature comes up again, or the weights are read. 'lazy': nothing, so that
+        momentum, moments and `alpha` work on a feature only in batches that have it; it is
+        sooner, and another result.
 
     Attributes
     ----------
@@ -1176,6 +1193,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         max_fun=15000,
         precision="auto",
         n_jobs=None,
+        sparse_updates="exact",
     ):
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -1203,6 +1221,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         self.max_fun = max_fun
         self.precision = precision
         self.n_jobs = n_jobs
+        self.sparse_updates = sparse_updates
 
     def _encoded(self, data: TrainingData, classes: Any, *, incremental: bool) -> TrainingData:
         return replace(data, target=validate.regression_target(data.target, self.loss))
