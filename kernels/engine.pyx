@@ -12,6 +12,7 @@ from threading import current_thread, main_thread
 
 import numpy as np
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, intptr_t, uint32_t
@@ -156,6 +157,9 @@ def vocabulary(name):
 
 
 OP_DTYPE = _op_dtype()
+STREAM_DTYPES = {
+    np.dtype(name): value for name, value in vocabulary("dtypes").items() if hasattr(np, name)
+}
 STAGES = tuple([hl_stages[kind].decode() for kind in range(HL_N_KINDS)])
 
 
@@ -379,12 +383,10 @@ cdef int walk(
 cdef Table table_of(ops, int64_t chunk_rows, int64_t small_rows=0, int64_t large_rows=0):
     """The table in a structured array, which must outlive it."""
     cdef Table table
-    cdef size_t address
     cdef int i
     if ops.dtype != OP_DTYPE or not ops.flags.c_contiguous:
         raise TypeError(f"an op table is a C-contiguous array of OP_DTYPE, got {ops.dtype}")
-    address = ops.ctypes.data
-    table.ops = <const hl_op *> address
+    table.ops = <const hl_op *> address_of(ops)
     table.n_ops = <int> len(ops)
     table.chunk_rows = chunk_rows
     table.small_rows = small_rows
@@ -400,16 +402,19 @@ cdef Table table_of(ops, int64_t chunk_rows, int64_t small_rows=0, int64_t large
 def aligned(n_bytes):
     """A zeroed byte buffer that starts at a cache line; MemoryError where there is no room."""
     raw = np.zeros(n_bytes + 64, dtype=np.uint8)
-    start = -raw.ctypes.data % 64
+    start = -<size_t> address_of(raw) % 64
     return raw[start:start + n_bytes]
 
 
 cdef void *address_of(array) except? NULL:
-    cdef size_t address = array.ctypes.data
-    return <void *> address
+    """Where a C-contiguous array starts; the caller keeps it alive."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
+    PyBuffer_Release(&view)
+    return view.buf
 
 
-cdef hl_stream stream_of(array, dtypes):
+cdef hl_stream stream_of(array):
     """A stream's place in memory; the caller keeps the array alive."""
     cdef hl_stream stream
     stream.indices = NULL
@@ -422,7 +427,7 @@ cdef hl_stream stream_of(array, dtypes):
     else:
         stream.n_cols = array.shape[1] if array.ndim > 1 else 1
     stream.data = address_of(array)
-    stream.dtype = dtypes.get(array.dtype.name, -1)
+    stream.dtype = STREAM_DTYPES.get(array.dtype, -1)
     return stream
 
 
@@ -454,7 +459,7 @@ cdef class Engine:
 
     cdef Table training, inference, parameters
     cdef hl_batch batch
-    cdef object keep, store, arena, scratch, plan, dtypes
+    cdef object keep, store, arena, scratch, plan
     cdef int64_t n_rows, batch_size, scratch_bytes
     cdef double poll_at
     cdef double *asks_at  # NULL where no signal can be answered
@@ -471,7 +476,6 @@ cdef class Engine:
         self.n_threads = min(n_threads, HL_MOST_THREADS)
         self.limit = limit
         self.seconds = [INFINITY, INFINITY]
-        self.dtypes = vocabulary("dtypes")
         self.training = table_of(plan.ops, plan.chunk_rows, plan.small_rows, plan.large_rows)
         self.inference = table_of(
             plan.inference_ops, plan.inference_rows, plan.inference_small_rows
@@ -488,10 +492,10 @@ cdef class Engine:
         self.batch.scratch = <char *> address_of(self.scratch)
         self.batch.weights = NULL
         if "X" in streams:
-            self.batch.X = stream_of(streams["X"], self.dtypes)
+            self.batch.X = stream_of(streams["X"])
             self.n_rows = streams["X"].shape[0]
         if "y" in streams:
-            self.batch.y = stream_of(streams["y"], self.dtypes)
+            self.batch.y = stream_of(streams["y"])
         if "sample_weight" in streams:
             self.batch.weights = <const double *> address_of(streams["sample_weight"])
 
@@ -703,7 +707,7 @@ cdef class Engine:
         cdef hl_question interrupted = NULL
         if answers_signals():
             interrupted = poll
-        batch.X = stream_of(X, self.dtypes)
+        batch.X = stream_of(X)
         batch.out = address_of(out)
         batch.order = NULL
         batch.n = X.shape[0]

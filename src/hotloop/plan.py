@@ -161,13 +161,15 @@ def n_parameters(network: Network) -> int:
 
 def weight_views(network: Network, flat: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Weights and biases as views into one flat vector of shape (P,); nothing is copied."""
-    views = parameter_views(network)
-    arrays = {
-        name: flat[start : start + math.prod(shape)].reshape(shape)
-        for name, (start, shape) in views.items()
-    }
-    layers = range(len(network.layers))
-    return [arrays[f"weight_{i}"] for i in layers], [arrays[f"bias_{i}"] for i in layers]
+    arrays = [flat[start:end].reshape(shape) for start, end, shape in _places(network)]
+    return arrays[: len(network.layers)], arrays[len(network.layers) :]
+
+
+@lru_cache(maxsize=64)
+def _places(network: Network) -> list[tuple[int, int, tuple[int, ...]]]:
+    """Where each parameter starts and ends in the flat vector, and its shape."""
+    views = parameter_views(network).values()
+    return [(start, start + math.prod(shape), shape) for start, shape in views]
 
 
 def init_parameters(

@@ -368,8 +368,6 @@ class EpochLoop:
         self.settings = settings
         self.n_rows = streams["X"].shape[0]
         self.n_steps = -(-self.n_rows // settings.batch_size)
-        if not optimizer.slots:
-            optimizer.slots = {name: np.zeros_like(start) for name in optimizer.record.slots}
         moments = {k: v.astype(start.dtype, copy=False) for k, v in optimizer.slots.items()}
         self._best = start
         self._orders: RowOrders | None = None
@@ -413,7 +411,7 @@ class EpochLoop:
         stopped = False
         opened = open_runner(self.plan, self._state, self.streams, n_jobs=settings.n_jobs)
         with closing(opened) as self._runner:
-            final = self._read(self._state.slots)  # has its memory before anyone waits for it
+            final = self._read(self.optimizer.record.slots)  # has its memory before anyone waits for it
             try:
                 while not stopped and history.n_epochs < max_epochs:
                     stopped = self._call(min(epochs_a_call, max_epochs - history.n_epochs))
@@ -499,7 +497,7 @@ class EpochLoop:
     def _score_epoch(self, validation: Validation) -> None:
         score = validation.score(self._runner.predict(validation.X, validation.out))
         if self.history.add_score(score, self.settings.tol):
-            self._best = self._read({}).parameters[0]
+            self._best = self._read(()).parameters[0]
         if self.settings.verbose:
             print(f"Validation score: {score:f}")
 
@@ -516,16 +514,16 @@ class EpochLoop:
             self.history.no_improvement_count = 0
         return ends
 
-    def _read(self, slots: dict[str, Array]) -> State:
+    def _read(self, slots: tuple[str, ...]) -> State:
         """The runner's parameters and the named moments, in new arrays."""
-        slots = {name: np.empty_like(slot) for name, slot in slots.items()}
-        state = State(np.empty_like(self._state.parameters), slots, 0)
+        like = self._state.parameters
+        state = State(np.empty_like(like), {name: np.empty_like(like) for name in slots}, 0)
         self._runner.read_state(state)
         return state
 
     def _outcome(self) -> Outcome:
         """What there is to adopt if training ends now."""
-        return self._outcome_of(self._read(self._state.slots))
+        return self._outcome_of(self._read(self.optimizer.record.slots))
 
     def _outcome_of(self, state: State) -> Outcome:
         optimizer = copy(self.optimizer)

@@ -17,7 +17,6 @@ import scipy.sparse
 from scipy.special import log_expit, log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
@@ -31,6 +30,8 @@ from ..compat import (
     fit_context,
     lbfgs_options,
     lbfgs_result,
+    parameter_names,
+    validate_parameters,
 )
 from ..plan import (
     Plan,
@@ -181,6 +182,13 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
     @abstractmethod
     def __init__(self) -> None: ...
 
+    @classmethod
+    def _get_param_names(cls) -> list[str]:
+        return list(parameter_names(cls, cls.__init__))
+
+    def _validate_params(self) -> None:
+        validate_parameters(self)
+
     # ---- what differs between the two ------------------------------------------------
 
     @abstractmethod
@@ -248,18 +256,18 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
 
         widths = (data.X.shape[1], *hidden, data.n_outputs)
         network = _network(widths, self.activation, self._loss_of(data))
-        rng = check_random_state(self.random_state)
-        start = self._initial(network, data, rng) if afresh else self._current(network)
-        history = train.History() if afresh else self._history()
-        job = _Job(network, data, start, history, incremental)
+        with validate.random_stream(self.random_state) as rng:
+            start = self._initial(network, data, rng) if afresh else self._current(network)
+            history = train.History() if afresh else self._history()
+            job = _Job(network, data, start, history, incremental)
 
-        max_iter = 1 if incremental else self.max_iter
-        describe = partial(self._attributes, job)
-        tasks = FitTasks(self, X, y, sample_weight, max_iter, describe)
-        if self.solver == "lbfgs":
-            outcome = self._run_lbfgs(job, tasks)
-        else:
-            outcome = self._run_epochs(job, rng, tasks)
+            max_iter = 1 if incremental else self.max_iter
+            describe = partial(self._attributes, job)
+            tasks = FitTasks(self, X, y, sample_weight, max_iter, describe)
+            if self.solver == "lbfgs":
+                outcome = self._run_lbfgs(job, tasks)
+            else:
+                outcome = self._run_epochs(job, rng, tasks)
         if not np.isfinite(outcome.parameters).all():
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large"
@@ -276,9 +284,13 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             validate.affordable(network, 1, np.float64, LBFGS_COPIES)
         else:
             n_rows = min(self._batch_size(data), data.X.shape[0])
-            validate.affordable(network, n_rows, data.X.dtype, EPOCH_COPIES)
+            validate.affordable(network, n_rows, self._dtype(data.X), EPOCH_COPIES)
         factor = 2.0 if self.activation == "logistic" else 6.0
-        return init_parameters(network, rng, data.X.dtype, factor=factor)
+        return init_parameters(network, rng, self._dtype(data.X), factor=factor)
+
+    def _dtype(self, followed: Array) -> np.dtype:
+        """What is computed with: the dtype of `followed`, unless `precision` says another."""
+        return followed.dtype if self.precision == "auto" else np.dtype(self.precision)
 
     def _current(self, network: spec.Network) -> Array:
         """The parameters to go on from: `coefs_` and `intercepts_` as they are now, copied."""
@@ -297,10 +309,9 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                 f"{want}. warm_start and partial_fit go on with the network there is; set "
                 "warm_start=False and call fit for another one."
             )
-        dtype = coefs[0].dtype if self.precision == "auto" else self.precision
         flat = np.concatenate([array.ravel() for array in (*coefs, *intercepts)])
         with np.errstate(over="ignore"):
-            return flat.astype(dtype, copy=False)
+            return flat.astype(self._dtype(flat), copy=False)
 
     def _history(self) -> train.History:
         """What earlier calls left to go on from, copied."""
@@ -338,7 +349,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         if self.early_stopping:
             data, held_out = self._split(data, rng)
             validation = train.Validation(
-                held_out.streams(dtype)["X"],
+                validate.converted(held_out.X, dtype),
                 partial(self._score_rows, held_out),
                 np.empty((held_out.X.shape[0], job.network.n_outputs), dtype),
             )
@@ -464,8 +475,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         if self.precision == "auto" and np.result_type(X.dtype, dtype) != dtype:
             dtype = np.dtype(np.float64)
             coefs, intercepts = (validate.as_dtype(arrays, dtype) for arrays in (coefs, intercepts))
-        with np.errstate(over="ignore"):
-            X = X.astype(dtype, copy=False)
+        X = validate.converted(X, dtype)
         sparse = scipy.sparse.issparse(X)
         plan = _inference_plan(widths, self.activation, self.out_activation_, dtype, sparse, raw)
         return backends.predict(plan, coefs, intercepts, X, n_jobs=self.n_jobs)
