@@ -15,7 +15,7 @@
 
 PYTHON ?= python3
 # What runs once for every instruction set: the kernels, and scikit-learn's own suite.
-KERNEL_TESTS := tests/test_kernels.py tests/test_blocks.py
+KERNEL_TESTS := tests/test_kernels.py tests/test_blocks.py tests/test_few_rows.py
 ISA_TESTS ?= $(KERNEL_TESTS) tests/test_sklearn_suite.py
 BENCH ?= estimators
 # Two processes: most of the time is scikit-learn's own.

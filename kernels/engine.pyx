@@ -12,19 +12,29 @@ from threading import current_thread, main_thread
 
 import numpy as np
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+cimport numpy as cnp
+
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, intptr_t, uint32_t
 
+
+cdef extern from *:
+    """
+    #undef I  /* NumPy's headers include complex.h, in which it is a macro */
+    """
 
 cdef extern from "abi.h" nogil:
     ctypedef struct hl_op:
         int32_t kind
         int32_t dtype
         int32_t gradient
+        int64_t I
+        int64_t O
         int64_t units
         int64_t grain
+        int64_t output
         int64_t weight
         int64_t weight_slot_0
         int64_t weight_slot_1
@@ -59,6 +69,9 @@ cdef extern from "abi.h" nogil:
     ctypedef void (*hl_kernel)(const hl_op *, const hl_batch *, int64_t, int64_t) noexcept
     ctypedef void (*hl_packer)(const hl_op *, char *, int64_t, int64_t, void *, void *) noexcept
 
+    ctypedef void (*hl_row)(const hl_op *, const void *, const void *, const void *, void *) noexcept
+    ctypedef int (*hl_finite)(const void *, int64_t) noexcept
+
     ctypedef double (*hl_total)(const hl_op *, const hl_batch *) noexcept
     ctypedef double (*hl_batch_total)(const hl_batch *) noexcept
 
@@ -78,6 +91,8 @@ cdef extern from "abi.h" nogil:
         hl_batch_total sum_weights
         hl_packer pack
         hl_packer unpack
+        hl_row row_forward
+        hl_finite all_finite
 
     ctypedef struct hl_isa:
         const char *name
@@ -120,6 +135,9 @@ cdef extern from "threads.h" nogil:
         hl_team *team, int64_t n_pieces, hl_piece run, void *context, hl_question, void *asked
     ) except -1
     int hl_pool_size()
+
+cnp.import_array()
+
 
 cdef extern from "clock.h" nogil:
     double hl_seconds()
@@ -406,12 +424,9 @@ def aligned(n_bytes):
     return raw[start:start + n_bytes]
 
 
-cdef void *address_of(array) except? NULL:
-    """Where a C-contiguous array starts; the caller keeps it alive."""
-    cdef Py_buffer view
-    PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
-    PyBuffer_Release(&view)
-    return view.buf
+cdef inline void *address_of(array) noexcept:
+    """Where an array starts; the caller keeps it alive."""
+    return cnp.PyArray_DATA(<cnp.ndarray> array)
 
 
 cdef hl_stream stream_of(array):
@@ -735,6 +750,129 @@ cdef class Engine:
         finally:
             hl_end_work()
         return out
+
+
+cdef class Rows:
+    """Forward pass of a few rows straight from row-major weights: for these, copying weights into
+    panels would take most of the time. Holds no weights; safe to call from several threads.
+
+    Parameters
+    ----------
+    plan : hotloop.plan.Plan
+        Of dense layers; read for its inference table.
+    """
+
+    cdef object plan
+    cdef Table table
+    cdef hl_op output  # the last op, which reads the buffer of a row from its start
+    cdef int64_t most_rows, short_rows, row_bytes
+    cdef int dtype, layers, item_bytes
+
+    def __init__(self, plan):
+        cdef int i
+        self.plan = plan
+        self.table = table_of(plan.inference_ops, plan.inference_rows)
+        self.layers = self.table.n_ops - 1
+        self.output = self.table.ops[self.layers]
+        self.output.output = 0
+        self.most_rows = plan.inference_in_place_rows
+        self.short_rows = plan.inference_small_rows
+        self.item_bytes = plan.dtype.itemsize
+        self.dtype = cnp.NPY_FLOAT64 if plan.dtype == np.float64 else cnp.NPY_FLOAT32
+        for i in range(self.layers):
+            self.row_bytes = max(self.row_bytes, self.table.ops[i].O * self.item_bytes)
+
+    def predict(self, X, list weights, list biases):
+        """Outputs for X, (n, O), in a new array.
+
+        Returns
+        -------
+        ndarray or None
+            None, and nothing was computed, unless X is of few rows and finite, and all arrays are
+            plain: of the very class ndarray, C-contiguous, and of the plan's shapes and dtype.
+        """
+        cdef int i
+        cdef int64_t n
+        cdef const hl_op *op = self.table.ops
+        cdef cnp.npy_intp shape[2]
+        cdef cnp.ndarray out
+        cdef char room[4096]
+        cdef char *memory = room
+        cdef const void **places
+        cdef void *rows
+        cdef void *outputs
+        cdef int64_t n_bytes = 2 * self.layers * sizeof(void *) + 2 * self.row_bytes
+        if len(weights) != self.layers or len(biases) != self.layers:
+            return None
+        for i in range(self.layers):
+            op = &self.table.ops[i]
+            if not (self.plain(weights[i], 2, op.I, op.O) and self.plain(biases[i], 1, op.O, 0)):
+                return None
+        op = self.table.ops
+        if not self.plain(X, 2, -1, op.I):
+            return None
+        n = cnp.PyArray_DIM(<cnp.ndarray> X, 0)
+        if not (0 < n <= self.most_rows and kernels_of(op).all_finite(address_of(X), n * op.I)):
+            return None
+        shape = [n, self.output.O]
+        out = cnp.PyArray_EMPTY(2, shape, self.dtype, 0)
+        if n_bytes > <int64_t> sizeof(room):
+            memory = <char *> PyMem_RawMalloc(n_bytes)
+            if memory == NULL:
+                raise MemoryError
+        places = <const void **> memory
+        for i in range(self.layers):
+            places[2 * i] = address_of(weights[i])
+            places[2 * i + 1] = address_of(biases[i])
+        if n < self.short_rows:  # sooner than another thread could take over
+            self.walk(address_of(X), n, places, address_of(out))
+        else:
+            alive = X, weights[:], biases[:]
+            rows, outputs = address_of(X), address_of(out)
+            with nogil:
+                self.walk(rows, n, places, outputs)
+            del alive
+        if memory != room:
+            PyMem_RawFree(memory)
+        return out
+
+    cdef void walk(
+        self, const void *X, int64_t n, const void **places, void *out
+    ) noexcept nogil:
+        """Each row by itself through all layers, between two buffers behind the places."""
+        cdef char *buffers = <char *> (places + 2 * self.layers)
+        cdef const hl_kernels *kernels = kernels_of(self.table.ops)
+        cdef const void *source
+        cdef char *target = NULL
+        cdef hl_batch batch
+        cdef int64_t r
+        cdef int i
+        batch.first = 0
+        for r in range(n):
+            source = <const char *> X + r * self.table.ops.I * self.item_bytes
+            for i in range(self.layers):
+                target = buffers + (i % 2) * self.row_bytes
+                kernels.row_forward(
+                    &self.table.ops[i], source, places[2 * i], places[2 * i + 1], target
+                )
+                source = target
+            batch.arena = target
+            batch.out = <char *> out + r * self.output.O * self.item_bytes
+            kernels.run[self.output.kind](&self.output, &batch, 0, 1)
+
+    cdef inline bint plain(self, array, int ndim, int64_t rows, int64_t columns):
+        """Whether an array is plain, of that shape (any number of rows if -1) and dtype."""
+        cdef cnp.ndarray a
+        if not cnp.PyArray_CheckExact(array):
+            return False
+        a = <cnp.ndarray> array
+        return (
+            cnp.PyArray_NDIM(a) == ndim
+            and cnp.PyArray_TYPE(a) == self.dtype
+            and cnp.PyArray_ISCARRAY_RO(a)
+            and (rows < 0 or cnp.PyArray_DIM(a, 0) == rows)
+            and (ndim == 1 or cnp.PyArray_DIM(a, 1) == columns)
+        )
 
 
 cdef offsets(const hl_op *op, which):

@@ -11,6 +11,7 @@
 #include "optimizer.h"
 #include "dense.h"
 #include "loss.h"
+#include "row.h"
 
 #define HL_JOIN(a, b, c) a##b##_##c
 #define HL_TABLE(isa, dtype) HL_JOIN(hl_, isa, dtype)
@@ -44,4 +45,6 @@ const hl_kernels HL_THIS_TABLE = {
     .sum_weights = sum_weights,
     .pack = pack,
     .unpack = unpack,
+    .row_forward = row_forward,
+    .all_finite = all_finite,
 };

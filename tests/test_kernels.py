@@ -310,6 +310,8 @@ def assert_gradient_is_the_slope(stack):
         )
     )
     assume(not near_a_kink)
+    if stack.loss == "binary_log_loss":  # log(1 - p) of the oracle keeps too few digits there
+        assume((oracle.forward(plain, problem.X)[-1] < 1 - 1e-4).all())
     data = problem.X, problem.Y, problem.sample_weight
     slopes = oracle.numerical_gradients(plain, *data, decay=0.1)
     expected = np.concatenate([s.ravel() for s in slopes])

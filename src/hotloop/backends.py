@@ -15,7 +15,7 @@ import sklearn
 
 from hotloop import kernels
 from hotloop.kernels import DTYPES
-from hotloop.kernels.engine import Engine
+from hotloop.kernels.engine import Engine, Rows
 from hotloop.kernels.engine import shuffle as shuffle_orders
 from hotloop.plan import GROUPS, SCALARS, Plan, State, weight_views
 from hotloop.threads import Threads, thread_count
@@ -391,4 +391,13 @@ def show_config() -> None:
             print(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
 
 
-__all__ = ["CompiledRunner", "Runner", "Streams", "config", "open_runner", "predict", "shuffle"]
+__all__ = [
+    "CompiledRunner",
+    "Rows",
+    "Runner",
+    "Streams",
+    "config",
+    "open_runner",
+    "predict",
+    "shuffle",
+]

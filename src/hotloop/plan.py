@@ -44,6 +44,9 @@ FLOPS_PER_LANE = 8e9
 PATIENCE_SECONDS = 0.075
 #: Steps that take less are never shared by threads, those that take more always.
 SMALL_SECONDS, LARGE_SECONDS = 5e-6, 150e-6
+#: Predictions of so few rows read weights of so many bytes where they lie: packing takes longer,
+#: and an interrupt can wait.
+IN_PLACE_ROWS, IN_PLACE_BYTES = 4, 64 * 2**20
 #: Rows of a batch of the gradient plan; part of what its bits depend on.
 GRADIENT_ROWS = 512
 
@@ -69,6 +72,8 @@ class Plan:
         Sizes of the buffers the offsets in the ops point into.
     scratch_bytes : int
         Room that each thread needs for itself in a training step.
+    inference_in_place_rows : int
+        So many rows at most are predicted from the weights where they lie.
     small_rows, large_rows, inference_small_rows : int
         Batches of fewer rows than the first take less time than sharing them out is worth, those
         of more than the second gain by it; in between the runner finds out.
@@ -94,6 +99,7 @@ class Plan:
     small_rows: int
     large_rows: int
     inference_small_rows: int
+    inference_in_place_rows: int
     store_bytes: int
     views: Mapping[str, tuple[int, tuple[int, ...]]] = field(repr=False)
     n_parameters: int
@@ -172,6 +178,14 @@ def _places(network: Network) -> list[tuple[int, int, tuple[int, ...]]]:
     return [(start, start + math.prod(shape), shape) for start, shape in views]
 
 
+def empty_vector(size: int, dtype: np.dtype | type) -> np.ndarray:
+    """A vector that starts at a cache line, as predictions of a row read it soonest."""
+    n_bytes = size * np.dtype(dtype).itemsize
+    memory = np.empty(n_bytes + LINE_BYTES, np.uint8)
+    start = -memory.ctypes.data % LINE_BYTES
+    return memory[start : start + n_bytes].view(dtype)
+
+
 def init_parameters(
     network: Network, rng: np.random.RandomState, dtype: np.dtype | type, factor: float = 6.0
 ) -> np.ndarray:
@@ -185,7 +199,7 @@ def init_parameters(
     Glorot and Bengio (2010), "Understanding the difficulty of training deep feedforward
     neural networks", equation 16.
     """
-    flat = np.empty(n_parameters(network), dtype=dtype)
+    flat = empty_vector(n_parameters(network), dtype)
     weights, biases = weight_views(network, flat)
     for weight, bias in zip(weights, biases, strict=True):
         bound = np.sqrt(factor / sum(weight.shape))
@@ -411,6 +425,10 @@ class _Lowering:
         flops = 2 * passes * self.network_size
         return math.ceil(seconds * self.sizes["vector_lanes"] * FLOPS_PER_LANE / flops)
 
+    def in_place_rows(self) -> int:
+        n_bytes = self.network_size * self.dtype.itemsize
+        return 0 if self.sparse or n_bytes > IN_PLACE_BYTES else IN_PLACE_ROWS
+
     def packs_input(self, layer: int, batch_size: int) -> bool:
         wide = self.panels(self.shapes[layer][1]) >= PACK_FROM_PANELS
         fits = PACK_FROM_ROWS <= batch_size <= PACK_TO_ROWS
@@ -479,6 +497,7 @@ def _compile(
         small_rows=lowering.rows_of(SMALL_SECONDS, passes=3),
         large_rows=lowering.rows_of(LARGE_SECONDS, passes=3),
         inference_small_rows=lowering.rows_of(SMALL_SECONDS, passes=1),
+        inference_in_place_rows=lowering.in_place_rows(),
         store_bytes=lowering.store.n_bytes,
         views=parameter_views(network),
         n_parameters=n_parameters(network),

@@ -19,7 +19,7 @@ import scipy.optimize
 from sklearn.exceptions import ConvergenceWarning
 
 from .backends import open_runner, shuffle
-from .plan import GROUPS, SCALARS, Plan, State
+from .plan import GROUPS, SCALARS, Plan, State, empty_vector
 
 Array = np.ndarray
 
@@ -411,7 +411,9 @@ class EpochLoop:
         stopped = False
         opened = open_runner(self.plan, self._state, self.streams, n_jobs=settings.n_jobs)
         with closing(opened) as self._runner:
-            final = self._read(self.optimizer.record.slots)  # has its memory before anyone waits for it
+            final = self._read(
+                self.optimizer.record.slots
+            )  # has its memory before anyone waits for it
             try:
                 while not stopped and history.n_epochs < max_epochs:
                     stopped = self._call(min(epochs_a_call, max_epochs - history.n_epochs))
@@ -517,7 +519,8 @@ class EpochLoop:
     def _read(self, slots: tuple[str, ...]) -> State:
         """The runner's parameters and the named moments, in new arrays."""
         like = self._state.parameters
-        state = State(np.empty_like(like), {name: np.empty_like(like) for name in slots}, 0)
+        parameters = empty_vector(like.size, like.dtype)[np.newaxis]
+        state = State(parameters, {name: np.empty_like(like) for name in slots}, 0)
         self._runner.read_state(state)
         return state
 

@@ -34,10 +34,12 @@ from ..compat import (
     validate_parameters,
 )
 from ..plan import (
+    IN_PLACE_ROWS,
     Plan,
     compile_gradients,
     compile_inference,
     compile_training,
+    empty_vector,
     init_parameters,
     weight_views,
 )
@@ -56,6 +58,8 @@ HISTORY = {
 }
 #: Attributes that not every fit sets: those of an earlier one must not outlive it.
 PASSING = (*HISTORY.values(), "_optimizer", "feature_names_in_")
+#: dtypes that rows are predicted from where they lie.
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 #: Vectors as long as the parameters that are held at once: SciPy's L-BFGS-B and its ten
 #: pairs; parameters, moments, gradient, previous and best parameters of the epochs.
 LBFGS_COPIES, EPOCH_COPIES = 27, 6
@@ -134,6 +138,14 @@ def _inference_plan(
     """The plan of a network with that output activation, or with none if `raw`."""
     network = _network(widths, activation, _loss_through(output))
     return compile_inference(network, dtype=dtype, sparse=sparse, raw=raw)
+
+
+@lru_cache(maxsize=64)
+def _rows(
+    widths: tuple[int, ...], activation: str, output: str, dtype: Any, raw: bool
+) -> backends.Rows:
+    """That plan for a few rows."""
+    return backends.Rows(_inference_plan(widths, activation, output, dtype, False, raw))
 
 
 class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
@@ -465,6 +477,28 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             check_is_fitted(self)
         return validate.inference_input(self, X)
 
+    def _predicted(self, X: Any, *, raw: bool = False) -> Array:
+        """Output for whatever the user asks about, as `_output` has it; a few rows of a plain
+        array go straight to the kernels, which see to it that they are finite.
+        """
+        if type(X) is np.ndarray and X.ndim == 2 and len(X) <= IN_PLACE_ROWS:
+            known = self.__dict__
+            try:
+                coefs, intercepts, dtype = known["coefs_"], known["intercepts_"], X.dtype
+                if (
+                    dtype in FLOATS
+                    and X.shape[1] == known["n_features_in_"]
+                    and "feature_names_in_" not in known
+                ):
+                    widths = (X.shape[1], *map(len, intercepts))
+                    rows = _rows(widths, self.activation, self.out_activation_, dtype, raw)
+                    output = rows.predict(X, coefs, intercepts)
+                    if output is not None:
+                        return output
+            except (KeyError, TypeError, ValueError):
+                pass  # not fitted, or coefs_ edited past use: said below
+        return self._output(self._checked(X), raw=raw)
+
     def _output(self, X: Any, *, raw: bool = False) -> Array:
         """Output for checked X, of shape (n, O); before the output activation if `raw`."""
         coefs, intercepts = validate.parameters(self.coefs_, self.intercepts_)
@@ -495,7 +529,8 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         arrays = [*vars(self).get("coefs_", ()), *vars(self).get("intercepts_", ())]
         plain = all(type(array) is np.ndarray and array.dtype.kind == "f" for array in arrays)
         if plain and len({array.dtype for array in arrays}) == 1:
-            flat = np.concatenate([array.ravel() for array in arrays])
+            flat = empty_vector(sum(array.size for array in arrays), arrays[0].dtype)
+            np.concatenate([array.ravel() for array in arrays], out=flat)
             ends = np.cumsum([array.size for array in arrays])
             parts = np.split(flat, ends[:-1])
             views = [part.reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]
@@ -855,7 +890,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         >>> clf.predict(X[:3])
         array([0, 0, 0])
         """
-        output = self._output(self._checked(X))
+        output = self._predicted(X)
         return self._labels.decode(output)
 
     def predict_proba(self, X: Any) -> Array:
@@ -888,11 +923,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         >>> clf.predict_proba(X[:1]).round(2)
         array([[1., 0., 0.]])
         """
-        return self._probabilities(self._checked(X))
-
-    def _probabilities(self, X: Any) -> Array:
-        output = self._output(X)
-        return np.hstack([1 - output, output]) if output.shape[1] == 1 else output
+        return _probabilities(self._predicted(X))
 
     def predict_log_proba(self, X: Any) -> Array:
         """Logarithms of the probabilities of the classes.
@@ -919,7 +950,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         """
         X = self._checked(X)
         with np.errstate(divide="ignore"):
-            logarithms = np.log(self._probabilities(X))
+            logarithms = np.log(_probabilities(self._output(X)))
         lost = np.isneginf(logarithms)
         if lost.any():
             raw = self._output(X, raw=True)
@@ -965,13 +996,18 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         >>> clf.decision_function(X[:2]).argmax(axis=1)
         array([0, 0])
         """
-        raw = self._output(self._checked(X), raw=True)
+        raw = self._predicted(X, raw=True)
         return raw.ravel() if raw.shape[1] == 1 else raw
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _probabilities(output: Array) -> Array:
+    """A column for each class: two for the one output that tells two classes apart."""
+    return np.concatenate((1 - output, output), axis=1) if output.shape[1] == 1 else output
 
 
 class MLPRegressor(RegressorMixin, MultilayerPerceptron):
@@ -1249,7 +1285,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         >>> regr.predict([[0.5]]).round(1)
         array([1.5])
         """
-        output = self._output(self._checked(X))
+        output = self._predicted(X)
         return output.ravel() if output.shape[1] == 1 else output
 
     def __sklearn_tags__(self) -> Any:
