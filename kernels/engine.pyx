@@ -608,16 +608,16 @@ cdef class Engine:
             hl_restore_denormals(mode)
 
     cdef double epoch(
-        self, const intptr_t *order, const double[:, ::1] scalars, int64_t *used
+        self, const intptr_t *order, int64_t n, const double[:, ::1] scalars, int64_t *used
     ) except? -1 nogil:
-        """One epoch; returns its mean loss. A row of scalars is used up by each step taken, and a
+        """One epoch of n rows; returns its mean loss. A row of scalars is used up by each step taken, and a
         batch without weight takes none."""
         cdef int64_t row = 0
         cdef double weight, loss = 0
-        while row < self.n_rows:
+        while row < n:
             self.batch.order = order + row if order != NULL else NULL
             self.batch.first = row
-            self.batch.n = min(self.batch_size, self.n_rows - row)
+            self.batch.n = min(self.batch_size, n - row)
             row += self.batch.n
             weight = ISA.kernels[0].sum_weights(&self.batch)
             if weight == 0:
@@ -629,7 +629,7 @@ cdef class Engine:
             loss += (self.loss(&self.training) + weight) * self.batch.inverse_weight * self.batch.n
             used[0] += 1
             self.steps += 1
-        return loss / self.n_rows
+        return loss / n
 
     def run(self, orders, const double[:, ::1] scalars, double[::1] losses, double[::1] stop):
         """Trains for whole epochs.
@@ -637,7 +637,7 @@ cdef class Engine:
         Parameters
         ----------
         orders : ndarray of intp, shape (E, n), or None
-            Row order of each epoch; None for the natural one.
+            Rows of each epoch, in order; None for all in the natural one.
         scalars : ndarray of float64, shape (at least the steps taken, groups * scalars)
         losses : ndarray of float64, shape (E,)
             Overwritten with the epochs' mean losses.
@@ -663,18 +663,19 @@ cdef class Engine:
     def _run(self, orders, const double[:, ::1] scalars, double[::1] losses, double[::1] stop):
         cdef const intptr_t[:, ::1] order
         cdef const intptr_t *row_order = NULL
-        cdef int64_t used = 0, e
+        cdef int64_t used = 0, e, n = self.n_rows
         cdef int stopping = stop is not None
         cdef double loss
         if orders is not None:
             order = orders
+            n = order.shape[1]
         self.epochs = self.threads = 0
         self.asks_at = &self.poll_at if answers_signals() else NULL
         with nogil:
             for e in range(losses.shape[0]):
                 if orders is not None:
                     row_order = &order[e, 0]
-                loss = self.epoch(row_order, scalars, &used)
+                loss = self.epoch(row_order, n, scalars, &used)
                 losses[e] = loss
                 self.epochs += 1
                 if stopping:

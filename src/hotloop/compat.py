@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import scipy
 from sklearn.base import BaseEstimator
 from sklearn.base import _fit_context as fit_context

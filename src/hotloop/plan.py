@@ -122,15 +122,16 @@ class State:
 
     Attributes
     ----------
-    parameters : ndarray of shape (M, P)
-        All weights, each (I, O) row-major, in the order of the layers, then all biases.
+    parameters : ndarray of shape (M, P) or None
+        All weights, each (I, O) row-major, in the order of the layers, then all biases. None
+        where only the moments are wanted.
     slots : dict of str to ndarray of shape (M, P)
-        The optimizer's moments, laid out as the parameters.
+        The optimizer's moments, laid out as the parameters; one that is not there is zero.
     step : int
         Optimizer steps taken so far.
     """
 
-    parameters: np.ndarray
+    parameters: np.ndarray | None
     slots: dict[str, np.ndarray]
     step: int = 0
 

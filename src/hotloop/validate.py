@@ -72,16 +72,21 @@ class TrainingData:
         """Outputs of a network that learns this."""
         return self.labels.n_outputs if self.labels else self.target.shape[1]
 
+    def weights_of(self, index: Array) -> Array | None:
+        """The weights of the rows of `index`, which must not be all zero."""
+        if self.sample_weight is None:
+            return None
+        weight = self.sample_weight[index]
+        if not weight.any():
+            raise ValueError(
+                "All samples of a part that early_stopping split off have zero weight. Set "
+                "early_stopping=False, another random_state or another validation_fraction."
+            )
+        return weight
+
     def rows(self, index: Array) -> TrainingData:
         """The rows of `index`, copied."""
-        weight = self.sample_weight
-        if weight is not None:
-            weight = weight[index]
-            if not weight.any():
-                raise ValueError(
-                    "All samples of a part that early_stopping split off have zero weight. Set "
-                    "early_stopping=False, another random_state or another validation_fraction."
-                )
+        weight = self.weights_of(index)
         return replace(self, X=self.X[index], target=self.target[index], sample_weight=weight)
 
     def streams(self, dtype: Any) -> dict[str, Any]:

@@ -295,7 +295,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         if self.solver == "lbfgs":
             validate.affordable(network, 1, np.float64, LBFGS_COPIES)
         else:
-            n_rows = min(self._batch_size(data), data.X.shape[0])
+            n_rows = min(self._batch_size(data.X.shape[0]), data.X.shape[0])
             validate.affordable(network, n_rows, self._dtype(data.X), EPOCH_COPIES)
         factor = 2.0 if self.activation == "logistic" else 6.0
         return init_parameters(network, rng, self._dtype(data.X), factor=factor)
@@ -321,9 +321,10 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                 f"{want}. warm_start and partial_fit go on with the network there is; set "
                 "warm_start=False and call fit for another one."
             )
-        flat = np.concatenate([array.ravel() for array in (*coefs, *intercepts)])
+        arrays = [*coefs, *intercepts]
+        flat = empty_vector(sum(a.size for a in arrays), self._dtype(arrays[0]))
         with np.errstate(over="ignore"):
-            return flat.astype(self._dtype(flat), copy=False)
+            return np.concatenate([a.ravel() for a in arrays], out=flat, casting="same_kind")
 
     def _history(self) -> train.History:
         """What earlier calls left to go on from, copied."""
@@ -332,8 +333,8 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             **{field: copy(known[name]) for field, name in HISTORY.items() if name in known}
         )
 
-    def _batch_size(self, data: TrainingData) -> int:
-        return min(200, data.X.shape[0]) if self.batch_size == "auto" else self.batch_size
+    def _batch_size(self, n_rows: int) -> int:
+        return min(200, n_rows) if self.batch_size == "auto" else self.batch_size
 
     def _run_lbfgs(self, job: _Job, tasks: FitTasks) -> train.Outcome:
         plan = _gradient_plan(
@@ -358,16 +359,19 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _run_epochs(self, job: _Job, rng: np.random.RandomState, tasks: FitTasks) -> train.Outcome:
         data, validation, dtype = job.data, None, job.start.dtype
+        n_rows = data.X.shape[0]
         if self.early_stopping:
-            data, held_out = self._split(data, rng)
+            kept, held_out = self._split(data, rng)
+            n_rows = len(kept)
             validation = train.Validation(
+                kept,
                 validate.converted(held_out.X, dtype),
                 partial(self._score_rows, held_out),
                 np.empty((held_out.X.shape[0], job.network.n_outputs), dtype),
             )
-        batch_size = self._batch_size(data)
-        if batch_size > data.X.shape[0]:
-            batch_size = data.X.shape[0]
+        batch_size = self._batch_size(n_rows)
+        if batch_size > n_rows:
+            batch_size = n_rows
             warnings.warn(
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be "
                 "clipped",
@@ -388,14 +392,12 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             incremental=job.incremental,
         )
         loop = train.EpochLoop(
-            plan, job.start, data.streams(dtype), optimizer, job.history, settings
+            plan, job.start, data.streams(dtype), validation, optimizer, job.history, settings
         )
-        return loop.run(rng, tasks, validation)
+        return loop.run(rng, tasks)
 
-    def _split(
-        self, data: TrainingData, rng: np.random.RandomState
-    ) -> tuple[TrainingData, TrainingData]:
-        """The rows to learn from and those to validate by: scikit-learn's very split.
+    def _split(self, data: TrainingData, rng: np.random.RandomState) -> tuple[Array, TrainingData]:
+        """Which rows to learn from, and those to validate by: scikit-learn's very split.
 
         It is stratified for two classes only, by names that appear in error messages.
         """
@@ -413,7 +415,8 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                 "The validation set is too small. Increase 'validation_fraction' or the size of "
                 "your dataset."
             )
-        return data.rows(kept), data.rows(held_out)
+        data.weights_of(kept)
+        return kept, data.rows(held_out)
 
     def _optimizer_of(self, job: _Job) -> train.StochasticOptimizer:
         """For partial_fit a copy of the one there is; otherwise a new one."""
