@@ -15,6 +15,7 @@ import sys
 import time
 import tracemalloc
 import warnings
+from itertools import pairwise
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -51,7 +52,7 @@ def _copies(peer: str, rng: np.random.Generator) -> dict[str, float]:
     """Copies of the weights and of X that fits take at their peak."""
     rows, y = rng.normal(size=(400, FEATURES)).astype(np.float32), rng.integers(CLASSES, size=400)
     widths = (FEATURES, *HIDDEN, CLASSES)
-    weights = sum(i * o for i, o in zip(widths[:-1], widths[1:], strict=True))
+    weights = sum(i * o for i, o in pairwise(widths))
     batches = 4 * BATCH * (2 * sum(widths[1:]) + FEATURES)
     peak = _traced(classifier(peer)(HIDDEN, batch_size=BATCH, max_iter=2), rows, y)
     X, labels = rng.normal(size=(20_000, FEATURES)), rng.integers(CLASSES, size=20_000)

@@ -1,4 +1,4 @@
-"""Times predictions beside scikit-learn, PyTorch and ONNX Runtime, with the same weights, one thread.
+"""Times predictions beside scikit-learn, PyTorch and ONNX Runtime: equal weights, one thread.
 
     python benchmarks/predictions.py [--processes 5] [--json out.jsonl]
 

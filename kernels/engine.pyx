@@ -69,7 +69,9 @@ cdef extern from "abi.h" nogil:
     ctypedef void (*hl_kernel)(const hl_op *, const hl_batch *, int64_t, int64_t) noexcept
     ctypedef void (*hl_packer)(const hl_op *, char *, int64_t, int64_t, void *, void *) noexcept
 
-    ctypedef void (*hl_row)(const hl_op *, const void *, const void *, const void *, void *) noexcept
+    ctypedef void (*hl_row)(
+        const hl_op *, const void *, const void *, const void *, void *
+    ) noexcept
     ctypedef int (*hl_finite)(const void *, int64_t) noexcept
 
     ctypedef double (*hl_total)(const hl_op *, const hl_batch *) noexcept
@@ -610,8 +612,8 @@ cdef class Engine:
     cdef double epoch(
         self, const intptr_t *order, int64_t n, const double[:, ::1] scalars, int64_t *used
     ) except? -1 nogil:
-        """One epoch of n rows; returns its mean loss. A row of scalars is used up by each step taken, and a
-        batch without weight takes none."""
+        """One epoch of n rows; returns its mean loss. A row of scalars is used up by each step
+        taken, and a batch without weight takes none."""
         cdef int64_t row = 0
         cdef double weight, loss = 0
         while row < n:

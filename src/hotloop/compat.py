@@ -130,7 +130,7 @@ class FitTasks:
 @lru_cache(maxsize=64)
 def parameter_names(cls: type, init: Any) -> tuple[str, ...]:
     """Names that scikit-learn reads from a signature at each call; `init` is ``cls.__init__``."""
-    return tuple(BaseEstimator._get_param_names.__func__(cls))  # type: ignore[attr-defined]
+    return tuple(BaseEstimator._get_param_names.__func__(cls))
 
 
 def validate_parameters(estimator: Any) -> None:

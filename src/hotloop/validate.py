@@ -234,7 +234,9 @@ def _overflows(X: Any) -> bool:
     """Whether a finite value of X is beyond what float32 can hold."""
     data = X.data if scipy.sparse.issparse(X) else X
     with np.errstate(over="ignore"):
-        return bool(data.size) and bool(np.isinf(np.float32([data.min(), data.max()])).any())
+        return bool(data.size) and bool(
+            np.isinf(np.array([data.min(), data.max()]).astype(np.float32)).any()
+        )
 
 
 def converted(X: Any, dtype: Any) -> Any:
