@@ -9,7 +9,7 @@
 #     check-clang         the kernels compiled by clang
 #     check-versions      the tests on other versions of Python, NumPy and scikit-learn
 #   make bench      training time beside scikit-learn and PyTorch    (make bench ARGS="--rows 0 1")
-#                   and what else is in benchmarks/: make bench BENCH=threads, searches, import_time, cross_val
+#                   and what else is in benchmarks/: make bench BENCH=steps, predictions, grid, fixed_costs, threads, searches, import_time, cross_val
 #   make lint       format and lint
 #   make types      mypy on the installed package
 
