@@ -9,14 +9,15 @@
 #     check-clang         the kernels compiled by clang
 #     check-versions      the tests on other versions of Python, NumPy and scikit-learn
 #   make bench      training time beside scikit-learn and PyTorch    (make bench ARGS="--rows 0 1")
-#                   and what else is in benchmarks/: make bench BENCH=threads, searches, sparse, import_time, cross_val
+#                   and what else is in benchmarks/: make bench BENCH=steps, predictions, grid,
+#                   fixed_costs, threads, searches, sparse, bfloat16, import_time, cross_val
 #   make lint       format and lint
 #   make types      mypy on the installed package
 
 PYTHON ?= python3
 # What runs once for every instruction set: the kernels, and scikit-learn's own suite.
-KERNEL_TESTS := tests/test_kernels.py tests/test_blocks.py tests/test_sparse.py \
-  tests/test_bfloat16.py
+KERNEL_TESTS := $(addprefix tests/,test_kernels.py test_blocks.py test_few_rows.py test_sparse.py \
+  test_bfloat16.py)
 ISA_TESTS ?= $(KERNEL_TESTS) tests/test_sklearn_suite.py
 BENCH ?= estimators
 # Two processes: most of the time is scikit-learn's own.
@@ -25,7 +26,7 @@ PYTEST ?= $(BIN)/pytest -n 2
 BIN := .venv/bin
 STAMPS := .venv/stamps
 SOURCES := pyproject.toml setup.py README.md \
-  $(shell find src kernels -name '*.py' -o -name '*.pyx' -o -name '*.[ch]' -o -name py.typed)
+  $(shell find src kernels -name '*.py' -o -name '*.px[yi]' -o -name '*.[ch]' -o -name py.typed)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test check-all check-baseline-cpu check-aarch64 check-clang check-versions bench lint types clean

@@ -66,6 +66,56 @@ CASES = (
 )
 
 
+@dataclass(frozen=True)
+class Step:
+    """A training step with Adam and a softmax.
+
+    Attributes
+    ----------
+    batch : int
+        Rows.
+    widths : tuple of int
+        From the input to the output.
+    aim : tuple of int
+        Percent of the peak that must be, and that is reached for.
+    instruction_set : str or None
+        The one that is forced.
+    """
+
+    batch: int
+    widths: tuple[int, ...]
+    aim: tuple[int, int]
+    dtype: str = "float32"
+    instruction_set: str | None = None
+
+    def __str__(self) -> str:
+        forced = f" {self.instruction_set}" if self.instruction_set else ""
+        return f"b{self.batch} {'-'.join(map(str, self.widths))} {self.dtype}{forced}"
+
+    @property
+    def flops(self) -> float:
+        """Useful arithmetic: three products a layer, two for the first."""
+        layers = zip(self.widths[:-1], self.widths[1:], strict=True)
+        return sum(2.0 * self.batch * i * o * (3 if k else 2) for k, (i, o) in enumerate(layers))
+
+
+#: The steps whose speed is aimed at, by the number of the aim.
+STEPS = {
+    "P1": Step(256, (128, 128, 128, 10), (85, 89)),
+    "P2": Step(256, (784, 128, 128, 10), (80, 89)),
+    "P3": Step(200, (64, 128, 128, 10), (80, 89)),
+    "P4": Step(64, (64, 64, 64, 10), (68, 76)),
+    "P5": Step(32, (32, 32, 32, 10), (45, 55)),
+    "P6a": Step(256, (256, 256, 256, 10), (84, 92)),
+    "P6b": Step(256, (512, 512, 512, 10), (80, 89)),
+    "P6c": Step(1024, (1024, 1024, 1024, 10), (75, 85)),
+    "P7a": Step(1024, (256, 256, 256, 10), (82, 90)),
+    "P7b": Step(4096, (64, 256, 256, 10), (82, 90)),
+    "P8": Step(256, (128, 128, 128, 10), (80, 88), dtype="float64"),
+    "P9": Step(256, (128, 128, 128, 10), (76, 86), instruction_set="avx2"),
+}
+
+
 def make_data(case: Case, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """Uniform features, and labels of a random linear teacher, a fifth of them random.
 

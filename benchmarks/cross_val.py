@@ -19,7 +19,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from peers import classifier, why_absent
+from peers import classifier, present
 from processes import in_fresh_process, serve
 from records import append, new_parser, new_record
 
@@ -67,11 +67,8 @@ def main() -> int:
     parser.add_argument("--scale", action="store_true", help="a StandardScaler in a pipeline")
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
-    for peer in PEERS:
-        if (reason := why_absent(peer)) is not None:
-            print(f"without {peer}: {reason}")
     request = {
-        "peers": [peer for peer in PEERS if why_absent(peer) is None],
+        "peers": present(PEERS),
         "seeds": arguments.seeds,
         "scale": arguments.scale,
     }

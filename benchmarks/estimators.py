@@ -148,10 +148,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     serve(measure_case)
     arguments = parse_arguments()
-    for peer in arguments.peers:
-        if (reason := peers.why_absent(peer)) is not None:
-            print(f"without {peer}: {reason}")
-    present = [peer for peer in arguments.peers if peers.why_absent(peer) is None]
+    present = peers.present(arguments.peers)
     program = None
     if arguments.prototype is not None:
         program = str(peak.compile_c(arguments.prototype, PROTOTYPE_FLAGS))

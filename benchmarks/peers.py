@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,19 +20,38 @@ from sklearn.exceptions import ConvergenceWarning
 
 from cases import Case
 
+#: What each peer needs.
+PACKAGES = {
+    "hotloop": ["hotloop"],
+    "sklearn": ["sklearn"],
+    "torch": ["torch"],
+    "torch compiled": ["torch"],
+    "torchscript": ["torch"],
+    "jax": ["jax"],
+    "onnxruntime": ["onnx", "onnxruntime"],
+}
 SEED = 0
 # scikit-learn's defaults
 ALPHA = 1e-4
 BETA_2 = 0.999
 EPSILON = 1e-8
+_HAS_AFFINITY = hasattr(os, "sched_getaffinity")
 
 
 def why_absent(peer: str) -> str | None:
     """Say why a peer cannot take part, or None if it can."""
-    package = {"hotloop": "hotloop", "sklearn": "sklearn", "torch": "torch"}[peer]
-    if importlib.util.find_spec(package) is None:
-        return f"{package} is not installed"
+    for package in PACKAGES[peer]:
+        if importlib.util.find_spec(package) is None:
+            return f"{package} is not installed"
     return None
+
+
+def present(peers: Sequence[str]) -> list[str]:
+    """Those that can take part; why the others cannot is printed."""
+    for peer in peers:
+        if (reason := why_absent(peer)) is not None:
+            print(f"without {peer}: {reason}")
+    return [peer for peer in peers if why_absent(peer) is None]
 
 
 def train(peer: str, case: Case, X: np.ndarray, y: np.ndarray, epochs: int) -> tuple[float, float]:
@@ -38,7 +59,7 @@ def train(peer: str, case: Case, X: np.ndarray, y: np.ndarray, epochs: int) -> t
 
     Parameters
     ----------
-    peer : {"hotloop", "sklearn", "torch"}
+    peer : {"hotloop", "sklearn", "torch", "torch compiled", "jax"}
     X : ndarray of shape (n, d), float32 or float64
     y : ndarray of shape (n,), class indices
 
@@ -49,8 +70,10 @@ def train(peer: str, case: Case, X: np.ndarray, y: np.ndarray, epochs: int) -> t
     loss : float
         Mean loss of the last epoch, L2 term included.
     """
-    if peer == "torch":
-        return _train_torch(case, X, y, epochs)
+    if peer.startswith("torch"):
+        return _train_torch(case, X, y, epochs, compiled=peer == "torch compiled")
+    if peer == "jax":
+        return _train_jax(case, X, y, epochs)
     seconds, estimator = fit(peer, case, X, y, epochs)
     return seconds, estimator.loss_curve_[-1]
 
@@ -135,21 +158,44 @@ def _initial_weights(
     return layers
 
 
-def _train_torch(case: Case, X: np.ndarray, y: np.ndarray, epochs: int) -> tuple[float, float]:
-    """Train with PyTorch as one would: eager, a Sequential, and the fused Adam."""
+def _torch_network(layers: list[tuple[np.ndarray, np.ndarray]]) -> Any:
+    """Make a Sequential of linear layers with these weights, and ReLU between them."""
     import torch
 
-    start = time.perf_counter()
-    rng = np.random.RandomState(SEED)
     modules: list[torch.nn.Module] = []
-    for weight, bias in _initial_weights(case, rng, X.dtype):
+    for weight, bias in layers:
         linear = torch.nn.utils.skip_init(
             torch.nn.Linear, *weight.shape, dtype=torch.from_numpy(weight).dtype
         )
         linear.weight.data.copy_(torch.from_numpy(weight.T))
         linear.bias.data.copy_(torch.from_numpy(bias))
         modules += [linear, torch.nn.ReLU()]
-    network = torch.nn.Sequential(*modules[:-1])
+    return torch.nn.Sequential(*modules[:-1])
+
+
+@cache
+def _compiled_network(case: Case, dtype: np.dtype) -> Any:
+    """One network a case, so that it is compiled once."""
+    import torch
+
+    return torch.compile(_torch_network(_initial_weights(case, np.random.RandomState(SEED), dtype)))
+
+
+def _train_torch(
+    case: Case, X: np.ndarray, y: np.ndarray, epochs: int, *, compiled: bool = False
+) -> tuple[float, float]:
+    """Train with PyTorch as one would: a Sequential, and the fused Adam."""
+    import torch
+
+    start = time.perf_counter()
+    rng = np.random.RandomState(SEED)
+    fresh = _torch_network(_initial_weights(case, rng, X.dtype))
+    network = fresh
+    if compiled:
+        network = _compiled_network(case, X.dtype)
+        with torch.no_grad():
+            for parameter, value in zip(network.parameters(), fresh.parameters(), strict=True):
+                parameter.copy_(value)
     weights = [p for p in network.parameters() if p.ndim == 2]
     biases = [p for p in network.parameters() if p.ndim == 1]
     optimizer = torch.optim.Adam(
@@ -186,3 +232,134 @@ def _train_torch(case: Case, X: np.ndarray, y: np.ndarray, epochs: int) -> tuple
     seconds = time.perf_counter() - start
     penalty = sum(float((w.detach().double() ** 2).sum()) for w in weights)
     return seconds, mean + 0.5 * ALPHA * penalty / case.batch
+
+
+@cache
+def _jax_epoch(case: Case) -> Callable:
+    """An epoch as one compiled program: a scan over its batches, all of one size."""
+    import jax
+    import jax.numpy as jnp
+
+    def mean_loss(layers: list, x: Any, y: Any) -> Any:
+        for weight, bias in layers[:-1]:
+            x = jax.nn.relu(x @ weight + bias)
+        z = x @ layers[-1][0] + layers[-1][1]
+        return -jnp.take_along_axis(jax.nn.log_softmax(z), y[:, None], axis=1).mean()
+
+    def step(X: Any, y: Any, carry: tuple, rows: Any) -> tuple:
+        layers, first, second, t = carry
+        loss, gradient = jax.value_and_grad(mean_loss)(layers, X[rows], y[rows])
+        gradient = [
+            (g + ALPHA * w / case.batch, c) for (g, c), (w, _) in zip(gradient, layers, strict=True)
+        ]
+        t = t + 1
+        rate = 1e-3 * jnp.sqrt(1 - BETA_2**t) / (1 - 0.9**t)
+        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradient)
+        second = jax.tree.map(lambda v, g: BETA_2 * v + (1 - BETA_2) * g * g, second, gradient)
+        layers = jax.tree.map(
+            lambda w, m, v: w - rate * m / (jnp.sqrt(v) + EPSILON), layers, first, second
+        )
+        return (layers, first, second, t), loss
+
+    def epoch(X: Any, y: Any, carry: tuple, order: Any) -> tuple:
+        return jax.lax.scan(
+            lambda state, rows: step(X, y, state, rows), carry, order.reshape(-1, case.batch)
+        )
+
+    return jax.jit(epoch)
+
+
+def _train_jax(case: Case, X: np.ndarray, y: np.ndarray, epochs: int) -> tuple[float, float]:
+    """Train with JAX: whole epochs compiled. The batch must divide the rows, float32 only."""
+    import jax
+    import jax.numpy as jnp
+
+    if case.n % case.batch or case.classes == 2 or X.dtype != np.float32:
+        raise ValueError(f"JAX takes whole batches of three classes or more in float32: {case}")
+    start = time.perf_counter()
+    rng = np.random.RandomState(SEED)
+    layers = [tuple(map(jnp.asarray, pair)) for pair in _initial_weights(case, rng, X.dtype)]
+    zeros = jax.tree.map(jnp.zeros_like, layers)
+    carry, data = (layers, zeros, zeros, jnp.zeros((), X.dtype)), (jnp.asarray(X), jnp.asarray(y))
+    order = np.arange(case.n)
+    for _ in range(epochs):
+        rng.shuffle(order)
+        carry, losses = _jax_epoch(case)(*data, carry, jnp.asarray(order))
+    mean = float(losses.mean())
+    seconds = time.perf_counter() - start
+    penalty = sum(float((np.asarray(weight, float) ** 2).sum()) for weight, _ in carry[0])
+    return seconds, mean + 0.5 * ALPHA * penalty / case.batch
+
+
+def predictor(peer: str, estimator: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Make a function from rows to probabilities, with the weights of one of hotloop's classifiers.
+
+    Parameters
+    ----------
+    peer : {"hotloop", "sklearn", "torch", "torchscript", "onnxruntime"}
+    estimator : hotloop.MLPClassifier
+        Fitted, with ReLU and a softmax.
+    """
+    if peer == "hotloop":
+        return estimator.predict_proba
+    layers = list(zip(estimator.coefs_, estimator.intercepts_, strict=True))
+    if peer == "sklearn":
+        return _sklearn_predictor(estimator)
+    if peer == "onnxruntime":
+        return _onnx_predictor(layers)
+    import torch
+
+    network = torch.nn.Sequential(_torch_network(layers), torch.nn.Softmax(dim=1)).eval()
+    if peer == "torchscript":
+        example = torch.zeros((1, layers[0][0].shape[0]), dtype=next(network.parameters()).dtype)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            network = torch.jit.freeze(torch.jit.trace(network, example))
+
+    def predict(X: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return network(torch.from_numpy(X)).numpy()
+
+    return predict
+
+
+def _sklearn_predictor(estimator: Any) -> Callable:
+    from sklearn.neural_network import MLPClassifier
+
+    classes, features = estimator.classes_, estimator.n_features_in_
+    X = np.zeros((len(classes), features), estimator.coefs_[0].dtype)
+    twin = MLPClassifier(estimator.hidden_layer_sizes, max_iter=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        twin.fit(X, classes)
+    twin.coefs_, twin.intercepts_ = estimator.coefs_, estimator.intercepts_
+    return twin.predict_proba
+
+
+def _onnx_predictor(layers: list) -> Callable:
+    import onnx
+    import onnxruntime
+    from onnx import helper, numpy_helper
+
+    nodes, weights, name = [], [], "X"
+    for k, pair in enumerate(layers):
+        weights += [numpy_helper.from_array(a, f"{n}{k}") for a, n in zip(pair, "Wb", strict=True)]
+        nodes.append(helper.make_node("Gemm", [name, f"W{k}", f"b{k}"], [f"z{k}"]))
+        last = k == len(layers) - 1
+        name = "P" if last else f"h{k}"
+        kind, more = ("Softmax", {"axis": 1}) if last else ("Relu", {})
+        nodes.append(helper.make_node(kind, [f"z{k}"], [name], **more))
+    element = helper.np_dtype_to_tensor_dtype(layers[0][0].dtype)
+    ends = [
+        helper.make_tensor_value_info(end, element, ["n", width])
+        for end, width in (("X", layers[0][0].shape[0]), ("P", len(layers[-1][1])))
+    ]
+    graph = helper.make_graph(nodes, "mlp", ends[:1], ends[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = len(os.sched_getaffinity(0)) if _HAS_AFFINITY else 0
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return lambda X: session.run(None, {"X": X})[0]

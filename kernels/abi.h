@@ -183,6 +183,10 @@ typedef struct hl_batch {
 /* Works on [begin, end) of the batch's rows or of the op's units. */
 typedef void (*hl_kernel)(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end);
 
+/* A dense layer for one row, from the plain layout of the user; same bits as in a batch. */
+typedef void (*hl_row)(const hl_op *op, const void *input, const void *weight, const void *bias,
+                       void *output);
+
 /* Packing between the plain row-major layout of the user and an op's store, and back. */
 typedef void (*hl_packer)(const hl_op *op, char *store, int64_t packed_weight, int64_t packed_bias,
                           void *weight, void *bias);
@@ -219,6 +223,8 @@ typedef struct hl_kernels {
     hl_total settle;
     hl_packer pack;
     hl_packer unpack;
+    hl_row row_forward;
+    int (*all_finite)(const void *elements, int64_t n);
 } hl_kernels;
 
 /* One instruction set: all there is to say about it is in this value. */

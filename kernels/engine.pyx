@@ -13,150 +13,13 @@ from threading import Lock, current_thread, main_thread
 import numpy as np
 
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.math cimport INFINITY
-from libc.stdint cimport int32_t, int64_t, intptr_t, uint32_t
+
+include "declarations.pxi"
 
 
-cdef extern from "abi.h" nogil:
-    ctypedef struct hl_op:
-        int32_t kind
-        int32_t dtype
-        int32_t gradient
-        int64_t units
-        int64_t grain
-        int64_t weight
-        int64_t weight_slot_0
-        int64_t weight_slot_1
-        int64_t weight_gradient
-        int64_t bias
-        int64_t bias_slot_0
-        int64_t bias_slot_1
-        int64_t bias_gradient
-        int64_t squares
-        int64_t ld_weight
-        int32_t weight_group
-        int64_t I
-
-    ctypedef struct hl_stream:
-        const void *data
-        const int32_t *indices
-        const int64_t *indptr
-        int64_t n_cols
-        int32_t dtype
-
-    ctypedef struct hl_touched:
-        int64_t n
-        int32_t *features
-        int64_t *ends
-        int32_t *rows
-        void *values
-        int32_t *places
-
-    ctypedef struct hl_history:
-        int64_t n
-        int32_t decays
-
-    ctypedef struct hl_batch:
-        char *arena
-        char *store
-        char *scratch
-        hl_stream X
-        hl_stream y
-        const double *weights
-        void *out
-        const intptr_t *order
-        int64_t first
-        int64_t n
-        const double *scalars
-        double inverse_weight
-        hl_touched *touched
-        hl_history *history
-
-    ctypedef void (*hl_kernel)(const hl_op *, const hl_batch *, int64_t, int64_t) noexcept
-    ctypedef void (*hl_packer)(const hl_op *, char *, int64_t, int64_t, void *, void *) noexcept
-
-    ctypedef void (*hl_note)(const hl_op *, const hl_batch *) noexcept
-    ctypedef void (*hl_reader)(const hl_op *, const hl_batch *, int64_t, void *, void *) noexcept
-    ctypedef double (*hl_total)(const hl_op *, const hl_batch *) noexcept
-    ctypedef double (*hl_batch_total)(const hl_batch *) noexcept
-
-    ctypedef struct hl_geometry:
-        int64_t vector_lanes
-        int64_t panel_width
-        int64_t unit_rows
-        int64_t most_unit_rows
-        int64_t narrow_columns
-        int64_t unit_size
-        int64_t counted_steps
-
-    ctypedef struct hl_kernels:
-        hl_geometry geometry
-        hl_kernel *run
-        hl_kernel prepare
-        hl_total sum_loss
-        hl_total sum_squares
-        hl_batch_total sum_weights
-        hl_note remember
-        hl_reader read
-        hl_total settle
-        hl_packer pack
-        hl_packer unpack
-
-    ctypedef struct hl_isa:
-        const char *name
-        const char *features
-        const char *extends
-        const hl_kernels **kernels
-
-    enum:
-        HL_LOSS
-        HL_N_KINDS
-        HL_update
-        HL_N_DTYPES
-        HL_decay
-        HL_N_SCALARS
-        HL_MOST_MISSED
-        HL_MOST_COUNTED
-
-cdef extern from "dispatch.h" nogil:
-    const hl_isa hl_isas[]
-    const hl_isa hl_extensions[]
-    int hl_isa_usable(const hl_isa *isa)
-
-    ctypedef struct hl_field:
-        const char *name
-        const char *type
-        int64_t offset
-    const hl_field hl_op_fields[]
-    const char *hl_vocabulary(const char *name)
-    const char *hl_stages[]
-
-cdef extern from "threads.h" nogil:
-    enum:
-        HL_MOST_THREADS
-        HL_FORKED
-    ctypedef struct hl_team:
-        int n_workers
-    ctypedef void (*hl_piece)(void *, int64_t, int) noexcept
-    ctypedef int (*hl_question)(void *) except -1
-    void hl_begin_work()
-    void hl_end_work()
-    void hl_borrow(hl_team *team, int most, int limit)
-    void hl_give_back(hl_team *team)
-    int hl_share(
-        hl_team *team, int64_t n_pieces, hl_piece run, void *context, hl_question, void *asked
-    ) except -1
-    int hl_pool_size()
-
-cdef extern from "clock.h" nogil:
-    double hl_seconds()
-
-cdef extern from "denormals.h" nogil:
-    unsigned hl_flush_denormals()
-    void hl_restore_denormals(unsigned mode)
-
-cdef extern from "shuffle.h" nogil:
-    void hl_shuffle(uint32_t *key, int *position, int64_t n, intptr_t *order)
+cnp.import_array()
 
 
 # ---------------------------------------------------------------------- vocabulary
@@ -184,6 +47,9 @@ def vocabulary(name):
 
 
 OP_DTYPE = _op_dtype()
+STREAM_DTYPES = {
+    np.dtype(name): value for name, value in vocabulary("dtypes").items() if hasattr(np, name)
+}
 STAGES = tuple([hl_stages[kind].decode() for kind in range(HL_N_KINDS)])
 
 
@@ -439,12 +305,10 @@ cdef int walk(
 cdef Table table_of(ops, int64_t chunk_rows, int64_t small_rows=0, int64_t large_rows=0):
     """The table in a structured array, which must outlive it."""
     cdef Table table
-    cdef size_t address
     cdef int i
     if ops.dtype != OP_DTYPE or not ops.flags.c_contiguous:
         raise TypeError(f"an op table is a C-contiguous array of OP_DTYPE, got {ops.dtype}")
-    address = ops.ctypes.data
-    table.ops = <const hl_op *> address
+    table.ops = <const hl_op *> address_of(ops)
     table.n_ops = <int> len(ops)
     table.chunk_rows = chunk_rows
     table.small_rows = small_rows
@@ -461,13 +325,13 @@ cdef Table table_of(ops, int64_t chunk_rows, int64_t small_rows=0, int64_t large
 def aligned(n_bytes):
     """A zeroed byte buffer that starts at a cache line; MemoryError where there is no room."""
     raw = np.zeros(n_bytes + 64, dtype=np.uint8)
-    start = -raw.ctypes.data % 64
+    start = -<size_t> address_of(raw) % 64
     return raw[start:start + n_bytes]
 
 
-cdef void *address_of(array) except? NULL:
-    cdef size_t address = array.ctypes.data
-    return <void *> address
+cdef inline void *address_of(array) noexcept:
+    """Where an array starts; the caller keeps it alive."""
+    return cnp.PyArray_DATA(<cnp.ndarray> array)
 
 
 def most_entries(indptr, int64_t n_rows):
@@ -478,7 +342,7 @@ def most_entries(indptr, int64_t n_rows):
     return int(lengths.sum())
 
 
-cdef hl_stream stream_of(array, dtypes):
+cdef hl_stream stream_of(array):
     """A stream's place in memory; the caller keeps the array alive."""
     cdef hl_stream stream
     stream.indices = NULL
@@ -491,7 +355,7 @@ cdef hl_stream stream_of(array, dtypes):
     else:
         stream.n_cols = array.shape[1] if array.ndim > 1 else 1
     stream.data = address_of(array)
-    stream.dtype = dtypes.get(array.dtype.name, -1)
+    stream.dtype = STREAM_DTYPES.get(array.dtype, -1)
     return stream
 
 
@@ -525,7 +389,7 @@ cdef class Engine:
     cdef hl_batch batch
     cdef hl_touched touched
     cdef hl_history *history  # NULL unless it trains on CSR
-    cdef object keep, store, arena, scratch, plan, dtypes, index, past, lock
+    cdef object keep, store, arena, scratch, plan, index, past, lock
     cdef int64_t n_rows, batch_size, scratch_bytes
     cdef double poll_at
     cdef double *asks_at  # NULL where no signal can be answered
@@ -542,7 +406,6 @@ cdef class Engine:
         self.n_threads = min(n_threads, HL_MOST_THREADS)
         self.limit = limit
         self.seconds = [INFINITY, INFINITY]
-        self.dtypes = vocabulary("dtypes")
         self.training = table_of(plan.ops, plan.chunk_rows, plan.small_rows, plan.large_rows)
         self.inference = table_of(
             plan.inference_ops, plan.inference_rows, plan.inference_small_rows
@@ -561,12 +424,12 @@ cdef class Engine:
         self.batch.scratch = <char *> address_of(self.scratch)
         self.batch.weights = NULL
         if "X" in streams:
-            self.batch.X = stream_of(streams["X"], self.dtypes)
+            self.batch.X = stream_of(streams["X"])
             self.n_rows = streams["X"].shape[0]
             if self.batch.X.indptr != NULL:
                 self._make_index(streams["X"])
         if "y" in streams:
-            self.batch.y = stream_of(streams["y"], self.dtypes)
+            self.batch.y = stream_of(streams["y"])
         if "sample_weight" in streams:
             self.batch.weights = <const double *> address_of(streams["sample_weight"])
 
@@ -745,18 +608,18 @@ cdef class Engine:
             hl_restore_denormals(mode)
 
     cdef double epoch(
-        self, const intptr_t *order, const double[:, ::1] scalars, int64_t *used
+        self, const intptr_t *order, int64_t n, const double[:, ::1] scalars, int64_t *used
     ) except? -1 nogil:
-        """One epoch; returns its mean loss. A row of scalars is used up by each step taken, and a
-        batch without weight takes none."""
+        """One epoch of n rows; returns its mean loss. A row of scalars is used up by each step
+        taken, and a batch without weight takes none."""
         cdef int64_t row = 0
         cdef double weight, loss = 0
         if self.history != NULL and self.history.decays:
             self.settle()  # what an interrupt has left of another epoch
-        while row < self.n_rows:
+        while row < n:
             self.batch.order = order + row if order != NULL else NULL
             self.batch.first = row
-            self.batch.n = min(self.batch_size, self.n_rows - row)
+            self.batch.n = min(self.batch_size, n - row)
             row += self.batch.n
             weight = ISA.kernels[0].sum_weights(&self.batch)
             if weight == 0:
@@ -774,7 +637,7 @@ cdef class Engine:
             self.steps += 1
         if self.history != NULL and self.history.decays:
             loss += self.settle()
-        return loss / self.n_rows
+        return loss / n
 
     def run(self, orders, const double[:, ::1] scalars, double[::1] losses, double[::1] stop):
         """Trains for whole epochs.
@@ -782,7 +645,7 @@ cdef class Engine:
         Parameters
         ----------
         orders : ndarray of intp, shape (E, n), or None
-            Row order of each epoch; None for the natural one.
+            Rows of each epoch, in order; None for all in the natural one.
         scalars : ndarray of float64, shape (at least the steps taken, groups * scalars)
         losses : ndarray of float64, shape (E,)
             Overwritten with the epochs' mean losses.
@@ -808,18 +671,19 @@ cdef class Engine:
     def _run(self, orders, const double[:, ::1] scalars, double[::1] losses, double[::1] stop):
         cdef const intptr_t[:, ::1] order
         cdef const intptr_t *row_order = NULL
-        cdef int64_t used = 0, e
+        cdef int64_t used = 0, e, n = self.n_rows
         cdef int stopping = stop is not None
         cdef double loss
         if orders is not None:
             order = orders
+            n = order.shape[1]
         self.epochs = self.threads = 0
         self.asks_at = &self.poll_at if answers_signals() else NULL
         with nogil:
             for e in range(losses.shape[0]):
                 if orders is not None:
                     row_order = &order[e, 0]
-                loss = self.epoch(row_order, scalars, &used)
+                loss = self.epoch(row_order, n, scalars, &used)
                 losses[e] = loss
                 self.epochs += 1
                 if stopping:
@@ -868,7 +732,7 @@ cdef class Engine:
         if answers_signals():
             interrupted = poll
         self.catch_up()
-        batch.X = stream_of(X, self.dtypes)
+        batch.X = stream_of(X)
         batch.out = address_of(out)
         batch.order = NULL
         batch.n = X.shape[0]
@@ -896,6 +760,129 @@ cdef class Engine:
         finally:
             hl_end_work()
         return out
+
+
+cdef class Rows:
+    """Forward pass of a few rows straight from row-major weights: for these, copying weights into
+    panels would take most of the time. Holds no weights; safe to call from several threads.
+
+    Parameters
+    ----------
+    plan : hotloop.plan.Plan
+        Of dense layers; read for its inference table.
+    """
+
+    cdef object plan
+    cdef Table table
+    cdef hl_op output  # the last op, which reads the buffer of a row from its start
+    cdef int64_t most_rows, short_rows, row_bytes
+    cdef int dtype, layers, item_bytes
+
+    def __init__(self, plan):
+        cdef int i
+        self.plan = plan
+        self.table = table_of(plan.inference_ops, plan.inference_rows)
+        self.layers = self.table.n_ops - 1
+        self.output = self.table.ops[self.layers]
+        self.output.output = 0
+        self.most_rows = plan.inference_in_place_rows
+        self.short_rows = plan.inference_small_rows
+        self.item_bytes = plan.dtype.itemsize
+        self.dtype = cnp.NPY_FLOAT64 if plan.dtype == np.float64 else cnp.NPY_FLOAT32
+        for i in range(self.layers):
+            self.row_bytes = max(self.row_bytes, self.table.ops[i].O * self.item_bytes)
+
+    def predict(self, X, list weights, list biases):
+        """Outputs for X, (n, O), in a new array.
+
+        Returns
+        -------
+        ndarray or None
+            None, and nothing was computed, unless X is of few rows and finite, and all arrays are
+            plain: of the very class ndarray, C-contiguous, and of the plan's shapes and dtype.
+        """
+        cdef int i
+        cdef int64_t n
+        cdef const hl_op *op = self.table.ops
+        cdef cnp.npy_intp shape[2]
+        cdef cnp.ndarray out
+        cdef char room[4096]
+        cdef char *memory = room
+        cdef const void **places
+        cdef void *rows
+        cdef void *outputs
+        cdef int64_t n_bytes = 2 * self.layers * sizeof(void *) + 2 * self.row_bytes
+        if len(weights) != self.layers or len(biases) != self.layers:
+            return None
+        for i in range(self.layers):
+            op = &self.table.ops[i]
+            if not (self.plain(weights[i], 2, op.I, op.O) and self.plain(biases[i], 1, op.O, 0)):
+                return None
+        op = self.table.ops
+        if not self.plain(X, 2, -1, op.I):
+            return None
+        n = cnp.PyArray_DIM(<cnp.ndarray> X, 0)
+        if not (0 < n <= self.most_rows and kernels_of(op).all_finite(address_of(X), n * op.I)):
+            return None
+        shape = [n, self.output.O]
+        out = cnp.PyArray_EMPTY(2, shape, self.dtype, 0)
+        if n_bytes > <int64_t> sizeof(room):
+            memory = <char *> PyMem_RawMalloc(n_bytes)
+            if memory == NULL:
+                raise MemoryError
+        places = <const void **> memory
+        for i in range(self.layers):
+            places[2 * i] = address_of(weights[i])
+            places[2 * i + 1] = address_of(biases[i])
+        if n < self.short_rows:  # sooner than another thread could take over
+            self.walk(address_of(X), n, places, address_of(out))
+        else:
+            alive = X, weights[:], biases[:]
+            rows, outputs = address_of(X), address_of(out)
+            with nogil:
+                self.walk(rows, n, places, outputs)
+            del alive
+        if memory != room:
+            PyMem_RawFree(memory)
+        return out
+
+    cdef void walk(
+        self, const void *X, int64_t n, const void **places, void *out
+    ) noexcept nogil:
+        """Each row by itself through all layers, between two buffers behind the places."""
+        cdef char *buffers = <char *> (places + 2 * self.layers)
+        cdef const hl_kernels *kernels = kernels_of(self.table.ops)
+        cdef const void *source
+        cdef char *target = NULL
+        cdef hl_batch batch
+        cdef int64_t r
+        cdef int i
+        batch.first = 0
+        for r in range(n):
+            source = <const char *> X + r * self.table.ops.I * self.item_bytes
+            for i in range(self.layers):
+                target = buffers + (i % 2) * self.row_bytes
+                kernels.row_forward(
+                    &self.table.ops[i], source, places[2 * i], places[2 * i + 1], target
+                )
+                source = target
+            batch.arena = target
+            batch.out = <char *> out + r * self.output.O * self.item_bytes
+            kernels.run[self.output.kind](&self.output, &batch, 0, 1)
+
+    cdef inline bint plain(self, array, int ndim, int64_t rows, int64_t columns):
+        """Whether an array is plain, of that shape (any number of rows if -1) and dtype."""
+        cdef cnp.ndarray a
+        if not cnp.PyArray_CheckExact(array):
+            return False
+        a = <cnp.ndarray> array
+        return (
+            cnp.PyArray_NDIM(a) == ndim
+            and cnp.PyArray_TYPE(a) == self.dtype
+            and cnp.PyArray_ISCARRAY_RO(a)
+            and (rows < 0 or cnp.PyArray_DIM(a, 0) == rows)
+            and (ndim == 1 or cnp.PyArray_DIM(a, 1) == columns)
+        )
 
 
 cdef offsets(const hl_op *op, which):

@@ -14,6 +14,7 @@
 #if !PAIRED
 #include "csr.h"
 #include "loss.h"
+#include "row.h"
 #endif
 
 #define HL_JOIN(a, b, c) a##b##_##c
@@ -62,6 +63,8 @@ const hl_kernels HL_THIS_TABLE = {
     .remember = remember,
     .read = read_rows,
     .settle = settle,
+    .row_forward = row_forward,
+    .all_finite = all_finite,
 #endif
     .sum_squares = sum_squares,
     .pack = pack,

@@ -1,6 +1,7 @@
 """Benchmarks run, and the gate between two files of theirs must be able to go red."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,7 @@ def exit_status(folder, base, head):
     return subprocess.run(command, capture_output=True, timeout=60).returncode
 
 
+NEEDS_COMPILER = pytest.mark.skipif(shutil.which("cc") is None, reason="its probe is in C")
 BASE = [record("a"), record("b"), record("a", implementation="sklearn", value=5.0)]
 
 
@@ -72,7 +74,7 @@ def test_fails(tmp_path, base, head):
             "--rows 0 --dtype float32 --rounds 1 --peers hotloop --threads all",
             "| 1797x64 (100) 10 b200 float32 all threads |",
             id="estimators.py",
-            marks=pytest.mark.skipif(shutil.which("cc") is None, reason="its probe is in C"),
+            marks=NEEDS_COMPILER,
         ),
         pytest.param(
             "threads.py", "--rows 0 --rounds 1", "All weights have the same bits.", id="threads.py"
@@ -88,10 +90,31 @@ def test_fails(tmp_path, base, head):
             "--rows 0 --rounds 1",
             "All within bounds.",
             id="bfloat16.py",
-            marks=pytest.mark.skipif(shutil.which("cc") is None, reason="its probe is in C"),
+            marks=NEEDS_COMPILER,
         ),
         pytest.param(
             "sparse.py", "--cases step --epochs 1", "1,000,000 features: ", id="sparse.py"
+        ),
+        pytest.param(
+            "steps.py",
+            "--cases P1 P8",
+            "| P8 b256 128-128-128-10 float64 |",
+            id="steps.py",
+            marks=NEEDS_COMPILER,
+        ),
+        pytest.param(
+            "predictions.py",
+            "--cases P12 --peers hotloop sklearn",
+            "| P12 1 x 64-128-128-10 float32 99th percentile |",
+            id="predictions.py",
+            marks=NEEDS_COMPILER,
+        ),
+        pytest.param("fixed_costs.py", "", "| P19 fit of one epoch", id="fixed_costs.py"),
+        pytest.param(
+            "grid.py",
+            "--widths 32 64 --batches 32 --threads 1 2 --peers hotloop sklearn",
+            "| 2, 64, 32 |",
+            id="grid.py",
         ),
         pytest.param("import_time.py", "", "hotloop beyond scikit-learn: ", id="import_time.py"),
     ],
@@ -106,3 +129,14 @@ def test_script_runs(tmp_path, script, options, said):
     records = [json.loads(line) for line in file.read_text().splitlines()]
     assert len({(one["case"], one["implementation"]) for one in records}) == len(records) > 0
     assert all(one["value"] > 0 and one["void"] is None for one in records)
+
+
+def test_heat_map_is_drawn(tmp_path):
+    """A PNG, also where a cell is void."""
+    pytest.importorskip("matplotlib")
+    cells = "{(1, 32, 64): 1.5, (1, 64, 64): float('nan')}"
+    code = f"import pathlib, grid; grid.draw(pathlib.Path('map.png'), {cells})"
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER)}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120)
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")

@@ -63,7 +63,7 @@ def test_the_wheel_is_small(wheel):
 def test_the_source_distribution_has_every_source(source):
     """Packages, kernels, tests, and what make needs."""
     for name in ("src", "kernels", "tests", "benchmarks", "demo"):
-        expected = files_below(ROOT / name, "*.py", "*.pyx", "*.[ch]", "*.md", "py.typed")
+        expected = files_below(ROOT / name, "*.py", "*.px[yi]", "*.[ch]", "*.md", "py.typed")
         assert expected <= files_below(source / name, "*")
     for name in ("Makefile", "LICENSE", "README.md", ".ci/run", "pyproject.toml", "setup.py"):
         assert (source / name).is_file()

@@ -29,7 +29,7 @@ def test_row_orders_are_sklearns_and_leave_the_generator_where_it_does(n_rows):
     """Drawn one by one or several at once, and between other draws."""
     ours, theirs = np.random.RandomState(3), np.random.RandomState(3)
     ours.normal(), theirs.normal()  # leaves a half-used pair of normal deviates behind
-    orders = train.RowOrders(ours, n_rows)
+    orders = train.RowOrders(ours, np.arange(n_rows))
     drawn = []
     for n_epochs in (1, 4, 2, 1):
         drawn.extend(orders.draw(n_epochs)[0].copy())
@@ -43,7 +43,7 @@ def test_row_orders_are_sklearns_and_leave_the_generator_where_it_does(n_rows):
 def test_epochs_that_did_not_run_are_taken_back(kept):
     """The generator is advanced by the epochs that ran and by no other."""
     ours, theirs = np.random.RandomState(0), np.random.RandomState(0)
-    orders = train.RowOrders(ours, 50)
+    orders = train.RowOrders(ours, np.arange(50))
     orders.draw(5)
     orders.keep(kept)
     expected = sklearns_orders(theirs, 50, kept + 1)

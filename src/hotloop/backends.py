@@ -15,7 +15,7 @@ import sklearn
 
 from hotloop import kernels
 from hotloop.kernels import DTYPES
-from hotloop.kernels.engine import Engine
+from hotloop.kernels.engine import Engine, Rows
 from hotloop.kernels.engine import shuffle as shuffle_orders
 from hotloop.plan import GROUPS, SCALARS, Plan, State, weight_views
 from hotloop.threads import Threads, thread_count
@@ -100,7 +100,8 @@ class CompiledRunner:
         Parameters
         ----------
         orders : ndarray of intp, shape (M, E, n), or None
-            Row order of each epoch; None for the natural order, then `n_epochs` says how many.
+            Rows of each epoch in order, all or some; None for all in the natural order, then
+            `n_epochs` says how many.
         scalars : ndarray of float64, shape (M, E * S, groups, scalars)
             Rate, momentum and decay of each parameter group in each of the S steps an epoch
             has. A step uses up a row; a batch without weight is no step.
@@ -125,9 +126,10 @@ class CompiledRunner:
         n_epochs = orders.shape[1] if orders is not None else n_epochs
         if n_epochs is None:
             raise ValueError("run needs `orders` or `n_epochs`, got neither.")
-        n = self._streams["X"].shape[0]
-        if orders is not None and orders.shape[2] != n:
-            raise ValueError(f"orders are for {orders.shape[2]} rows, but X has {n}.")
+        n_rows = self._streams["X"].shape[0]
+        n = n_rows if orders is None else orders.shape[2]
+        if n > n_rows:
+            raise ValueError(f"orders are for {n} rows, but X has {n_rows}.")
         steps = n_epochs * -(-n // self.plan.batch_size)
         if scalars.shape != (1, steps, len(GROUPS), len(SCALARS)):
             raise ValueError(
@@ -161,7 +163,7 @@ class CompiledRunner:
         return (loss + 0.5 * squares) / weight
 
     def read_state(self, state: State) -> None:
-        """Copy weights, step count and those moments that are in `state` out to it."""
+        """Copy step count and those weights and moments that are in `state` out to it."""
         state.step = self._first_step + self.steps
         for which, array in self._arrays(state):
             self._engine.unpack(which, *weight_views(self.plan.network, array[0]))
@@ -179,7 +181,7 @@ class CompiledRunner:
     def _arrays(self, state: State) -> list[tuple[str, np.ndarray]]:
         names = self.plan.optimizer.slots if self.plan.optimizer else ()
         slots = [(f"slot_{k}", state.slots[s]) for k, s in enumerate(names) if s in state.slots]
-        return [("parameters", state.parameters), *slots]
+        return slots if state.parameters is None else [("parameters", state.parameters), *slots]
 
 
 def _stream(name: str, value: Any, plan: Plan) -> Any:
@@ -409,4 +411,13 @@ def show_config() -> None:
             print(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
 
 
-__all__ = ["CompiledRunner", "Runner", "Streams", "config", "open_runner", "predict", "shuffle"]
+__all__ = [
+    "CompiledRunner",
+    "Rows",
+    "Runner",
+    "Streams",
+    "config",
+    "open_runner",
+    "predict",
+    "shuffle",
+]

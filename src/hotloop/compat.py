@@ -7,11 +7,19 @@ change there is a change here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import scipy
+from sklearn.base import BaseEstimator
 from sklearn.base import _fit_context as fit_context
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import (
+    Interval,
+    Options,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import _check_sample_weight
 
@@ -37,7 +45,16 @@ __all__ = [
     "fit_context",
     "lbfgs_options",
     "lbfgs_result",
+    "parameter_names",
+    "validate_parameters",
 ]
+
+#: Types of parameters that are judged by their value alone, and are equal only where a
+#: constraint cannot tell them apart.
+PLAIN_TYPES = (int, float, str, bool, type(None))
+#: (name, type, value) of parameters that passed, by class; so many at most.
+_PASSED: WeakKeyDictionary[type, set] = WeakKeyDictionary()
+MOST_PASSED = 1024
 
 
 class FitTasks:
@@ -108,6 +125,47 @@ class FitTasks:
             **self._told,
             "reconstruction_attributes": lambda: self._describe(snapshot()),
         }
+
+
+@lru_cache(maxsize=64)
+def parameter_names(cls: type, init: Any) -> tuple[str, ...]:
+    """Names that scikit-learn reads from a signature at each call; `init` is ``cls.__init__``."""
+    return tuple(BaseEstimator._get_param_names.__func__(cls))
+
+
+def validate_parameters(estimator: Any) -> None:
+    """Judge parameters as scikit-learn does at every fit, but plain values only once a class.
+
+    Parameters
+    ----------
+    estimator : estimator
+        With ``_parameter_constraints``.
+
+    Raises
+    ------
+    ValueError
+        For the first parameter, in order of the alphabet, that breaks its constraints.
+    """
+    cls = type(estimator)
+    passed = _PASSED.setdefault(cls, set())
+    unknown, keys = {}, []
+    for name, value in estimator.get_params(deep=False).items():
+        key = None
+        if type(value) in PLAIN_TYPES or (
+            type(value) is tuple and all(type(entry) is int for entry in value)
+        ):
+            key = (name, type(value), value)
+            if key in passed:
+                continue
+            keys.append(key)
+        unknown[name] = value
+    if unknown:
+        validate_parameter_constraints(
+            estimator._parameter_constraints, unknown, caller_name=cls.__name__
+        )
+        if len(passed) > MOST_PASSED:
+            passed.clear()
+        passed.update(keys)
 
 
 def check_sample_weight(sample_weight: Any, X: Any) -> Any:

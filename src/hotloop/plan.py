@@ -51,6 +51,9 @@ SMALL_SECONDS, LARGE_SECONDS = 5e-6, 150e-6
 ENTRY_COST = 16
 #: Features of a CSR input that a thread takes at a time.
 FEATURES_GRAIN = 128
+#: Predictions of so few rows read weights of so many bytes where they lie: packing takes longer,
+#: and an interrupt can wait.
+IN_PLACE_ROWS, IN_PLACE_BYTES = 4, 64 * 2**20
 #: Rows of a batch of the gradient plan; part of what its bits depend on.
 GRADIENT_ROWS = 512
 
@@ -98,6 +101,8 @@ class Plan:
         Sizes of the buffers the offsets in the ops point into.
     scratch_bytes : int
         Room that each thread needs for itself in a training step.
+    inference_in_place_rows : int
+        So many rows at most are predicted from the weights where they lie.
     small_rows, large_rows, inference_small_rows : int
         Batches of fewer rows than the first take less time than sharing them out is worth, those
         of more than the second gain by it; in between the runner finds out.
@@ -125,6 +130,7 @@ class Plan:
     small_rows: int
     large_rows: int
     inference_small_rows: int
+    inference_in_place_rows: int
     store_bytes: int
     views: Mapping[str, tuple[int, tuple[int, ...]]] = field(repr=False)
     n_parameters: int
@@ -148,15 +154,16 @@ class State:
 
     Attributes
     ----------
-    parameters : ndarray of shape (M, P)
-        All weights, each (I, O) row-major, in the order of the layers, then all biases.
+    parameters : ndarray of shape (M, P) or None
+        All weights, each (I, O) row-major, in the order of the layers, then all biases. None
+        where only the moments are wanted.
     slots : dict of str to ndarray of shape (M, P)
-        The optimizer's moments, laid out as the parameters.
+        The optimizer's moments, laid out as the parameters; one that is not there is zero.
     step : int
         Optimizer steps taken so far.
     """
 
-    parameters: np.ndarray
+    parameters: np.ndarray | None
     slots: dict[str, np.ndarray]
     step: int = 0
 
@@ -193,13 +200,23 @@ def n_parameters(network: Network) -> int:
 
 def weight_views(network: Network, flat: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Weights and biases as views into one flat vector of shape (P,); nothing is copied."""
-    views = parameter_views(network)
-    arrays = {
-        name: flat[start : start + math.prod(shape)].reshape(shape)
-        for name, (start, shape) in views.items()
-    }
-    layers = range(len(network.layers))
-    return [arrays[f"weight_{i}"] for i in layers], [arrays[f"bias_{i}"] for i in layers]
+    arrays = [flat[start:end].reshape(shape) for start, end, shape in _places(network)]
+    return arrays[: len(network.layers)], arrays[len(network.layers) :]
+
+
+@lru_cache(maxsize=64)
+def _places(network: Network) -> list[tuple[int, int, tuple[int, ...]]]:
+    """Where each parameter starts and ends in the flat vector, and its shape."""
+    views = parameter_views(network).values()
+    return [(start, start + math.prod(shape), shape) for start, shape in views]
+
+
+def empty_vector(size: int, dtype: np.dtype | type) -> np.ndarray:
+    """A vector that starts at a cache line, as predictions of a row read it soonest."""
+    n_bytes = size * np.dtype(dtype).itemsize
+    memory = np.empty(n_bytes + LINE_BYTES, np.uint8)
+    start = -memory.ctypes.data % LINE_BYTES
+    return memory[start : start + n_bytes].view(dtype)
 
 
 def init_parameters(
@@ -215,7 +232,7 @@ def init_parameters(
     Glorot and Bengio (2010), "Understanding the difficulty of training deep feedforward
     neural networks", equation 16.
     """
-    flat = np.empty(n_parameters(network), dtype=dtype)
+    flat = empty_vector(n_parameters(network), dtype)
     weights, biases = weight_views(network, flat)
     for weight, bias in zip(weights, biases, strict=True):
         bound = np.sqrt(factor / sum(weight.shape))
@@ -579,6 +596,10 @@ class _Lowering:
         flops = 2 * passes * self.network_size * (2 if self.rounds else 1)  # if pairs are slow
         return math.ceil(seconds * self.sizes["vector_lanes"] * FLOPS_PER_LANE / flops)
 
+    def in_place_rows(self) -> int:
+        n_bytes = self.network_size * self.dtype.itemsize
+        return 0 if self.sparse or n_bytes > IN_PLACE_BYTES else IN_PLACE_ROWS
+
     def packs_input(self, layer: int, batch_size: int) -> bool:
         if self.products_of(layer) != self.dtype.name:
             return True  # into pairs along the reduction
@@ -673,6 +694,7 @@ def _compile(
         small_rows=lowering.rows_of(SMALL_SECONDS, passes=3),
         large_rows=lowering.rows_of(LARGE_SECONDS, passes=3),
         inference_small_rows=lowering.rows_of(SMALL_SECONDS, passes=1),
+        inference_in_place_rows=lowering.in_place_rows(),
         store_bytes=lowering.store.n_bytes,
         views=parameter_views(network),
         n_parameters=n_parameters(network),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import lru_cache
 from multiprocessing import current_process
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -53,7 +55,7 @@ def thread_count(n_jobs: Any) -> Threads:
     if number == 1:  # the commonest, and not worth asking the system for
         return Threads(1, 1)
     forced = _variable("HOTLOOP_NUM_THREADS")
-    limit = min(forced or joblib.cpu_count(), MOST_THREADS)
+    limit = min(forced or _processors(), MOST_THREADS)
     if number is not None and number > 0:
         return Threads(min(number, limit), limit)
     allowed = limit
@@ -61,6 +63,19 @@ def thread_count(n_jobs: Any) -> Threads:
         allowed = min(limit, _variable("OMP_NUM_THREADS") or limit)
         allowed = 1 if current_process().daemon else allowed
     return Threads(max(1, allowed + 1 + number) if number else allowed, limit)
+
+
+def _processors() -> int:
+    """Processors that this process may use, as joblib counts them; for a cgroup's quota it reads
+    files, so it is asked again only after the affinity or the environment has changed.
+    """
+    affinity = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    return _counted(joblib.cpu_count, os.environ.get("LOKY_MAX_CPU_COUNT"), affinity)
+
+
+@lru_cache(maxsize=1)
+def _counted(count: Callable[[], int], *_seen: Any) -> int:
+    return count()
 
 
 def _variable(name: str) -> int | None:

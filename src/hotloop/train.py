@@ -259,13 +259,13 @@ class RowOrders:
     ----------
     rng : RandomState
         Advanced by the epochs that are kept and by no other.
-    n_rows : int
-        Rows in an epoch.
+    rows : ndarray of intp, shape (n,)
+        The rows of an epoch.
     """
 
-    def __init__(self, rng: np.random.RandomState, n_rows: int) -> None:
+    def __init__(self, rng: np.random.RandomState, rows: Array) -> None:
         self._rng = rng
-        self._last = np.arange(n_rows)
+        self._last = rows
         self._drawn = self._last[np.newaxis]
         self._before: Any = None
 
@@ -316,10 +316,12 @@ class Outcome:
 
 @dataclass
 class Validation:
-    """Rows that are scored after every epoch.
+    """Rows that are scored after every epoch, and not trained on.
 
     Attributes
     ----------
+    kept : ndarray of intp
+        The rows to train on instead of all.
     X : {ndarray, CSR} of shape (n, I)
         The input, of the plan's dtype.
     score : callable
@@ -328,6 +330,7 @@ class Validation:
         Room for the outputs.
     """
 
+    kept: Array
     X: Any
     score: Callable[[Array], float]
     out: Array
@@ -341,9 +344,11 @@ class EpochLoop:
     plan : Plan
         A training plan.
     start : ndarray of shape (P,)
-        Parameters to start from; not written to.
+        Parameters to start from; overwritten, with those of the outcome in the end.
     streams : dict of str to array
         "X", "y" and perhaps "sample_weight".
+    validation : Validation or None
+        The rows that early stopping has set aside.
     optimizer : StochasticOptimizer
         Where it was left; advanced as epochs are done, its old moments not written to.
     history : History
@@ -357,6 +362,7 @@ class EpochLoop:
         plan: Plan,
         start: Array,
         streams: dict[str, Any],
+        validation: Validation | None,
         optimizer: StochasticOptimizer,
         history: History,
         settings: Settings,
@@ -366,15 +372,14 @@ class EpochLoop:
         self.optimizer = optimizer
         self.history = history
         self.settings = settings
-        self.n_rows = streams["X"].shape[0]
+        self._rows = validation.kept if validation else np.arange(streams["X"].shape[0])
+        self.n_rows = len(self._rows)
         self.n_steps = -(-self.n_rows // settings.batch_size)
-        if not optimizer.slots:
-            optimizer.slots = {name: np.zeros_like(start) for name in optimizer.record.slots}
         moments = {k: v.astype(start.dtype, copy=False) for k, v in optimizer.slots.items()}
-        self._best = start
+        self._start = start  # and the best so far where there are validation rows
         self._orders: RowOrders | None = None
         self._tasks: Any = None
-        self._validation: Validation | None = None
+        self._validation = validation
         self._runner: Any = None
         self._running = False
         self._stop: Array | None = None
@@ -383,9 +388,7 @@ class EpochLoop:
             start[np.newaxis], {k: v[np.newaxis] for k, v in moments.items()}, optimizer.step
         )
 
-    def run(
-        self, rng: np.random.RandomState, tasks: Tasks, validation: Validation | None = None
-    ) -> Outcome:
+    def run(self, rng: np.random.RandomState, tasks: Tasks) -> Outcome:
         """Train.
 
         Parameters
@@ -394,8 +397,6 @@ class EpochLoop:
             Where row orders are drawn from.
         tasks : Tasks
             Who is told of every epoch.
-        validation : Validation or None
-            The rows that early stopping has set aside.
 
         Returns
         -------
@@ -403,17 +404,18 @@ class EpochLoop:
             With the weights of the best epoch if there are validation rows.
         """
         settings, history = self.settings, self.history
-        self._orders = RowOrders(rng, self.n_rows) if settings.shuffle else None
-        self._tasks, self._validation = tasks, validation
-        history.judge_by(scores=validation is not None)
+        self._orders = RowOrders(rng, self._rows) if settings.shuffle else None
+        self._tasks = tasks
+        history.judge_by(scores=self._validation is not None)
         history.n_epochs = self._steps_noted = 0
-        watched = validation is not None or tasks.active or settings.verbose
+        watched = self._validation is not None or tasks.active or settings.verbose
         epochs_a_call = 1 if watched else self._epochs_a_call()
         max_epochs = 1 if settings.incremental else settings.max_iter
         stopped = False
         opened = open_runner(self.plan, self._state, self.streams, n_jobs=settings.n_jobs)
         with closing(opened) as self._runner:
-            final = self._read(self._state.slots)  # has its memory before anyone waits for it
+            # All memory is there before anyone waits for it.
+            slots = {name: np.empty_like(self._start) for name in self.optimizer.record.slots}
             try:
                 while not stopped and history.n_epochs < max_epochs:
                     stopped = self._call(min(epochs_a_call, max_epochs - history.n_epochs))
@@ -428,8 +430,11 @@ class EpochLoop:
                     ConvergenceWarning,
                     stacklevel=2,
                 )
-            self._runner.read_state(final)
-            return self._outcome_of(final)
+            parameters = None if self._validation else self._start[np.newaxis]
+            self._runner.read_state(
+                State(parameters, {name: slot[np.newaxis] for name, slot in slots.items()})
+            )
+            return self._outcome_of(self._start, slots)
 
     def _epochs_a_call(self) -> int:
         """As many as `CALL_SECONDS` and `CALL_NUMBERS` allow; one at least.
@@ -452,7 +457,11 @@ class EpochLoop:
         """Run some epochs, and judge them; whether to stop."""
         history, settings = self.history, self.settings
         self._tasks.begin_iteration(self._outcome)
-        orders = self._orders.draw(n_epochs) if self._orders else None
+        orders = None
+        if self._orders:
+            orders = self._orders.draw(n_epochs)
+        elif self._validation:
+            orders = np.broadcast_to(self._rows, (1, n_epochs, self.n_rows))
         patience = min(settings.n_iter_no_change, 2**53)  # what a float64 counts up to
         rules = [history.best_loss, settings.tol, history.no_improvement_count, patience]
         self._stop = None
@@ -499,7 +508,7 @@ class EpochLoop:
     def _score_epoch(self, validation: Validation) -> None:
         score = validation.score(self._runner.predict(validation.X, validation.out))
         if self.history.add_score(score, self.settings.tol):
-            self._best = self._read({}).parameters[0]
+            self._runner.read_state(State(self._start[np.newaxis], {}))
         if self.settings.verbose:
             print(f"Validation score: {score:f}")
 
@@ -516,21 +525,17 @@ class EpochLoop:
             self.history.no_improvement_count = 0
         return ends
 
-    def _read(self, slots: dict[str, Array]) -> State:
-        """The runner's parameters and the named moments, in new arrays."""
-        slots = {name: np.empty_like(slot) for name, slot in slots.items()}
-        state = State(np.empty_like(self._state.parameters), slots, 0)
-        self._runner.read_state(state)
-        return state
-
     def _outcome(self) -> Outcome:
-        """What there is to adopt if training ends now."""
-        return self._outcome_of(self._read(self._state.slots))
+        """What there is to adopt if training ends now, in new arrays."""
+        parameters, names = self._start.copy(), self.optimizer.record.slots
+        slots = {name: np.empty_like(parameters) for name in names}
+        wanted = None if self._validation else parameters[np.newaxis]
+        self._runner.read_state(State(wanted, {name: slots[name][np.newaxis] for name in names}))
+        return self._outcome_of(parameters, slots)
 
-    def _outcome_of(self, state: State) -> Outcome:
+    def _outcome_of(self, parameters: Array, slots: dict[str, Array]) -> Outcome:
         optimizer = copy(self.optimizer)
-        optimizer.slots = {name: slot[0] for name, slot in state.slots.items()}
-        parameters = self._best if self._validation else state.parameters[0]
+        optimizer.slots = slots
         n_epochs, loss = self.history.n_epochs, self.history.loss
         return Outcome(parameters, loss, n_epochs, self.history, optimizer)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import column_or_1d, validate_data
 
@@ -28,13 +29,14 @@ from .spec import Network
 
 Array = np.ndarray
 
-#: dtypes that `validate_data` may leave X in, best first, for each value of `precision`.
+#: dtypes that `validate_data` may leave X in, for each value of `precision`; anything else
+#: becomes the first. What is computed with may be the other: rows are converted as they go by.
 PRECISIONS: dict[str, Any] = {
     "auto": (np.float64, np.float32),
-    "float32": np.float32,
-    "float64": np.float64,
-    "bfloat16": np.float32,
-    "bfloat16_emulated": np.float32,
+    "float32": (np.float32, np.float64),
+    "float64": (np.float64, np.float32),
+    "bfloat16": (np.float32, np.float64),
+    "bfloat16_emulated": (np.float32, np.float64),
 }
 
 
@@ -45,7 +47,8 @@ class TrainingData:
     Attributes
     ----------
     X : {ndarray, CSR} of shape (n, I), float32 or float64
-        C-contiguous, or CSR whose structure has been checked.
+        C-contiguous, or CSR whose structure has been checked; finite in the dtype that is
+        computed with.
     target : ndarray
         int32 class codes of shape (n,), or C-contiguous numbers of shape (n, O).
     sample_weight : ndarray of shape (n,), float64, or None
@@ -78,22 +81,30 @@ class TrainingData:
         """Outputs of a network that learns this."""
         return self.labels.n_outputs if self.labels else self.target.shape[1]
 
+    def weights_of(self, index: Array) -> Array | None:
+        """The weights of the rows of `index`, which must not be all zero."""
+        if self.sample_weight is None:
+            return None
+        weight = self.sample_weight[index]
+        if not weight.any():
+            raise ValueError(
+                "All samples of a part that early_stopping split off have zero weight. Set "
+                "early_stopping=False, another random_state or another validation_fraction."
+            )
+        return weight
+
     def rows(self, index: Array) -> TrainingData:
         """The rows of `index`, copied."""
-        weight = self.sample_weight
-        if weight is not None:
-            weight = weight[index]
-            if not weight.any():
-                raise ValueError(
-                    "All samples of a part that early_stopping split off have zero weight. Set "
-                    "early_stopping=False, another random_state or another validation_fraction."
-                )
+        weight = self.weights_of(index)
         return replace(self, X=self.X[index], target=self.target[index], sample_weight=weight)
 
     def streams(self, dtype: Any) -> dict[str, Any]:
-        """The arrays as a runner takes them: floating-point targets and X of `dtype`."""
+        """The arrays as a runner takes them: floating-point targets and a sparse X of `dtype`. A
+        dense X stays as it is, since each row is converted on its way into a batch.
+        """
+        X = converted(self.X, dtype) if self.is_sparse else self.X
+        streams = {"X": X, "y": self.target}
         with np.errstate(over="ignore"):
-            streams = {"X": self.X.astype(dtype, copy=False), "y": self.target}
             if self.target.dtype != np.int32:
                 streams["y"] = np.ascontiguousarray(self.target, dtype=dtype)
                 if np.isinf(streams["y"]).any():
@@ -147,16 +158,21 @@ def training_data(
         For anything that cannot be learned from; the message says what came.
     """
     twin = _twin(estimator)
-    X, y = validate_data(
-        twin,
-        _checked_if_sparse(X),
-        y,
-        accept_sparse=["csr", "csc"],
-        multi_output=True,
-        y_numeric=y_numeric,
-        dtype=PRECISIONS[precision],
-        reset=reset,
-    )
+    if not (_is_plain_target(y) and _is_plain(estimator, X, reset=reset) and len(X) == len(y)):
+        X, y = validate_data(
+            twin,
+            _checked_if_sparse(X),
+            y,
+            accept_sparse=["csr", "csc"],
+            multi_output=True,
+            y_numeric=y_numeric,
+            dtype=PRECISIONS[precision],
+            reset=reset,
+        )
+    elif reset:
+        vars(twin).pop("feature_names_in_", None)
+    if PRECISIONS[precision][0] is np.float32 and X.dtype == np.float64 and _overflows(X):
+        validate_data(twin, X, accept_sparse=["csr", "csc"], dtype=np.float32)  # raises
     if y.ndim == 2 and y.shape[1] == 1:
         y = column_or_1d(y, warn=True)
     return TrainingData(
@@ -187,21 +203,72 @@ def inference_input(estimator: Any, X: Any) -> Any:
     ValueError
         For a wrong shape, values that are not finite or feature names that differ.
     """
-    known = vars(estimator)
-    if (
+    if _is_plain(estimator, X, reset=False):
+        return X
+    X = validate_data(estimator, _checked_if_sparse(X), accept_sparse=["csr", "csc"], reset=False)
+    return _as_kernels_take_it(X)
+
+
+def _is_plain(estimator: Any, X: Any, *, reset: bool) -> bool:
+    """Whether scikit-learn's validation would hand X back as it is, and without a word."""
+    if not (
         type(X) is np.ndarray
         and X.ndim == 2
         and X.dtype in (np.float32, np.float64)
         and X.flags.c_contiguous
-        and X.shape[0] > 0
-        and X.shape[1] == known.get("n_features_in_")
-        and known.get("feature_names_in_") is None
+        and X.size
     ):
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(X.sum()):  # else let scikit-learn find out whether and why not
-                return X
-    X = validate_data(estimator, _checked_if_sparse(X), accept_sparse=["csr", "csc"], reset=False)
-    return _as_kernels_take_it(X)
+        return False
+    known = vars(estimator)
+    same = X.shape[1] == known.get("n_features_in_") and known.get("feature_names_in_") is None
+    if not (reset or same):
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(X.sum()))  # else let scikit-learn find out whether and why not
+
+
+def _is_plain_target(y: Any) -> bool:
+    """Whether scikit-learn's validation would hand y back as it is."""
+    if not (type(y) is np.ndarray and y.ndim in (1, 2) and y.size and y.dtype.kind in "biufU"):
+        return False
+    return y.dtype.kind != "f" or bool(np.isfinite(y).all())
+
+
+def _overflows(X: Any) -> bool:
+    """Whether a finite value of X is beyond what float32 can hold."""
+    data = X.data if scipy.sparse.issparse(X) else X
+    with np.errstate(over="ignore"):
+        return bool(data.size) and bool(
+            np.isinf(np.array([data.min(), data.max()]).astype(np.float32)).any()
+        )
+
+
+def converted(X: Any, dtype: Any) -> Any:
+    """X of that dtype, a value beyond its range made infinite; copied only if it is of another."""
+    with np.errstate(over="ignore"):
+        return X.astype(dtype, copy=False)
+
+
+#: Random streams that no fit uses at the moment: a new one takes longer than a small fit's epoch.
+_SPARE_STREAMS: list[np.random.RandomState] = []
+
+
+@contextmanager
+def random_stream(random_state: Any) -> Iterator[np.random.RandomState]:
+    """The stream that `random_state` stands for, as scikit-learn's `check_random_state` has it.
+
+    One that is made from a seed is lent: nobody may hold it after the `with`.
+    """
+    if type(random_state) is not int or not 0 <= random_state < 2**32:
+        yield check_random_state(random_state)
+        return
+    try:
+        rng = _SPARE_STREAMS.pop()
+        rng.seed(random_state)
+    except IndexError:
+        rng = np.random.RandomState(random_state)
+    yield rng
+    _SPARE_STREAMS.append(rng)  # not after an error: a traceback may hold it
 
 
 def _twin(estimator: Any) -> Any:

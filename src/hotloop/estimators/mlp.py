@@ -17,7 +17,6 @@ import scipy.sparse
 from scipy.special import log_expit, log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
@@ -31,13 +30,17 @@ from ..compat import (
     fit_context,
     lbfgs_options,
     lbfgs_result,
+    parameter_names,
+    validate_parameters,
 )
 from ..plan import (
     CSRInput,
+    IN_PLACE_ROWS,
     Plan,
     compile_gradients,
     compile_inference,
     compile_training,
+    empty_vector,
     init_parameters,
     weight_views,
 )
@@ -56,6 +59,8 @@ HISTORY = {
 }
 #: Attributes that not every fit sets: those of an earlier one must not outlive it.
 PASSING = (*HISTORY.values(), "_optimizer", "feature_names_in_")
+#: dtypes that rows are predicted from where they lie.
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 #: Vectors as long as the parameters that are held at once: SciPy's L-BFGS-B and its ten
 #: pairs; parameters, moments, gradient, previous and best parameters of the epochs.
 LBFGS_COPIES, EPOCH_COPIES = 27, 6
@@ -137,6 +142,14 @@ def _inference_plan(
     return compile_inference(network, dtype=dtype, sparse=sparse, raw=raw)
 
 
+@lru_cache(maxsize=64)
+def _rows(
+    widths: tuple[int, ...], activation: str, output: str, dtype: Any, raw: bool
+) -> backends.Rows:
+    """That plan for a few rows."""
+    return backends.Rows(_inference_plan(widths, activation, output, dtype, False, raw))
+
+
 class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
     """What both estimators share: all but the meaning of y and of outputs."""
 
@@ -183,6 +196,13 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
 
     @abstractmethod
     def __init__(self) -> None: ...
+
+    @classmethod
+    def _get_param_names(cls) -> list[str]:
+        return list(parameter_names(cls, cls.__init__))
+
+    def _validate_params(self) -> None:
+        validate_parameters(self)
 
     # ---- what differs between the two ------------------------------------------------
 
@@ -252,18 +272,18 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
 
         widths = (data.X.shape[1], *hidden, data.n_outputs)
         network = _network(widths, self.activation, self._loss_of(data))
-        rng = check_random_state(self.random_state)
-        start = self._initial(network, data, rng) if afresh else self._current(network)
-        history = train.History() if afresh else self._history()
-        job = _Job(network, data, start, history, incremental, operands)
+        with validate.random_stream(self.random_state) as rng:
+            start = self._initial(network, data, rng) if afresh else self._current(network)
+            history = train.History() if afresh else self._history()
+            job = _Job(network, data, start, history, incremental, operands)
 
-        max_iter = 1 if incremental else self.max_iter
-        describe = partial(self._attributes, job)
-        tasks = FitTasks(self, X, y, sample_weight, max_iter, describe)
-        if self.solver == "lbfgs":
-            outcome = self._run_lbfgs(job, tasks)
-        else:
-            outcome = self._run_epochs(job, rng, tasks)
+            max_iter = 1 if incremental else self.max_iter
+            describe = partial(self._attributes, job)
+            tasks = FitTasks(self, X, y, sample_weight, max_iter, describe)
+            if self.solver == "lbfgs":
+                outcome = self._run_lbfgs(job, tasks)
+            else:
+                outcome = self._run_epochs(job, rng, tasks)
         if not np.isfinite(outcome.parameters).all():
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large"
@@ -293,10 +313,16 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         if self.solver == "lbfgs":
             validate.affordable(network, 1, np.float64, LBFGS_COPIES)
         else:
-            n_rows = min(self._batch_size(data), data.X.shape[0])
-            validate.affordable(network, n_rows, data.X.dtype, EPOCH_COPIES)
+            n_rows = min(self._batch_size(data.X.shape[0]), data.X.shape[0])
+            validate.affordable(network, n_rows, self._dtype(data.X), EPOCH_COPIES)
         factor = 2.0 if self.activation == "logistic" else 6.0
-        return init_parameters(network, rng, data.X.dtype, factor=factor)
+        return init_parameters(network, rng, self._dtype(data.X), factor=factor)
+
+    def _dtype(self, followed: Array) -> np.dtype:
+        """What is computed with: the dtype of `followed`, unless `precision` says another."""
+        if self.precision == "auto":
+            return followed.dtype
+        return np.dtype(validate.PRECISIONS[self.precision][0])
 
     def _current(self, network: spec.Network) -> Array:
         """The parameters to go on from: `coefs_` and `intercepts_` as they are now, copied."""
@@ -315,11 +341,10 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                 f"{want}. warm_start and partial_fit go on with the network there is; set "
                 "warm_start=False and call fit for another one."
             )
-        auto = self.precision == "auto"
-        dtype = coefs[0].dtype if auto else validate.PRECISIONS[self.precision]
-        flat = np.concatenate([array.ravel() for array in (*coefs, *intercepts)])
+        arrays = [*coefs, *intercepts]
+        flat = empty_vector(sum(a.size for a in arrays), self._dtype(arrays[0]))
         with np.errstate(over="ignore"):
-            return flat.astype(dtype, copy=False)
+            return np.concatenate([a.ravel() for a in arrays], out=flat, casting="same_kind")
 
     def _history(self) -> train.History:
         """What earlier calls left to go on from, copied."""
@@ -328,8 +353,8 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             **{field: copy(known[name]) for field, name in HISTORY.items() if name in known}
         )
 
-    def _batch_size(self, data: TrainingData) -> int:
-        return min(200, data.X.shape[0]) if self.batch_size == "auto" else self.batch_size
+    def _batch_size(self, n_rows: int) -> int:
+        return min(200, n_rows) if self.batch_size == "auto" else self.batch_size
 
     def _run_lbfgs(self, job: _Job, tasks: FitTasks) -> train.Outcome:
         plan = _gradient_plan(
@@ -354,16 +379,19 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _run_epochs(self, job: _Job, rng: np.random.RandomState, tasks: FitTasks) -> train.Outcome:
         data, validation, dtype = job.data, None, job.start.dtype
+        n_rows = data.X.shape[0]
         if self.early_stopping:
-            data, held_out = self._split(data, rng)
+            kept, held_out = self._split(data, rng)
+            n_rows = len(kept)
             validation = train.Validation(
-                held_out.streams(dtype)["X"],
+                kept,
+                validate.converted(held_out.X, dtype),
                 partial(self._score_rows, held_out),
                 np.empty((held_out.X.shape[0], job.network.n_outputs), dtype),
             )
-        batch_size = self._batch_size(data)
-        if batch_size > data.X.shape[0]:
-            batch_size = data.X.shape[0]
+        batch_size = self._batch_size(n_rows)
+        if batch_size > n_rows:
+            batch_size = n_rows
             warnings.warn(
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be "
                 "clipped",
@@ -386,14 +414,12 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             incremental=job.incremental,
         )
         loop = train.EpochLoop(
-            plan, job.start, data.streams(dtype), optimizer, job.history, settings
+            plan, job.start, data.streams(dtype), validation, optimizer, job.history, settings
         )
-        return loop.run(rng, tasks, validation)
+        return loop.run(rng, tasks)
 
-    def _split(
-        self, data: TrainingData, rng: np.random.RandomState
-    ) -> tuple[TrainingData, TrainingData]:
-        """The rows to learn from and those to validate by: scikit-learn's very split.
+    def _split(self, data: TrainingData, rng: np.random.RandomState) -> tuple[Array, TrainingData]:
+        """Which rows to learn from, and those to validate by: scikit-learn's very split.
 
         It is stratified for two classes only, by names that appear in error messages.
         """
@@ -411,7 +437,8 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                 "The validation set is too small. Increase 'validation_fraction' or the size of "
                 "your dataset."
             )
-        return data.rows(kept), data.rows(held_out)
+        data.weights_of(kept)
+        return kept, data.rows(held_out)
 
     def _optimizer_of(self, job: _Job) -> train.StochasticOptimizer:
         """For partial_fit a copy of the one there is; otherwise a new one."""
@@ -475,6 +502,28 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             check_is_fitted(self)
         return validate.inference_input(self, X)
 
+    def _predicted(self, X: Any, *, raw: bool = False) -> Array:
+        """Output for whatever the user asks about, as `_output` has it; a few rows of a plain
+        array go straight to the kernels, which see to it that they are finite.
+        """
+        if type(X) is np.ndarray and X.ndim == 2 and len(X) <= IN_PLACE_ROWS:
+            known = self.__dict__
+            try:
+                coefs, intercepts, dtype = known["coefs_"], known["intercepts_"], X.dtype
+                if (
+                    dtype in FLOATS
+                    and X.shape[1] == known["n_features_in_"]
+                    and "feature_names_in_" not in known
+                ):
+                    widths = (X.shape[1], *map(len, intercepts))
+                    rows = _rows(widths, self.activation, self.out_activation_, dtype, raw)
+                    output = rows.predict(X, coefs, intercepts)
+                    if output is not None:
+                        return output
+            except (KeyError, TypeError, ValueError):
+                pass  # not fitted, or coefs_ edited past use: said below
+        return self._output(self._checked(X), raw=raw)
+
     def _output(self, X: Any, *, raw: bool = False) -> Array:
         """Output for checked X, of shape (n, O); before the output activation if `raw`."""
         coefs, intercepts = validate.parameters(self.coefs_, self.intercepts_)
@@ -485,8 +534,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         if self.precision == "auto" and np.result_type(X.dtype, dtype) != dtype:
             dtype = np.dtype(np.float64)
             coefs, intercepts = (validate.as_dtype(arrays, dtype) for arrays in (coefs, intercepts))
-        with np.errstate(over="ignore"):
-            X = X.astype(dtype, copy=False)
+        X = validate.converted(X, dtype)
         sparse = scipy.sparse.issparse(X)
         plan = _inference_plan(widths, self.activation, self.out_activation_, dtype, sparse, raw)
         return backends.predict(plan, coefs, intercepts, X, n_jobs=self.n_jobs)
@@ -506,7 +554,8 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         arrays = [*vars(self).get("coefs_", ()), *vars(self).get("intercepts_", ())]
         plain = all(type(array) is np.ndarray and array.dtype.kind == "f" for array in arrays)
         if plain and len({array.dtype for array in arrays}) == 1:
-            flat = np.concatenate([array.ravel() for array in arrays])
+            flat = empty_vector(sum(array.size for array in arrays), arrays[0].dtype)
+            np.concatenate([array.ravel() for array in arrays], out=flat)
             ends = np.cumsum([array.size for array in arrays])
             parts = np.split(flat, ends[:-1])
             views = [part.reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]
@@ -881,7 +930,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         >>> clf.predict(X[:3])
         array([0, 0, 0])
         """
-        output = self._output(self._checked(X))
+        output = self._predicted(X)
         return self._labels.decode(output)
 
     def predict_proba(self, X: Any) -> Array:
@@ -914,11 +963,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         >>> clf.predict_proba(X[:1]).round(2)
         array([[1., 0., 0.]])
         """
-        return self._probabilities(self._checked(X))
-
-    def _probabilities(self, X: Any) -> Array:
-        output = self._output(X)
-        return np.hstack([1 - output, output]) if output.shape[1] == 1 else output
+        return _probabilities(self._predicted(X))
 
     def predict_log_proba(self, X: Any) -> Array:
         """Logarithms of the probabilities of the classes.
@@ -945,7 +990,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         """
         X = self._checked(X)
         with np.errstate(divide="ignore"):
-            logarithms = np.log(self._probabilities(X))
+            logarithms = np.log(_probabilities(self._output(X)))
         lost = np.isneginf(logarithms)
         if lost.any():
             raw = self._output(X, raw=True)
@@ -991,13 +1036,18 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         >>> clf.decision_function(X[:2]).argmax(axis=1)
         array([0, 0])
         """
-        raw = self._output(self._checked(X), raw=True)
+        raw = self._predicted(X, raw=True)
         return raw.ravel() if raw.shape[1] == 1 else raw
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _probabilities(output: Array) -> Array:
+    """A column for each class: two for the one output that tells two classes apart."""
+    return np.concatenate((1 - output, output), axis=1) if output.shape[1] == 1 else output
 
 
 class MLPRegressor(RegressorMixin, MultilayerPerceptron):
@@ -1290,7 +1340,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         >>> regr.predict([[0.5]]).round(1)
         array([1.5])
         """
-        output = self._output(self._checked(X))
+        output = self._predicted(X)
         return output.ravel() if output.shape[1] == 1 else output
 
     def __sklearn_tags__(self) -> Any:

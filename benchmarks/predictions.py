@@ -1,0 +1,123 @@
+"""Times predictions beside scikit-learn, PyTorch and ONNX Runtime: equal weights, one thread.
+
+    python benchmarks/predictions.py [--processes 5] [--json out.jsonl]
+
+Many rows (P11), as percent of the core's peak, and one row at a time (P12), as the median and the
+99th percentile over calls. The peers take turns within a process; a figure is the median over fresh
+processes. Where their probabilities differ the case is void, and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+import peak
+import peers
+from processes import in_fresh_process, serve
+from records import append, new_parser, new_record, three_digits
+
+PEERS = ("hotloop", "sklearn", "torch", "torchscript", "onnxruntime")
+#: Rows, widths, dtype and what is aimed at, by the number of the aim.
+CASES = {
+    "P11": (10_000, (128, 256, 256, 10), "float32", "85 % of the peak"),
+    "P12": (1, (64, 128, 128, 10), "float32", "3 us, 99th percentile 6 us"),
+    "P12 float64": (1, (64, 128, 128, 10), "float64", "5 us"),
+}
+TURNS, ROW_CALLS = 5, 2000
+#: Probabilities may differ by so much.
+TOLERANCE = 1e-4
+
+
+def measure(request: dict) -> dict:
+    """Time one case with every peer, in turns; the work of a fresh process."""
+    n, widths, dtype, _ = CASES[request["case"]]
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(max(n, 100), widths[0])).astype(dtype)
+    model = peers.classifier("hotloop")(widths[1:-1], max_iter=1, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X, np.arange(len(X)) % widths[-1])
+    X = X[:n].copy()
+    predict = {peer: peers.predictor(peer, model) for peer in request["peers"]}
+    outputs = [function(X) for function in predict.values()]
+    times: dict[str, list[float]] = {peer: [] for peer in predict}
+    for _ in range(TURNS):
+        for peer, function in predict.items():
+            times[peer] += _calls(function, X, ROW_CALLS if n == 1 else 3)
+    return {
+        "us": {peer: float(np.median(values)) for peer, values in times.items()},
+        "p99": {peer: float(np.percentile(values, 99)) for peer, values in times.items()},
+        "differ": max(float(np.abs(output - outputs[0]).max()) for output in outputs),
+        "peak": peak.measure(request["instruction_set"])[dtype],
+    }
+
+
+def _calls(function: Callable, X: np.ndarray, n_calls: int) -> list[float]:
+    """Microseconds of each of so many calls."""
+    clock, times = time.perf_counter_ns, []
+    for _ in range(n_calls // 10 + 1):
+        function(X)
+    for _ in range(n_calls):
+        start = clock()
+        function(X)
+        times.append((clock() - start) / 1e3)
+    return times
+
+
+def summarise(name: str, answers: list[dict]) -> list[dict]:
+    """Make a record for each peer, and for one row another for the 99th percentile."""
+    n, widths, dtype, _ = CASES[name]
+    differ = max(answer["differ"] for answer in answers)
+    void = None if differ <= TOLERANCE else f"probabilities differ by {differ:.1e}"
+    case = f"predict {name.split()[0]} {n} x {'-'.join(map(str, widths))} {dtype}"
+    flops = 2.0 * n * sum(i * o for i, o in pairwise(widths))
+    records = []
+    for peer in answers[0]["us"]:
+        percents = [flops / a["us"][peer] / 10 / a["peak"] for a in answers]
+        more = {"percent_of_peak": statistics.median(percents)}
+        values = [answer["us"][peer] for answer in answers]
+        records.append(new_record(case, peer, "us", values, void, **more))
+        if n == 1:
+            late = [answer["p99"][peer] for answer in answers]
+            records.append(new_record(f"{case} 99th percentile", peer, "us", late, void))
+    return records
+
+
+def main() -> int:
+    serve(measure)
+    parser = new_parser(__doc__)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
+    arguments = parser.parse_args()
+    present = peers.present(arguments.peers)
+    instruction_set = os.environ.get("HOTLOOP_ISA") or peak.widest()
+    print("| predict_proba, us | " + " | ".join(present) + " | aim |")
+    print("|---" * (len(present) + 2) + "|")
+    voids = 0
+    for name in arguments.cases:
+        request = {"case": name, "peers": present, "instruction_set": instruction_set}
+        answers = [in_fresh_process(__file__, request) for _ in range(arguments.processes)]
+        records = summarise(name, answers)
+        append(arguments.json, records)
+        voids += records[0]["void"] is not None
+        for case in dict.fromkeys(record["case"] for record in records):
+            found = [record for record in records if record["case"] == case]
+            cells = [three_digits(r["value"]) if r["value"] else r["void"] for r in found]
+            if found[0]["implementation"] == "hotloop" and case.startswith("predict P11"):
+                cells[0] += f" ({found[0]['percent_of_peak']:.0f} %)"
+            aim = CASES[name][-1]
+            print("| " + " | ".join([case.removeprefix("predict "), *cells, aim]) + " |")
+    return 1 if voids else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

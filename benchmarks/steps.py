@@ -1,0 +1,107 @@
+"""Times single training steps of hotloop on one thread, as percent of the core's peak.
+
+    python benchmarks/steps.py                          all cases, 5 processes
+    python benchmarks/steps.py --cases P1 P9 --json out.jsonl
+
+Everything that a step does is in its time: gathering random rows, the loss, Adam. The peak is
+probed in the same process, before and after; a figure is the median over fresh processes.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+
+import numpy as np
+
+import peak
+from cases import STEPS, Step
+from processes import in_fresh_process, serve
+from records import append, new_parser, new_record, three_digits
+
+#: Seconds that a turn takes, and turns.
+TURN_SECONDS, TURNS = 0.1, 5
+
+
+def measure(request: dict) -> dict:
+    """Time one case; the work of a fresh process."""
+    step = STEPS[request["case"]]
+    if step.instruction_set:
+        os.environ["HOTLOOP_ISA"] = step.instruction_set  # before hotloop is imported
+    run_epoch, steps = _training(step)
+    start = time.perf_counter()
+    run_epoch(1)
+    epochs = max(1, int(TURN_SECONDS / (time.perf_counter() - start)))
+    peaks, seconds = [], []
+    for _ in range(TURNS):
+        peaks.append(peak.measure(request["instruction_set"])[step.dtype])
+        start = time.perf_counter()
+        run_epoch(epochs)
+        seconds.append((time.perf_counter() - start) / (epochs * steps))
+    return {"us": 1e6 * min(seconds), "peak": max(peaks)}
+
+
+def _training(step: Step):
+    """A function that trains for so many epochs, and the steps of each."""
+    from hotloop import backends, plan, spec
+
+    *hidden, outputs = step.widths[1:]
+    layers = (*(spec.Dense(units, "relu") for units in hidden), spec.Dense(outputs))
+    network = spec.Network((step.widths[0],), layers, spec.LOSSES["log_loss"])
+    steps = max(2, 4096 // step.batch)
+    n = steps * step.batch
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, step.widths[0])).astype(step.dtype)
+    streams = {"X": X, "y": rng.integers(outputs, size=n).astype(np.int32)}
+    optimizer = spec.Adam()
+    compiled = plan.compile_training(
+        network, dtype=step.dtype, batch_size=step.batch, optimizer=optimizer
+    )
+    start = plan.init_parameters(network, np.random.RandomState(0), np.dtype(step.dtype))
+    runner = backends.open_runner(compiled, plan.new_state(start, optimizer), streams)
+    order = rng.permutation(n).astype(np.intp)
+
+    def run(epochs: int) -> None:
+        scalars = np.zeros((1, epochs * steps, len(plan.GROUPS), len(plan.SCALARS)))
+        scalars[..., plan.SCALARS.index("rate")] = 1e-4
+        scalars[..., plan.SCALARS.index("momentum")] = 0.9
+        losses = runner.run(np.broadcast_to(order, (1, epochs, n)), scalars)
+        assert np.isfinite(losses).all()
+
+    return run, steps
+
+
+def main() -> int:
+    serve(measure)
+    parser = new_parser(__doc__)
+    parser.add_argument("--cases", nargs="+", choices=STEPS, default=list(STEPS))
+    arguments = parser.parse_args()
+    widest = os.environ.get("HOTLOOP_ISA") or peak.widest()
+    print("| step: batch, widths | us | of the peak | must, reach for |\n|---|---|---|---|")
+    for name in arguments.cases:
+        step = STEPS[name]
+        instruction_set = step.instruction_set or widest
+        if peak.measure(instruction_set) is None:
+            print(f"| {name} | absent: this processor has no {instruction_set} | | |")
+            continue
+        request = {"case": name, "instruction_set": instruction_set}
+        answers = [in_fresh_process(__file__, request) for _ in range(arguments.processes)]
+        percents = [step.flops / answer["us"] / 10 / answer["peak"] for answer in answers]
+        more = {
+            "percent_of_peak": statistics.median(percents),
+            "peak_gflops": statistics.median(answer["peak"] for answer in answers),
+            "instruction_set": instruction_set,
+        }
+        values = [answer["us"] for answer in answers]
+        record = new_record(f"step {name} {step}", "hotloop", "us/step", values, None, **more)
+        append(arguments.json, [record])
+        aim = ", ".join(f"{share} %" for share in step.aim)
+        share = f"{record['percent_of_peak']:.0f} %"
+        print(f"| {name} {step} | {three_digits(record['value'])} | {share} | {aim} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

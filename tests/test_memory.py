@@ -1,0 +1,123 @@
+"""What a fit takes beyond what it was given, and what it leaves: copies of X, copies of weights.
+
+tracemalloc sees NumPy's arrays, and the buffers of the kernels are such. Every bound has room for
+much less than one more copy.
+"""
+
+import gc
+import tracemalloc
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+import hotloop
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+rng = np.random.default_rng(0)
+
+
+def traced(action):
+    """Bytes that an action took at its peak, and those that it left."""
+    action()  # caches of plans, lazy imports
+    gc.collect()
+    tracemalloc.start()
+    try:
+        result = action()
+        gc.collect()
+        left, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert result is not None
+    return peak, left
+
+
+X = rng.normal(size=(20_000, 100))
+LABELS = rng.integers(5, size=20_000)
+#: Orders of rows, class codes and scores take a few words a row; X takes 100.
+NO_COPY, ONE_COPY = 0.25, 1.25
+
+
+def copies_of_x(given, estimator="MLPClassifier", **parameters):
+    """What a fit took, in copies of X as it was given."""
+    target = LABELS if estimator == "MLPClassifier" else X[:, 0]
+    model = getattr(hotloop, estimator)(hidden_layer_sizes=(10,), max_iter=2, **parameters)
+    peak, _ = traced(lambda: model.fit(given, target))
+    return peak / (given.data.nbytes if scipy.sparse.issparse(given) else given.nbytes)
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+@pytest.mark.parametrize("precision", ["auto", "float32", "float64"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_contiguous_x_is_not_copied(dtype, precision, solver):
+    """In whichever precision it is computed: rows are converted as they are gathered."""
+    for estimator in ("MLPClassifier", "MLPRegressor"):
+        took = copies_of_x(X.astype(dtype), estimator, solver=solver, precision=precision)
+        assert took < NO_COPY, estimator
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_early_stopping_copies_the_rows_it_sets_aside(shuffle):
+    """And no others."""
+    given = X.astype(np.float32)
+    took = copies_of_x(given, early_stopping=True, shuffle=shuffle, validation_fraction=0.25)
+    assert 0.25 < took < 0.25 + NO_COPY
+
+
+@pytest.mark.parametrize(
+    "given", [np.asfortranarray(X), X[:, ::-1], X.astype(">f8")], ids=["F", "reversed", "swapped"]
+)
+def test_an_x_of_another_layout_is_copied_once(given):
+    """So these bounds can be broken."""
+    assert NO_COPY < copies_of_x(given) < ONE_COPY
+
+
+def test_what_is_no_float_is_converted_at_once():
+    """To the precision that is computed with."""
+    assert 0.5 < copies_of_x(X.astype(np.int64), precision="float32") < 0.5 + NO_COPY
+
+
+# ---- weights ---------------------------------------------------------------------------
+
+ROWS = rng.normal(size=(150, 400)).astype(np.float32)
+CODES = rng.integers(10, size=150)
+HIDDEN = (700, 600)
+N_WEIGHTS = 400 * 700 + 700 * 600 + 600 * 10
+#: What a batch takes: inputs, outputs and gradients of outputs of each layer.
+ARENA = 4 * 150 * (2 * (700 + 600 + 10) + 400)
+
+
+def copies_of_weights(n_bytes):
+    return n_bytes / (4 * N_WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "during", "after"),
+    [
+        pytest.param({}, 6.8, 3, id="adam"),
+        pytest.param({"solver": "sgd"}, 4.7, 2, id="sgd"),
+        pytest.param({"early_stopping": True}, 7.2, 3, id="early stopping"),  # and scores rows
+        pytest.param({"warm_start": True}, 6.8, 3, id="warm start"),
+    ],
+)
+def test_copies_of_the_weights(parameters, during, after):
+    """W and its moments twice, in the kernels' layout and in the outcome, where W was the start;
+    the transposes of all layers but the first once (here 0.6). After it W and the moments.
+    """
+    model = hotloop.MLPClassifier(HIDDEN, max_iter=2, random_state=0, **parameters)
+    if "warm_start" not in parameters:
+        fit = lambda: hotloop.MLPClassifier(**model.get_params()).fit(ROWS, CODES)  # noqa: E731
+    else:
+        fit = lambda: model.fit(ROWS, CODES)  # noqa: E731
+    peak, left = traced(fit)
+    assert after - 0.1 < copies_of_weights(left) < after + 0.1
+    assert after < copies_of_weights(peak - ARENA) < during
+
+
+def test_copies_of_the_weights_in_predictions():
+    """One, packed, for a batch; none for a few rows; nothing stays."""
+    model = hotloop.MLPClassifier(HIDDEN, max_iter=1).fit(ROWS, CODES)
+    for n, most in ((100, 1.6), (2, 0.05)):
+        peak, left = traced(lambda n=n: model.predict_proba(ROWS[:n]))
+        assert copies_of_weights(peak) < most
+        assert copies_of_weights(left) < 0.05
