@@ -90,7 +90,7 @@ EXTENSION_LIST = " ".join(
     if row.extends
 )
 #: Static libraries and extension are made anew when any of these is newer than they are.
-DEPENDENCIES = ["setup.py", *sorted(glob("kernels/*.[ch]"))]
+DEPENDENCIES = ["setup.py", *sorted(glob("kernels/*.[ch]") + glob("kernels/*.pxi"))]
 
 
 def compiler_flags(compiler, own=()):

@@ -209,8 +209,7 @@ int hl_share(hl_team *team, int64_t n_pieces, hl_piece run, void *context, hl_qu
     team->run = run;
     team->context = context;
     for (int t = 0; t < size; t++)
-        *share_of(team, t) =
-            (hl_share_of_pieces){n_pieces * t / size, n_pieces * (t + 1) / size};
+        *share_of(team, t) = (hl_share_of_pieces){n_pieces * t / size, n_pieces * (t + 1) / size};
     for (int i = 0; i < team->n_workers && i < n_pieces - 1; i++) post(team->workers[i]);
     for (int64_t piece; !stop && (piece = take_piece(team, 0)) >= 0;) {
         run(context, piece, 0);

@@ -140,7 +140,9 @@ def test_no_file_is_longer_than_900_lines(path):
 
 @pytest.mark.parametrize(
     "path",
-    sorted(p for p in (ROOT / "kernels").iterdir() if p.suffix in {".c", ".h", ".pyx", ".pxi", ".py"}),
+    sorted(
+        p for p in (ROOT / "kernels").iterdir() if p.suffix in {".c", ".h", ".pyx", ".pxi", ".py"}
+    ),
     ids=lambda p: p.name,
 )
 def test_no_kernel_file_is_longer_than_900_lines(path):

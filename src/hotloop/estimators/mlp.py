@@ -34,8 +34,8 @@ from ..compat import (
     validate_parameters,
 )
 from ..plan import (
-    CSRInput,
     IN_PLACE_ROWS,
+    CSRInput,
     Plan,
     compile_gradients,
     compile_inference,
