@@ -37,6 +37,9 @@ LINE_BYTES = 64
 ROUNDED_BYTES = 2
 #: Bytes of activations and deltas that one chunk of rows may take, to stay in a core's cache.
 CHUNK_BYTES = 512 * 1024
+#: A batch goes in one piece if inputs and outputs of each layer take no more: weights then pass
+#: through the cache once.
+BATCH_BYTES = 1536 * 1024
 #: From so many rows and panels of outputs on, a gradient of weights packs its input first: rows
 #: lie on more pages than the processor keeps track of, and each packed column is used often. No
 #: more rows than the last, since each thread needs room for them.
@@ -591,6 +594,13 @@ class _Lowering:
                 updates.append(self.update(layer, fields))
         return ops + updates
 
+    def chunk_rows(self, arena_bytes: int, batch_size: int) -> int:
+        """Rows that go through the ops of a step together."""
+        widest = max(self.stride(I) + self.stride(O) for I, O in self.shapes)
+        if batch_size * widest * self.dtype.itemsize <= BATCH_BYTES:
+            return max(batch_size, 1)
+        return _chunk_rows(arena_bytes // batch_size)
+
     def rows_of(self, seconds: float, *, passes: int) -> int:
         """About how many rows go forward, or forward and back (3 passes), in some time."""
         flops = 2 * passes * self.network_size * (2 if self.rounds else 1)  # if pairs are slow
@@ -686,7 +696,7 @@ def _compile(
         parameter_ops=parameter_ops,
         catch_up_ops=catch_up_ops,
         batch_size=batch_size,
-        chunk_rows=_chunk_rows(arena // max(batch_size, 1)),
+        chunk_rows=lowering.chunk_rows(arena, batch_size),
         inference_rows=inference_rows,
         arena_bytes=arena,
         inference_arena_bytes=inference_arena,
