@@ -166,7 +166,7 @@ typedef struct hl_history {
 typedef struct hl_batch {
     char *arena;
     char *store;
-    char *scratch; /* of one thread: a unit's gradient, then the input that it packs */
+    char *scratch; /* of one thread: gradients of `grain` units, then what they pack */
     hl_stream X;
     hl_stream y;           /* int32 codes (n,) or the op's dtype (n, O) */
     const double *weights; /* (n,) or NULL */
@@ -198,7 +198,8 @@ typedef struct hl_geometry {
     int64_t unit_rows;      /* rows of I in one unit of a panels weight */
     int64_t most_unit_rows; /* in the last one, which takes what would be less than half a unit */
     int64_t narrow_columns; /* columns of I in one unit of a narrow weight */
-    int64_t unit_size;      /* elements of the largest unit, with which a thread's scratch begins */
+    int64_t unit_size;      /* elements of the largest unit, in a thread's scratch */
+    int64_t packed_size;    /* elements that units pack there */
     int64_t counted_steps;  /* HL_MOST_COUNTED */
 } hl_geometry;
 

@@ -88,6 +88,7 @@ cdef extern from "abi.h" nogil:
         int64_t most_unit_rows
         int64_t narrow_columns
         int64_t unit_size
+        int64_t packed_size
         int64_t counted_steps
 
     ctypedef struct hl_kernels:

@@ -6,8 +6,9 @@
 #define UNIT_ROWS 96
 #define MOST_UNIT_ROWS (UNIT_ROWS + UNIT_ROWS / 2)
 #define NARROW_COLUMNS (8 * VL) /* columns of I in a unit of a narrow weight */
-/* Elements of a unit of either layout; a thread's scratch begins with room for one. */
+/* Elements of a unit of either layout, and those that it may pack of both sides of the product. */
 #define UNIT_SIZE (MOST_UNIT_ROWS * 3 * VL)
+#define PACKED_SIZE (COLUMNS_BLOCK * (MOST_UNIT_ROWS + 3 * VL))
 
 INLINE REAL *in_arena(const hl_batch *batch, int64_t offset) {
     return (REAL *)(batch->arena + offset);
@@ -355,69 +356,89 @@ static void pack_columns(const STORED *A, int64_t lda, int64_t n, int64_t column
         }
 }
 
-/* The unit's tiles: gradient (rows of I by columns of O) = A' D, or D' A in a narrow weight. Both
- * start at the unit's first column. What the optimizer will read is asked for meanwhile. */
-static void unit_gradient(sink *s, unit u, const OPERAND *A, int64_t lda, const OPERAND *D,
-                          int64_t ldd) {
+/* A unit's tiles over K rows of the batch: C (rows of I by columns of O) = A' D, or D' A in a narrow
+ * weight; added to C if it continues. A and D start at the unit's first column. What the optimizer
+ * will read is asked for meanwhile, where it is `next`. */
+static void unit_products(const sink *s, unit u, REAL *C, int64_t ld, const OPERAND *A, int64_t lda,
+                          const OPERAND *D, int64_t ldd, int64_t K, int continues, int next) {
     const hl_op *op = s->op;
-    const int64_t n = operands(s->batch->n), block = block_of(n, COLUMNS_BLOCK);
-    const int narrow = op->layout == HL_narrow, fused = op->gradient == HL_update;
-    REAL *scratch = (REAL *)s->batch->scratch;
-    REAL *C = fused ? scratch : in_store(s->batch, op->weight_gradient) + u.offset;
+    const int narrow = op->layout == HL_narrow;
     int64_t rows = narrow ? u.runs : u.rows, columns = narrow ? u.length : u.width;
-    int64_t ld = narrow && !fused ? u.stride : columns;
     const OPERAND *left = narrow ? D : A, *right = narrow ? A : D;
     int64_t ld_left = narrow ? ldd : lda, ld_right = narrow ? lda : ldd;
     const int64_t stepped[] = {op->weight, op->weight_slot_0, op->weight_slot_1};
     int64_t tile = 0;
-    for (int64_t b = 0; b < n; b += block) {
-        int64_t K = n - b < block ? n - b : block;
-        for (int64_t r = 0, mr; r < rows; r += mr) {
-            mr = tile_rows(rows - r, narrow ? NR : columns);
-            int64_t asked = tile / 3 * (K / 4) * VL;
-            const REAL *soon = (const REAL *)left;
-            if (fused && !narrow && asked < u.length && stepped[tile % 3] >= 0)
-                soon = in_store(s->batch, stepped[tile % 3]) + u.offset + asked;
-            tile++;
-            int64_t across = !narrow ? columns : mr == 1 ? 8 * VL : mr == 2 ? 4 * VL : NR;
-            for (int64_t c = 0; c < columns; c += across) {
-                int64_t width = columns - c < across ? columns - c : across;
-                columns_tile_any(mr, width, K, left + b * ld_left + r, ld_left,
-                                 right + b * ld_right + c, ld_right, C + r * ld + c, ld,
-                                 b > 0 || op->gradient == HL_accumulate, soon);
-            }
+    for (int64_t r = 0, mr; r < rows; r += mr, tile++) {
+        mr = tile_rows(rows - r, narrow ? NR : columns);
+        int64_t asked = tile / 3 * (K / 4) * VL;
+        const REAL *soon = (const REAL *)left;
+        if (next && !narrow && asked < u.length && stepped[tile % 3] >= 0)
+            soon = in_store(s->batch, stepped[tile % 3]) + u.offset + asked;
+        int64_t across = !narrow ? columns : mr == 1 ? 8 * VL : mr == 2 ? 4 * VL : NR;
+        for (int64_t c = 0; c < columns; c += across) {
+            int64_t width = columns - c < across ? columns - c : across;
+            columns_tile_any(mr, width, K, left + r, ld_left, right + c, ld_right, C + r * ld + c,
+                             ld, continues, soon);
         }
     }
-    if (!fused) return;
-    for (int64_t run = 0; run < u.runs; run++)
-        step_weights(s, scratch + run * ld, u.offset + run * u.stride, u.length);
+}
+
+/* Gradients of the units begin .. end, which have their rows of I in common, at `units`, UNIT_SIZE
+ * apart, or where they are kept. All take some rows of the batch before any takes the next, so that
+ * what they read of the input stays in the cache. */
+static void units_gradient(const sink *s, int64_t begin, int64_t end, REAL *units) {
+    const hl_op *op = s->op;
+    const hl_batch *batch = s->batch;
+    const int fused = op->gradient == HL_update, narrow = op->layout == HL_narrow;
+    const int64_t n = operands(batch->n), block = block_of(n, COLUMNS_BLOCK);
+    OPERAND *packed = (OPERAND *)(units + op->grain * UNIT_SIZE);
+    OPERAND *columns = packed + COLUMNS_BLOCK * MOST_UNIT_ROWS;
+    for (int64_t b = 0; b < n; b += block) {
+        const int64_t K = n - b < block ? n - b : block, row = b * PER_OPERAND;
+        const int64_t rows = K * PER_OPERAND < batch->n - row ? K * PER_OPERAND : batch->n - row;
+        for (int64_t k = begin; k < end; k++) {
+            const unit u = unit_of(op, k);
+            const STORED *A = stored(batch, op->input) + row * op->ld_input + u.i;
+            const STORED *D = stored(batch, op->d_output) + row * op->ld_output + u.j;
+            const OPERAND *a = (const OPERAND *)A, *d = (const OPERAND *)D;
+            int64_t lda = op->ld_input, ldd = op->ld_output;
+            if (op->pack_input) {
+                a = packed, lda = MOST_UNIT_ROWS;
+                if (k == begin) pack_columns(A, op->ld_input, rows, u.rows, lda, packed);
+            }
+            if (PAIRED) {
+                d = columns, ldd = 3 * VL;
+                pack_columns(D, op->ld_output, rows, u.width, ldd, columns);
+            }
+            unit_products(s, u,
+                          fused ? units + (k - begin) * UNIT_SIZE
+                                : in_store(batch, op->weight_gradient) + u.offset,
+                          narrow ? (fused ? u.length : u.stride) : u.width, a, lda, d, ldd, K,
+                          b > 0 || op->gradient == HL_accumulate, fused && b + block >= n);
+        }
+    }
 }
 
 static void dense_backward_weight(const hl_op *op, const hl_batch *batch, int64_t begin,
                                   int64_t end) {
-    const STORED *A = stored(batch, op->input), *D = stored(batch, op->d_output);
-    OPERAND *packed = (OPERAND *)((REAL *)batch->scratch + UNIT_SIZE);
+    const STORED *D = stored(batch, op->d_output);
+    REAL *units = (REAL *)batch->scratch;
     sink s = sink_of(op, batch);
-    for (int64_t k = begin; k < end; k++) {
-        unit u = unit_of(op, k);
-        const OPERAND *a = (const OPERAND *)(A + u.i), *d = (const OPERAND *)(D + u.j);
-        int64_t lda = op->ld_input, ldd = op->ld_output;
-        s.squares = v_zero();
-        if (op->pack_input) {
-            a = packed, lda = MOST_UNIT_ROWS;
-            if (k == begin || u.j == 0)
-                pack_columns(A + u.i, op->ld_input, batch->n, u.rows, lda, packed);
+    for (int64_t first = begin, last; first < end; first = last) {
+        const int64_t i = unit_of(op, first).i;
+        for (last = first + 1; last < end && unit_of(op, last).i == i;) last++;
+        units_gradient(&s, first, last, units);
+        for (int64_t k = first; k < last; k++) {
+            const unit u = unit_of(op, k);
+            if (u.bias) sink_bias(&s, u, D + u.j, op->ld_output);
+            if (op->gradient != HL_update) continue;
+            s.squares = v_zero();
+            for (int64_t run = 0; run < u.runs; run++)
+                step_weights(&s, units + (k - first) * UNIT_SIZE + run * u.length,
+                             u.offset + run * u.stride, u.length);
+            refresh_unit(op, batch, u);
+            ((double *)(batch->store + op->squares))[k] = v_sum(s.squares);
         }
-        if (PAIRED) {
-            OPERAND *columns = packed + operands(batch->n) * MOST_UNIT_ROWS;
-            d = columns, ldd = 3 * VL;
-            pack_columns(D + u.j, op->ld_output, batch->n, u.width, ldd, columns);
-        }
-        unit_gradient(&s, u, a, lda, d, ldd);
-        if (u.bias) sink_bias(&s, u, D + u.j, op->ld_output);
-        if (op->gradient != HL_update) continue;
-        refresh_unit(op, batch, u);
-        ((double *)(batch->store + op->squares))[k] = v_sum(s.squares);
     }
 }
 

@@ -36,6 +36,7 @@ const hl_kernels HL_THIS_TABLE = {
                  .most_unit_rows = MOST_UNIT_ROWS,
                  .narrow_columns = NARROW_COLUMNS,
                  .unit_size = UNIT_SIZE,
+                 .packed_size = PACKED_SIZE,
                  .counted_steps = HL_MOST_COUNTED},
     .run =
         {

@@ -206,7 +206,7 @@ INLINE int64_t tile_rows(int64_t left, int64_t width) {
  * cache while rows go by, and the rows of B in a columns_tile in the first: K is cut evenly, and
  * a chain goes on from where it was stored. */
 #define ROWS_BLOCK 1024
-#define COLUMNS_BLOCK 512
+#define COLUMNS_BLOCK 256
 INLINE int64_t block_of(int64_t K, int64_t most) {
     int64_t blocks = (K + most - 1) / most;
     return blocks ? (K + blocks - 1) / blocks : 1;

@@ -70,23 +70,27 @@ def test_chunks_of_rows_do_not_show(outputs, loss, sparse, dtype):
 
 @both_dtypes
 @pytest.mark.parametrize("inputs", [16, 143, 144, 230])
-def test_packed_inputs_do_not_show(inputs, dtype):
-    """The gradient of a large batch and a wide layer is made from a copy of the input without
-    gaps; it has the bits of one that reads the input where it lies.
+def test_units_that_go_together_do_not_show(inputs, dtype):
+    """The gradients of a large batch and a wide layer are summed for many units at a time, from a
+    copy of the input without gaps; they have the bits of those that are made one by one from the
+    input where it lies.
     """
-    problem = build(Stack((inputs, 300, 4), ("relu",), "log_loss", n=700, dtype=dtype))
+    problem = build(Stack((inputs, 1100, 4), ("relu",), "log_loss", n=700, dtype=dtype))
     compiled = plan.compile_training(
         problem.network, dtype=np.dtype(dtype), batch_size=600, optimizer=OPTIMIZERS["adam"]
     )
     assert compiled.ops["pack_input"].any()
-    in_place = compiled.ops.copy()
+    assert (compiled.ops["grain"] > 1).any()
+    in_place, alone = compiled.ops.copy(), compiled.ops.copy()
     in_place["pack_input"] = 0
+    alone["grain"] = 1
     results = []
-    for each in (compiled, replace(compiled, ops=in_place)):
+    for ops in (compiled.ops, in_place, alone):
         state = plan.new_state(problem.parameters.copy(), OPTIMIZERS["adam"])
-        runner = backends.open_runner(each, state, problem.streams)
+        runner = backends.open_runner(replace(compiled, ops=ops), state, problem.streams)
         runner.run(make_orders(problem, 2), make_scalars("adam", 2 * steps_per_epoch(700, 600)))
         runner.read_state(state)
         results.append(state.parameters)
-    np.testing.assert_array_equal(*results)
+    for other in results[1:]:
+        np.testing.assert_array_equal(results[0], other)
     assert not np.array_equal(results[0][0], problem.parameters[0])

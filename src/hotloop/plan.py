@@ -40,10 +40,10 @@ CHUNK_BYTES = 512 * 1024
 #: A batch goes in one piece if inputs and outputs of each layer take no more: weights then pass
 #: through the cache once.
 BATCH_BYTES = 1536 * 1024
-#: From so many rows and panels of outputs on, a gradient of weights packs its input first: rows
-#: lie on more pages than the processor keeps track of, and each packed column is used often. No
-#: more rows than the last, since each thread needs room for them.
-PACK_FROM_ROWS, PACK_FROM_PANELS, PACK_TO_ROWS = 512, 8, 8192
+#: From so many rows on, the gradients of some units are summed together, so that each row is
+#: fetched once for all; at most so many units. Under so many panels of outputs they pack the input
+#: first: rows lie on more pages than the processor keeps track of.
+GROUP_FROM_ROWS, MOST_GROUPED, PACK_FROM_PANELS = 512, 32, 32
 #: A guess of what a lane of a vector does in a second, to tell short steps from long ones.
 FLOPS_PER_LANE = 8e9
 #: How long an interrupt may have to wait for an optimizer that has begun to change weights.
@@ -614,20 +614,14 @@ class _Lowering:
         if self.products_of(layer) != self.dtype.name:
             return True  # into pairs along the reduction
         wide = self.panels(self.shapes[layer][1]) >= PACK_FROM_PANELS
-        fits = PACK_FROM_ROWS <= batch_size <= PACK_TO_ROWS
-        return wide and fits and not (self.sparse and layer == 0)
+        return wide and batch_size >= GROUP_FROM_ROWS
 
-    def scratch_bytes(self, ops: np.ndarray, batch_size: int) -> int:
-        """Room for a unit's gradient, and for the columns of both sides that it packs."""
-        scratch = _Buffer()
-        self.take(scratch, self.sizes["unit_size"])
+    def scratch_bytes(self, ops: np.ndarray) -> int:
+        """Room for the gradients of units that are summed together, and for what they pack."""
+        n = max(ops["grain"]) * self.sizes["unit_size"]
         if ops["pack_input"].any():
-            columns, rows, n_bytes = self.sizes["most_unit_rows"], batch_size, self.dtype.itemsize
-            if self.rounds:  # both sides, in pairs of rows
-                columns += 3 * self.sizes["vector_lanes"]
-                rows, n_bytes = -(-batch_size // 2) * 2, ROUNDED_BYTES
-            scratch.take(rows * columns * n_bytes)
-        return scratch.n_bytes
+            n += self.sizes["packed_size"]
+        return -(-int(n) * self.dtype.itemsize // LINE_BYTES) * LINE_BYTES
 
     def backward_weight(
         self, layer: int, fields: Mapping[str, int], batch_size: int, **more: int
@@ -639,8 +633,9 @@ class _Lowering:
             dtype=DTYPES[self.products_of(layer)],
             pack_input=self.packs_input(layer, batch_size),
         )
-        if op["pack_input"]:  # a thread packs once for all units it takes: few, but even
-            op["grain"] = -(-self.panels(self.shapes[layer][1]) // 2)
+        if op["pack_input"] or (batch_size >= GROUP_FROM_ROWS and not self.narrow(layer)):
+            halves = -(-self.panels(self.shapes[layer][1]) // 2)  # few pieces, but even ones
+            op["grain"] = min(MOST_GROUPED, halves)
         return op
 
     def catch_up(self, fields: Mapping[str, int]) -> np.ndarray:
@@ -700,7 +695,7 @@ def _compile(
         inference_rows=inference_rows,
         arena_bytes=arena,
         inference_arena_bytes=inference_arena,
-        scratch_bytes=lowering.scratch_bytes(ops, batch_size) if train else 0,
+        scratch_bytes=lowering.scratch_bytes(ops) if train else 0,
         small_rows=lowering.rows_of(SMALL_SECONDS, passes=3),
         large_rows=lowering.rows_of(LARGE_SECONDS, passes=3),
         inference_small_rows=lowering.rows_of(SMALL_SECONDS, passes=1),
