@@ -248,7 +248,8 @@ INLINE V v_spread(OPERAND x) { return (V)((VU){0} + x); }
 INLINE V v_mac(V a, V b, V c) { return (V)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b); }
 #else
 /* What the instruction does: the second product first, each added by an fma. A product of two
- * bfloat16 numbers is exact, so that all sets agree, those without fma too. */
+ * bfloat16 numbers is exact, so that all sets agree, those without fma too, as long as no product
+ * is below the normal range. */
 INLINE V v_mac(V a, V b, V c) {
     c = v_fma((V)((VU)a & UPPER), (V)((VU)b & UPPER), c);
     return v_fma((V)((VU)a << 16), (V)((VU)b << 16), c);

@@ -19,7 +19,7 @@ from sklearn.base import clone
 
 import hotloop
 import oracle
-from hotloop import backends, plan
+from hotloop import backends, plan, spec
 from stacks import (
     ACTIVATIONS,
     LOSSES,
@@ -51,6 +51,21 @@ def test_the_oracle_rounds_to_8_bits_and_ties_to_even():
     got = oracle.bfloat16(x)
     assert list(got[:-1]) == expected[:-1]
     assert abs(got[-1] / x[-1] - 1) <= 2**-8
+
+
+@every_way
+@pytest.mark.parametrize(("x", "rounded"), [(1 + 2**-8, 1), (1 + 3 * 2**-8, 1 + 2**-6)])
+def test_ties_are_rounded_to_even(x, rounded, operands):
+    """What multiplies is seen in the loss of w x = rounded x, whose half square it is."""
+    layers = spec.Network((1,), (spec.Dense(1),), spec.LOSSES["squared_error"])
+    compiled = plan.compile_training(
+        layers, dtype="float32", batch_size=1, optimizer=OPTIMIZERS["sgd"], operands=operands
+    )
+    state = plan.new_state(np.array([1, 0], np.float32), OPTIMIZERS["sgd"])
+    streams = {"X": np.full((1, 1), x, np.float32), "y": np.zeros((1, 1), np.float32)}
+    runner = backends.open_runner(compiled, state, streams)
+    scalars = np.zeros((1, 1, len(plan.GROUPS), len(plan.SCALARS)))
+    assert runner.run(None, scalars, n_epochs=1)[0, 0] == rounded**2 / 2
 
 
 @every_way

@@ -66,7 +66,7 @@ def test_a_wrong_weight_shows():
 
 def test_long_rows_and_deep_networks_have_the_bits_of_a_batch():
     """Where the GIL is let go, buffers are beyond the stack, and a sum is cut into blocks."""
-    for widths in ((2500, 900, 30, 4), (3, *[9] * 300, 2)):
+    for widths in ((2500, 900, 30, 4), (257, 12), (2500, 7, 3), (3, *[9] * 300, 2)):
         activations = ("tanh",) * (len(widths) - 2)
         assert_same_bits(build(Stack(widths, activations, "squared_error", 8, "float64")))
 
