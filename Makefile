@@ -54,7 +54,7 @@ check-clang: $(BIN)/python
 check-versions: $(BIN)/python
 	for minor in 11 12 13 14; do .ci/elsewhere python3.$$minor -n 2 -m "not slow" || exit 1; done
 
-bench: $(STAMPS)/package
+bench: $(STAMPS)/demo
 	$(BIN)/python benchmarks/$(BENCH).py $(ARGS)
 
 lint: $(STAMPS)/dev
