@@ -274,10 +274,10 @@ CHILD = textwrap.dedent(
         "less data than indices": replace("data", lambda d: d[:-4].copy()),
         "float indices": replace("indices", lambda i: i.astype(float)),
     }
-    Y = np.c_[y, 1 - y, y]
+    Y = np.tile(np.c_[y, 1 - y], 3)
     LABELS = {name: getattr(sp, name) for name in ("csr_matrix", "csc_matrix", "bsr_array")}
     NOT_FLAT = {
-        "data of no columns": replace("data", lambda d: d.reshape(-1, *d.shape[1:])[:, None][:, :0]),
+        "data of no columns": replace("data", lambda d: np.stack((d, d), axis=1)[:, :0]),
         "data of two columns": replace("data", lambda d: np.stack((d, d), axis=1)),
     }
 
@@ -345,13 +345,14 @@ CHILD = textwrap.dedent(
         for container_name, container in LABELS.items():
             for change_name, change in CHANGES.items():
                 if "at the width" in change_name:
-                    change = put("indices", -1, 3 if "csc" not in container_name else 40)
+                    change = put("indices", -1, 40 if "csc" in container_name else 6)
                 for call_name in ("fit", "partial_fit"):
                     def call(container=container, change=change, call_name=call_name):
                         labels = container(Y)
                         change(labels)
-                        extra = {"classes": [0, 1, 2]} if call_name == "partial_fit" else {}
-                        getattr(hotloop.MLPClassifier((8,), max_iter=2), call_name)(X, labels, **extra)
+                        extra = {"classes": range(6)} if call_name == "partial_fit" else {}
+                        new = hotloop.MLPClassifier((8,), max_iter=2)
+                        getattr(new, call_name)(X, labels, **extra)
                     yield f"labels {container_name} {change_name} {call_name}", call
         for cls in (hotloop.MLPClassifier, hotloop.MLPRegressor):
             for sizes in SIZES:

@@ -49,7 +49,7 @@ def test_names_of_parameters_do_not_keep_their_class():
     assert [*Local().get_params()] == ["alpha"]
 
     def other(self, tol=0.1):
-        super(Local, self).__init__(tol=tol)
+        hotloop.MLPRegressor.__init__(self, tol=tol)
 
     Local.__init__ = other
     assert [*Local().get_params()] == ["tol"]

@@ -135,11 +135,11 @@ def test_what_does_not_fit_is_reckoned_before_it_is_taken(monkeypatch, sparse, s
     given = given.astype(np.float32)
     given = given if sparse else np.ones((2, 100_000), np.float32)
     target = np.arange(given.shape[0]) % 2
-    model = getattr(hotloop, estimator)((1,), solver=solver, max_iter=2)
+    model = getattr(hotloop, estimator)(hidden_layer_sizes=(1,), solver=solver, max_iter=2)
     peak, _ = traced(lambda: model.fit(given, target))
     monkeypatch.setattr("hotloop.validate.ALWAYS_THERE", 0)
     monkeypatch.setattr("hotloop.validate._memory_bytes", lambda: 0.0)
     with pytest.raises(MemoryError) as refusal:
         model.fit(given, target)
     reckoned = int(re.search(r"\((\d+) bytes", str(refusal.value))[1])
-    assert 0.7 * peak < reckoned < 1.05 * peak
+    assert 0.6 * peak < reckoned < 1.05 * peak

@@ -322,7 +322,8 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         """Refuse what does not fit into memory: what kernels hold, what the outcome is copied to
         (or L-BFGS works with), and outputs and their gradients in a batch.
         """
-        record = {"sgd": spec.SGD(), "adam": spec.Adam(), "lbfgs": None}[self.solver]
+        records: dict[str, spec.SGD | spec.Adam] = {"sgd": spec.SGD(), "adam": spec.Adam()}
+        record = records.get(self.solver)
         if record is None:
             dtype, n_rows, n_vectors = np.dtype(np.float64), 1, LBFGS_VECTORS
         else:
