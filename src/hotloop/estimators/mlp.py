@@ -246,9 +246,9 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            If a parameter, X, y or a weight cannot be used, or the network diverges: what the
-            fit ends with is not finite. With `early_stopping` it ends with the weights of the
-            best epoch, and those before it diverged are finite.
+            If a parameter, X, y or a weight cannot be used, or the network diverges; but with
+            `early_stopping` the weights of the best epoch are kept, and a network that diverges
+            after it is no error.
         MemoryError
             If there is no room for a network of that size.
         """
