@@ -274,6 +274,44 @@ CHILD = textwrap.dedent(
         "less data than indices": replace("data", lambda d: d[:-4].copy()),
         "float indices": replace("indices", lambda i: i.astype(float)),
     }
+    Y = np.tile(np.c_[y, 1 - y], 3)
+    LABELS = {name: getattr(sp, name) for name in ("csr_matrix", "csc_matrix", "bsr_array")}
+    NOT_FLAT = {
+        "data of no columns": replace("data", lambda d: np.stack((d, d), axis=1)[:, :0]),
+        "data of two columns": replace("data", lambda d: np.stack((d, d), axis=1)),
+    }
+
+    def shorten(lists):
+        lists[3] = lists[3][:-1]
+        return lists
+
+    def lengthen(lists):
+        lists[3] = lists[3] + [1]
+        return lists
+
+    ODD = {
+        "lil": {
+            "rows longer": replace("rows", lengthen),
+            "data shorter": replace("data", shorten),
+            "fewer rows": replace("rows", lambda r: r[:-2].copy()),
+            "less data": replace("data", lambda d: d[:-2].copy()),
+            "no lists": put("rows", 3, 7),
+            "index out": put("rows", 3, [2**30]),
+        },
+        "dia": {
+            "fewer offsets": replace("offsets", lambda o: o[:-1].copy()),
+            "one offset": replace("offsets", lambda o: o[:1].copy()),
+            "flat data": replace("data", lambda d: d.ravel()),
+        },
+        "bsr": {
+            **NOT_FLAT,
+            "flat data": replace("data", lambda d: d.ravel()),
+            "index out": put("indices", 0, 2**30),
+        },
+        "csr": NOT_FLAT,
+        "csc": NOT_FLAT,
+        "coo": NOT_FLAT,
+    }
     CONTAINERS = {name: getattr(sp, name) for name in ("csr_matrix", "csr_array", "csc_matrix")}
     SIZES = ((10**9,), (10**6, 10**6), (2**31, 2**31), (10**18,), (2**63,), (100, 10**9))
 
@@ -294,6 +332,28 @@ CHILD = textwrap.dedent(
                             new = hotloop.MLPClassifier((8,), max_iter=2)
                             getattr(new, call_name)(A, y, **extra)
                     yield f"{container_name} {change_name} {call_name}", call
+        for kind, changes in ODD.items():
+            for change_name, change in changes.items():
+                for call_name in ("fit", "predict_proba"):
+                    def call(kind=kind, change=change, call_name=call_name):
+                        A = tampered(getattr(sp, f"{kind}_matrix"), change)
+                        if call_name == "predict_proba":
+                            fitted.predict_proba(A)
+                        else:
+                            hotloop.MLPClassifier((8,), max_iter=2).fit(A, y)
+                    yield f"odd {kind} {change_name} {call_name}", call
+        for container_name, container in LABELS.items():
+            for change_name, change in CHANGES.items():
+                if "at the width" in change_name:
+                    change = put("indices", -1, 40 if "csc" in container_name else 6)
+                for call_name in ("fit", "partial_fit"):
+                    def call(container=container, change=change, call_name=call_name):
+                        labels = container(Y)
+                        change(labels)
+                        extra = {"classes": range(6)} if call_name == "partial_fit" else {}
+                        new = hotloop.MLPClassifier((8,), max_iter=2)
+                        getattr(new, call_name)(X, labels, **extra)
+                    yield f"labels {container_name} {change_name} {call_name}", call
         for cls in (hotloop.MLPClassifier, hotloop.MLPRegressor):
             for sizes in SIZES:
                 for solver in ("adam", "sgd", "lbfgs"):
@@ -339,6 +399,22 @@ def test_a_malformed_sparse_matrix_is_a_value_error(dangerous):
     assert not wrong, "\n".join(f"{k}: {v}" for k, v in wrong.items())
 
 
+def test_arrays_of_odd_shapes_in_any_sparse_format_are_a_value_error(dangerous):
+    """LIL and DIA whose parts differ in length, data that is not flat, blocks that do not fit."""
+    odd = {k: v for k, v in dangerous.items() if k.startswith("odd ")}
+    assert len(odd) == 2 * (6 + 3 + 4 + 3 * 2)
+    wrong = {k: v for k, v in odd.items() if v[0] != "ValueError" or "X is a malfo" not in v[1]}
+    assert not wrong, "\n".join(f"{k}: {v}" for k, v in wrong.items())
+
+
+def test_a_malformed_sparse_y_is_a_value_error_that_names_y(dangerous):
+    """An indicator matrix is judged as X is."""
+    labels = {k: v for k, v in dangerous.items() if k.startswith("labels ")}
+    assert len(labels) == 3 * 14 * 2
+    wrong = {k: v for k, v in labels.items() if v[0] != "ValueError" or "y is a malfo" not in v[1]}
+    assert not wrong, "\n".join(f"{k}: {v}" for k, v in wrong.items())
+
+
 def test_absurd_sizes_are_an_error_at_once(dangerous):
     """10**9 units, products that overflow: MemoryError or ValueError, not a killed process."""
     sizes = {k: v for k, v in dangerous.items() if k.startswith("MLP")}
@@ -366,3 +442,69 @@ def test_a_matrix_with_repeated_and_unsorted_entries_is_added_up_as_sklearn_does
         )
         np.testing.assert_array_equal(given.indices, before.indices)
         np.testing.assert_array_equal(given.data, before.data)
+
+
+@every_class
+def test_csr_of_more_columns_than_an_index_can_tell_is_refused(name):
+    """Kernels keep columns in 32 bits."""
+    wide = sp.csr_matrix(([1.0], ([0], [2**31])), shape=(12, 2**31 + 1))
+    said = error_of(hotloop, name, lambda e: e.fit(wide, y))
+    assert isinstance(said, ValueError)
+    assert "columns" in str(said)
+
+
+@every_class
+@pytest.mark.parametrize("precision", ["float32", "bfloat16_emulated"])
+@pytest.mark.parametrize("value", [1e300, -1e39])
+def test_predictions_refuse_values_too_large_for_float32_as_fit_does(name, precision, value):
+    """In a batch, in one row and in CSR; infinity would have become NaN."""
+    bad = with_value(value)
+    expected = error_of(hotloop, name, lambda e: e.fit(bad, y), precision=precision)
+    assert "float32" in str(expected)
+    for given in (bad, bad[5:6], sp.csr_matrix(bad), sp.csr_matrix(bad[5:6])):
+        said = error_of(hotloop, name, lambda e: e.fit(X, y).predict(given), precision=precision)  # noqa: B023
+        assert (type(said), str(said)) == (type(expected), str(expected))
+    assert error_of(hotloop, name, lambda e: e.fit(X, y).predict(bad)) is None
+
+
+@every_class
+@pytest.mark.parametrize(
+    "weights", [1e60, 1e-60, np.r_[1e39, np.ones(11)], np.r_[1e-40, np.ones(11)]]
+)
+def test_weights_beyond_float32_are_named(name, weights):
+    """Where float32 computes; float64 takes them."""
+    weights = np.broadcast_to(weights, 12).astype(float)
+    for given in ({"precision": "float32"}, {"precision": "auto"}):
+        rows = X if given["precision"] == "float32" else X.astype(np.float32)
+        said = error_of(hotloop, name, lambda e: e.fit(rows, y, sample_weight=weights), **given)  # noqa: B023
+        assert isinstance(said, ValueError)
+        assert "sample_weight" in str(said)
+        assert "1.17549e-38 to 3.40282e+38" in str(said)
+    assert error_of(hotloop, name, lambda e: e.fit(X, y, sample_weight=weights)) is None
+
+
+@pytest.mark.parametrize("target", [y.astype(str), y.astype("S"), list(map(str, y))])
+def test_a_regressor_refuses_strings_as_sklearn_refuses_them(target):
+    """A TypeError there, too, if an obscure one."""
+    for method in ("fit", "partial_fit"):
+        for module in (hotloop, sklearn.neural_network):
+            said = error_of(module, "MLPRegressor", lambda e: getattr(e, method)(X, target))  # noqa: B023
+            assert isinstance(said, TypeError)
+
+
+@every_class
+@pytest.mark.parametrize("n_jobs", [0, True, 1.0])
+def test_predictions_of_any_number_of_rows_refuse_a_bad_n_jobs(name, n_jobs):
+    """As fit does, also if it was set after the fit."""
+    assert isinstance(error_of(hotloop, name, lambda e: e.fit(X, y), n_jobs=n_jobs), ValueError)
+    for n in (1, 12):
+        call = lambda e: e.fit(X, y).set_params(n_jobs=n_jobs).predict(X[:n])  # noqa: B023, E731
+        assert "n_jobs" in str(error_of(hotloop, name, call))
+
+
+@every_class
+@pytest.mark.parametrize(("passes", "refused"), [({"shuffle": True}, 1), ({"max_iter": 1}, 1.0)])
+def test_a_value_that_passed_does_not_let_its_equal_of_another_type_pass(name, passes, refused):
+    """True == 1 == 1.0, and they hash alike."""
+    assert error_of(hotloop, name, lambda e: e.fit(X, y), **passes) is None
+    assert_refused_alike(name, lambda e: e.fit(X, y), **dict.fromkeys(passes, refused))

@@ -1,8 +1,12 @@
 """On scikit-learn 1.7 and 1.8, which have no callbacks, everything else is there."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
+
+import hotloop
 
 #: Hides sklearn.callback from us, once scikit-learn itself is loaded.
 CODE = """
@@ -33,3 +37,23 @@ def test_without_callbacks_the_estimators_work_and_have_no_set_callbacks():
         timeout=600,
     )
     assert child.returncode == 0, child.stderr
+
+
+def test_names_of_parameters_do_not_keep_their_class():
+    """And follow its __init__ if that is replaced."""
+
+    class Local(hotloop.MLPRegressor):
+        def __init__(self, alpha=0.1):
+            super().__init__(alpha=alpha)
+
+    assert [*Local().get_params()] == ["alpha"]
+
+    def other(self, tol=0.1):
+        hotloop.MLPRegressor.__init__(self, tol=tol)
+
+    Local.__init__ = other
+    assert [*Local().get_params()] == ["tol"]
+    gone = weakref.ref(Local)
+    del Local, other
+    gc.collect()
+    assert gone() is None

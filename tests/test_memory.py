@@ -5,6 +5,7 @@ much less than one more copy.
 """
 
 import gc
+import re
 import tracemalloc
 
 import numpy as np
@@ -121,3 +122,24 @@ def test_copies_of_the_weights_in_predictions():
         peak, left = traced(lambda n=n: model.predict_proba(ROWS[:n]))
         assert copies_of_weights(peak) < most
         assert copies_of_weights(left) < 0.05
+
+
+@pytest.mark.parametrize("estimator", ["MLPClassifier", "MLPRegressor"])
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_what_does_not_fit_is_reckoned_before_it_is_taken(monkeypatch, sparse, solver, estimator):
+    """Within what a fit takes, and not far below: rows of weights under CSR are padded to vectors,
+    which for one unit is many times of them.
+    """
+    given = scipy.sparse.csr_matrix((np.ones(40), np.arange(40), np.arange(41)), (40, 100_000))
+    given = given.astype(np.float32)
+    given = given if sparse else np.ones((2, 100_000), np.float32)
+    target = np.arange(given.shape[0]) % 2
+    model = getattr(hotloop, estimator)(hidden_layer_sizes=(1,), solver=solver, max_iter=2)
+    peak, _ = traced(lambda: model.fit(given, target))
+    monkeypatch.setattr("hotloop.validate.ALWAYS_THERE", 0)
+    monkeypatch.setattr("hotloop.validate._memory_bytes", lambda: 0.0)
+    with pytest.raises(MemoryError) as refusal:
+        model.fit(given, target)
+    reckoned = int(re.search(r"\((\d+) bytes", str(refusal.value))[1])
+    assert 0.6 * peak < reckoned < 1.05 * peak

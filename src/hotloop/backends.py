@@ -18,7 +18,7 @@ from hotloop.kernels import DTYPES
 from hotloop.kernels.engine import Engine, Rows
 from hotloop.kernels.engine import shuffle as shuffle_orders
 from hotloop.plan import GROUPS, SCALARS, Plan, State, weight_views
-from hotloop.threads import Threads, thread_count
+from hotloop.threads import Threads, check_n_jobs, thread_count
 
 #: Input arrays of a run by name. "X": C-contiguous (n, I) of float32 or float64, or CSR in the
 #: plan's dtype. "y": int32 codes (n,) or C-contiguous (n, O) of the plan's dtype, as the loss
@@ -327,6 +327,7 @@ def predict(
     ndarray of shape (n, O)
         In the plan's dtype.
     """
+    check_n_jobs(n_jobs)
     few = X.shape[0] < plan.inference_small_rows
     engine = Engine(plan, {}, *thread_count(1 if few else n_jobs))
     dtype = plan.dtype
@@ -416,6 +417,7 @@ __all__ = [
     "Rows",
     "Runner",
     "Streams",
+    "check_n_jobs",
     "config",
     "open_runner",
     "predict",

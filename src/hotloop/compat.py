@@ -7,9 +7,8 @@ change there is a change here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import scipy
 from sklearn.base import BaseEstimator
@@ -55,6 +54,8 @@ PLAIN_TYPES = (int, float, str, bool, type(None))
 #: (name, type, value) of parameters that passed, by class; so many at most.
 _PASSED: WeakKeyDictionary[type, set] = WeakKeyDictionary()
 MOST_PASSED = 1024
+#: Names of the parameters of a class and the __init__ they are of, which may hold the class.
+_NAMES: WeakKeyDictionary[type, tuple[ReferenceType | None, tuple[str, ...]]] = WeakKeyDictionary()
 
 
 class FitTasks:
@@ -127,10 +128,14 @@ class FitTasks:
         }
 
 
-@lru_cache(maxsize=64)
-def parameter_names(cls: type, init: Any) -> tuple[str, ...]:
-    """Names that scikit-learn reads from a signature at each call; `init` is ``cls.__init__``."""
-    return tuple(BaseEstimator._get_param_names.__func__(cls))
+def parameter_names(cls: type) -> tuple[str, ...]:
+    """Names that scikit-learn reads from a signature at each call."""
+    init = cls.__init__  # type: ignore[misc]
+    made_from, names = _NAMES.get(cls, (None, ()))
+    if made_from is None or made_from() is not init:
+        names = tuple(BaseEstimator._get_param_names.__func__(cls))
+        _NAMES[cls] = ref(init), names
+    return names
 
 
 def validate_parameters(estimator: Any) -> None:

@@ -706,6 +706,26 @@ def _compile(
     )
 
 
+def store_bytes(
+    network: Network, dtype: np.dtype | type, optimizer: Optimizer | None, *, sparse: bool
+) -> int:
+    """What the store of a plan that trains takes, known before anything is taken or compiled.
+
+    Parameters
+    ----------
+    network : Network
+    dtype : dtype
+    optimizer : SGD, Adam or None
+        None for a plan of gradients.
+    sparse : bool
+        Whether rows are to come as CSR.
+    """
+    lowering = _Lowering(network, dtype, optimizer, sparse=sparse)
+    for layer in range(len(lowering.shapes)):
+        lowering.parameter_fields(layer, train=True, keep_gradient=optimizer is None)
+    return lowering.store.n_bytes
+
+
 def compile_training(
     network: Network,
     *,

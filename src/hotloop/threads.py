@@ -49,8 +49,7 @@ def thread_count(n_jobs: Any) -> Threads:
     ValueError
         If `n_jobs` or HOTLOOP_NUM_THREADS is no such number.
     """
-    if n_jobs is not None and (not isinstance(n_jobs, Integral) or n_jobs == 0):
-        raise ValueError(f"n_jobs must be None or an int other than 0, got {n_jobs!r}.")
+    check_n_jobs(n_jobs)
     number: int | None = None if n_jobs is None else int(n_jobs)
     if number == 1:  # the commonest, and not worth asking the system for
         return Threads(1, 1)
@@ -63,6 +62,14 @@ def thread_count(n_jobs: Any) -> Threads:
         allowed = min(limit, _variable("OMP_NUM_THREADS") or limit)
         allowed = 1 if current_process().daemon else allowed
     return Threads(max(1, allowed + 1 + number) if number else allowed, limit)
+
+
+def check_n_jobs(n_jobs: Any) -> None:
+    """Refuse what :func:`thread_count` would, without asking how many threads there are."""
+    if n_jobs is not None and (
+        isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or n_jobs == 0
+    ):
+        raise ValueError(f"n_jobs must be None or an int other than 0, got {n_jobs!r}.")
 
 
 def _processors() -> int:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -113,6 +112,7 @@ class TrainingData:
                         f"{np.dtype(dtype)} can hold. Scale y, or use precision='float64'."
                     )
         if self.sample_weight is not None:
+            _refuse_beyond(self.sample_weight, dtype)
             streams["sample_weight"] = self.sample_weight
         return streams
 
@@ -158,10 +158,11 @@ def training_data(
         For anything that cannot be learned from; the message says what came.
     """
     twin = _twin(estimator)
+    y = _checked_if_sparse(y, "y")
     if not (_is_plain_target(y) and _is_plain(estimator, X, reset=reset) and len(X) == len(y)):
         X, y = validate_data(
             twin,
-            _checked_if_sparse(X),
+            _checked_if_sparse(X, "X"),
             y,
             accept_sparse=["csr", "csc"],
             multi_output=True,
@@ -171,8 +172,8 @@ def training_data(
         )
     elif reset:
         vars(twin).pop("feature_names_in_", None)
-    if PRECISIONS[precision][0] is np.float32 and X.dtype == np.float64 and _overflows(X):
-        validate_data(twin, X, accept_sparse=["csr", "csc"], dtype=np.float32)  # raises
+    if PRECISIONS[precision][0] is np.float32:
+        _refuse_overflow(twin, X, np.float32)
     if y.ndim == 2 and y.shape[1] == 1:
         y = column_or_1d(y, warn=True)
     return TrainingData(
@@ -205,7 +206,8 @@ def inference_input(estimator: Any, X: Any) -> Any:
     """
     if _is_plain(estimator, X, reset=False):
         return X
-    X = validate_data(estimator, _checked_if_sparse(X), accept_sparse=["csr", "csc"], reset=False)
+    X = _checked_if_sparse(X, "X")
+    X = validate_data(estimator, X, accept_sparse=["csr", "csc"], reset=False)
     return _as_kernels_take_it(X)
 
 
@@ -234,19 +236,26 @@ def _is_plain_target(y: Any) -> bool:
     return y.dtype.kind != "f" or bool(np.isfinite(y).all())
 
 
-def _overflows(X: Any) -> bool:
-    """Whether a finite value of X is beyond what float32 can hold."""
+def _refuse_overflow(estimator: Any, X: Any, dtype: Any) -> None:
+    """Refuse an X with a finite value beyond what `dtype` can hold, in scikit-learn's words."""
     data = X.data if scipy.sparse.issparse(X) else X
-    with np.errstate(over="ignore"):
-        return bool(data.size) and bool(
-            np.isinf(np.array([data.min(), data.max()]).astype(np.float32)).any()
-        )
+    if data.dtype.kind != "f" or data.dtype.itemsize <= np.dtype(dtype).itemsize or not data.size:
+        return
+    if not np.isfinite(converted(np.array([data.min(), data.max()]), dtype)).all():
+        twin = _twin(estimator)
+        validate_data(twin, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
 
 
 def converted(X: Any, dtype: Any) -> Any:
     """X of that dtype, a value beyond its range made infinite; copied only if it is of another."""
     with np.errstate(over="ignore"):
         return X.astype(dtype, copy=False)
+
+
+def narrowed(estimator: Any, X: Any, dtype: Any) -> Any:
+    """X of that dtype, as scikit-learn would take it in: a value beyond its range is an error."""
+    _refuse_overflow(estimator, X, dtype)
+    return converted(X, dtype)
 
 
 #: Random streams that no fit uses at the moment: a new one takes longer than a small fit's epoch.
@@ -292,56 +301,95 @@ def _as_kernels_take_it(X: Any) -> Any:
     return X
 
 
-def _checked_if_sparse(X: Any) -> Any:
-    """Refuse a sparse matrix whose index arrays point outside it.
+def _checked_if_sparse(X: Any, name: str) -> Any:
+    """Refuse a sparse matrix whose arrays do not fit each other, or point outside it.
 
     SciPy checks them only when it builds a matrix, in part, and its conversions and
     products follow them wherever they lead.
     """
     if not scipy.sparse.issparse(X) or X.ndim != 2:
         return X
-    if X.format in ("dok", "dia"):
-        X = X.tocoo()
-    elif X.format == "lil":
-        X = X.tocsr()
-    whole, bounds = _coordinates(X) if X.format == "coo" else _compressed(X)
-    malformed = f"X is a malformed {X.format.upper()} matrix of shape {X.shape}"
-    if not whole:
+    if X.shape[1] >= 2**31:
         raise ValueError(
-            f"{malformed}: its index arrays have lengths that do not fit its shape and data, no "
-            "integers in them, or an indptr that does not rise from 0. Build the matrix anew."
+            f"{name} has {X.shape[1]} columns, allowed are at most {2**31 - 1}. Leave out columns "
+            "that hold nothing, or hash them to fewer."
         )
-    for index, size in bounds:
+    malformed = f"{name} is a malformed {X.format.upper()} matrix of shape {X.shape}"
+    whole = _WHOLE.get(X.format, _whole_compressed)(X)
+    if whole and X.format in ("dok", "dia"):
+        X = X.tocoo()
+    elif whole and X.format == "lil":
+        X = X.tocsr()
+    if not whole or not _WHOLE.get(X.format, _whole_compressed)(X):
+        raise ValueError(
+            f"{malformed}: its arrays have lengths that do not fit its shape and each other, no "
+            "integers for indices, or an indptr that does not rise from 0. Build the matrix anew."
+        )
+    for index, size in _indices(X):
         if index.size and (index.min() < 0 or index.max() >= size):
             wrong = index.min() if index.min() < 0 else index.max()
             raise ValueError(f"{malformed}: an index is {wrong}, allowed are 0 to {size - 1}.")
     return X
 
 
-def _coordinates(X: Any) -> tuple[bool, list[tuple[Array, int]]]:
-    """Whether a COO matrix is of one piece, and (indices, size) of its axes."""
-    indices = X.row, X.col
-    whole = all(i.shape == X.data.shape and i.dtype.kind in "iu" for i in indices)
-    return whole, list(zip(indices, X.shape, strict=True))
+def _whole_coordinates(X: Any) -> bool:
+    """Whether the arrays of a COO matrix fit each other."""
+    same = all(i.shape == X.data.shape and i.dtype.kind in "iu" for i in (X.row, X.col))
+    return same and X.data.ndim == 1
 
 
-def _compressed(X: Any) -> tuple[bool, list[tuple[Array, int]]]:
-    """Whether a CSR, CSC or BSR matrix is of one piece, and (indices, size) of its long axis."""
+def _whole_lists(X: Any) -> bool:
+    """Whether a LIL matrix has two lists of one length for each row."""
+    lists = X.rows, X.data
+    return all(part.shape == X.shape[:1] and part.dtype == object for part in lists) and all(
+        type(columns) is type(values) is list and len(columns) == len(values)
+        for columns, values in zip(*lists, strict=True)
+    )
+
+
+def _whole_diagonals(X: Any) -> bool:
+    """Whether a DIA matrix has an offset for each diagonal."""
+    return X.data.ndim == 2 and X.offsets.shape == X.data.shape[:1] and X.offsets.dtype.kind in "iu"
+
+
+def _whole_compressed(X: Any) -> bool:
+    """Whether the arrays of a CSR, CSC or BSR matrix fit its shape and each other."""
     indptr, indices = X.indptr, X.indices
-    n_rows, n_columns = X.shape
+    n_lines, block = X.shape[1 if X.format == "csc" else 0], ()
     if X.format == "bsr":
-        n_rows, n_columns = n_rows // X.blocksize[0], n_columns // X.blocksize[1]
-    n_lines, size = (n_columns, n_rows) if X.format == "csc" else (n_rows, n_columns)
-    whole = (
+        block = X.data.shape[1:]
+        if len(block) != 2 or any(b == 0 or n % b for n, b in zip(X.shape, block, strict=True)):
+            return False
+        n_lines //= block[0]
+    return (
         indptr.shape == (n_lines + 1,)
-        and indices.shape == X.data.shape[:1]
+        and indices.ndim == 1
+        and X.data.shape == indices.shape + block
         and indptr.dtype.kind in "iu"
         and indices.dtype.kind in "iu"
         and indptr[0] == 0
         and bool((indptr[1:] >= indptr[:-1]).all())
         and bool(indptr[-1] <= indices.size)
     )
-    return whole, [(indices, size)]
+
+
+#: How each format is judged, unless it is compressed; a DOK is a dict, whatever is in it.
+_WHOLE: dict[str, Callable[[Any], bool]] = {
+    "coo": _whole_coordinates,
+    "dia": _whole_diagonals,
+    "dok": lambda X: True,
+    "lil": _whole_lists,
+}
+
+
+def _indices(X: Any) -> list[tuple[Array, int]]:
+    """Index arrays of a COO, CSR, CSC or BSR matrix, and how many places each may point to."""
+    n_rows, n_columns = X.shape
+    if X.format == "coo":
+        return [(X.row, n_rows), (X.col, n_columns)]
+    if X.format == "bsr":
+        n_columns //= X.blocksize[1]
+    return [(X.indices, n_rows if X.format == "csc" else n_columns)]
 
 
 def _weights(sample_weight: Any, X: Any) -> Array:
@@ -352,6 +400,20 @@ def _weights(sample_weight: Any, X: Any) -> Array:
             "to be ignored the weight 0."
         )
     return np.ascontiguousarray(weights, dtype=np.float64)
+
+
+def _refuse_beyond(weights: Array, dtype: Any) -> None:
+    """Refuse weights that `dtype` cannot hold, or whose sum float64 cannot."""
+    limits, used = np.finfo(dtype), weights[weights > 0]
+    with np.errstate(over="ignore"):
+        total = used.sum()
+    if used.min() < limits.tiny or used.max() > limits.max or np.isinf(total):
+        raise ValueError(
+            f"sample_weight holds values from {used.min():g} to {used.max():g} that sum up to "
+            f"{total:g}; computing in {np.dtype(dtype)} allows 0 and values from "
+            f"{limits.tiny:g} to {limits.max:g} of a finite sum. Scale sample_weight, give samples "
+            "that are to be ignored the weight 0, or use precision='float64'."
+        )
 
 
 def regression_target(y: Any, loss: str) -> Array:
@@ -372,7 +434,7 @@ def regression_target(y: Any, loss: str) -> Array:
     Raises
     ------
     TypeError
-        For a sparse y, or one of times.
+        For a sparse y, or one of times or strings.
     ValueError
         For values that are no numbers, or negative ones under the Poisson loss.
     """
@@ -383,6 +445,8 @@ def regression_target(y: Any, loss: str) -> Array:
         )
     if y.dtype.kind in "mM":
         raise TypeError(f"y must hold numbers, not times ({y.dtype}); convert them first.")
+    if y.dtype.kind in "US":
+        raise TypeError(f"y must hold numbers, not strings ({y.dtype}); convert them first.")
     try:
         y = np.asarray(y, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -658,32 +722,30 @@ def as_dtype(arrays: Sequence[Array], dtype: Any) -> list[Array]:
     return [np.ascontiguousarray(array, dtype=dtype) for array in arrays]
 
 
-def affordable(network: Network, n_rows: int, dtype: Any, n_copies: int) -> None:
+#: So much is taken without a question, and without asking the system.
+ALWAYS_THERE = 2**28
+
+
+def affordable(network: Network, n_bytes: int) -> None:
     """Refuse a network whose training does not fit into memory, before allocating for it.
 
     Parameters
     ----------
     network : Network
         The one to be trained.
-    n_rows : int
-        Rows whose activations are held at once.
-    dtype : dtype
-        Of parameters and activations.
-    n_copies : int
-        Arrays as long as the parameters that are held at once.
+    n_bytes : int
+        What its training holds at once, at least.
 
     Raises
     ------
     MemoryError
-        If more bytes are needed than the machine, or this process's share of it, has.
+        If that is more than the machine, or this process's share of it, has.
     """
-    widths = [network.in_shape[0], *(layer.units for layer in network.layers)]
-    n_parameters = sum((i + 1) * o for i, o in pairwise(widths))
-    n_bytes = np.dtype(dtype).itemsize * (n_copies * n_parameters + 2 * n_rows * sum(widths[1:]))
-    if n_bytes > 2**28 and n_bytes > _memory_bytes():
+    if n_bytes > ALWAYS_THERE and n_bytes > _memory_bytes():
+        widths = [network.in_shape[0], *(layer.units for layer in network.layers)]
         raise MemoryError(
             f"Training layers of {widths} units needs at least {n_bytes / 2**30:.3g} GiB "
-            f"({n_bytes} bytes: {n_parameters} parameters, {n_copies} times, and activations); "
+            f"({n_bytes} bytes for parameters, all that is kept beside them, and activations); "
             f"there are {_memory_bytes() / 2**30:.3g} GiB. Use smaller hidden_layer_sizes, a "
             "smaller batch_size, fewer features or precision='float32'."
         )

@@ -42,6 +42,8 @@ from ..plan import (
     compile_training,
     empty_vector,
     init_parameters,
+    n_parameters,
+    store_bytes,
     weight_views,
 )
 from ..validate import Labels, TrainingData
@@ -61,9 +63,8 @@ HISTORY = {
 PASSING = (*HISTORY.values(), "_optimizer", "feature_names_in_")
 #: dtypes that rows are predicted from where they lie.
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-#: Vectors as long as the parameters that are held at once: SciPy's L-BFGS-B and its ten
-#: pairs; parameters, moments, gradient, previous and best parameters of the epochs.
-LBFGS_COPIES, EPOCH_COPIES = 27, 6
+#: Vectors as long as the parameters that SciPy's L-BFGS-B and its ten pairs take.
+LBFGS_VECTORS = 25
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +89,7 @@ def _network(widths: tuple[int, ...], activation: str, loss: spec.Loss) -> spec.
 # the calls of partial_fit and predict share them.
 _training_plan = lru_cache(maxsize=64)(compile_training)
 _gradient_plan = lru_cache(maxsize=64)(compile_gradients)
+_store_bytes = lru_cache(maxsize=64)(store_bytes)
 
 
 #: Estimators that are being fitted, by id, with a weak reference to what lives as long as the fit:
@@ -199,7 +201,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
 
     @classmethod
     def _get_param_names(cls) -> list[str]:
-        return list(parameter_names(cls, cls.__init__))
+        return list(parameter_names(cls))
 
     def _validate_params(self) -> None:
         validate_parameters(self)
@@ -244,7 +246,9 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            If a parameter, X, y or a weight cannot be used, or the network diverges.
+            If a parameter, X, y or a weight cannot be used, or the network diverges; but with
+            `early_stopping` the weights of the best epoch are kept, and a network that diverges
+            after it is no error.
         MemoryError
             If there is no room for a network of that size.
         """
@@ -310,13 +314,25 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         self, network: spec.Network, data: TrainingData, rng: np.random.RandomState
     ) -> Array:
         """Random parameters, if there is room for all that training needs."""
-        if self.solver == "lbfgs":
-            validate.affordable(network, 1, np.float64, LBFGS_COPIES)
-        else:
-            n_rows = min(self._batch_size(data.X.shape[0]), data.X.shape[0])
-            validate.affordable(network, n_rows, self._dtype(data.X), EPOCH_COPIES)
+        self._require_room(network, data)
         factor = 2.0 if self.activation == "logistic" else 6.0
         return init_parameters(network, rng, self._dtype(data.X), factor=factor)
+
+    def _require_room(self, network: spec.Network, data: TrainingData) -> None:
+        """Refuse what does not fit into memory: what kernels hold, what the outcome is copied to
+        (or L-BFGS works with), and outputs and their gradients in a batch.
+        """
+        records: dict[str, spec.SGD | spec.Adam] = {"sgd": spec.SGD(), "adam": spec.Adam()}
+        record = records.get(self.solver)
+        if record is None:
+            dtype, n_rows, n_vectors = np.dtype(np.float64), 1, LBFGS_VECTORS
+        else:
+            dtype, n_rows = self._dtype(data.X), data.X.shape[0]
+            n_rows, n_vectors = min(self._batch_size(n_rows), n_rows), 1 + len(record.slots)
+        n_units = sum(layer.units for layer in network.layers)
+        n_numbers = n_vectors * n_parameters(network) + 2 * n_rows * n_units
+        stored = _store_bytes(network, dtype, record, sparse=data.is_sparse)
+        validate.affordable(network, stored + dtype.itemsize * n_numbers)
 
     def _dtype(self, followed: Array) -> np.dtype:
         """What is computed with: the dtype of `followed`, unless `precision` says another."""
@@ -509,6 +525,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         if type(X) is np.ndarray and X.ndim == 2 and len(X) <= IN_PLACE_ROWS:
             known = self.__dict__
             try:
+                backends.check_n_jobs(known["n_jobs"])
                 coefs, intercepts, dtype = known["coefs_"], known["intercepts_"], X.dtype
                 if (
                     dtype in FLOATS
@@ -521,7 +538,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                     if output is not None:
                         return output
             except (KeyError, TypeError, ValueError):
-                pass  # not fitted, or coefs_ edited past use: said below
+                pass  # not fitted, n_jobs is none, or coefs_ edited past use: said below
         return self._output(self._checked(X), raw=raw)
 
     def _output(self, X: Any, *, raw: bool = False) -> Array:
@@ -534,7 +551,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         if self.precision == "auto" and np.result_type(X.dtype, dtype) != dtype:
             dtype = np.dtype(np.float64)
             coefs, intercepts = (validate.as_dtype(arrays, dtype) for arrays in (coefs, intercepts))
-        X = validate.converted(X, dtype)
+        X = validate.narrowed(self, X, dtype)
         sparse = scipy.sparse.issparse(X)
         plan = _inference_plan(widths, self.activation, self.out_activation_, dtype, sparse, raw)
         return backends.predict(plan, coefs, intercepts, X, n_jobs=self.n_jobs)
