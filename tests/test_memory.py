@@ -121,3 +121,13 @@ def test_copies_of_the_weights_in_predictions():
         peak, left = traced(lambda n=n: model.predict_proba(ROWS[:n]))
         assert copies_of_weights(peak) < most
         assert copies_of_weights(left) < 0.05
+
+
+def test_copies_of_the_weights_in_predictions_from_sparse_rows():
+    """None of the first, which has a row for each feature."""
+    X = scipy.sparse.random(150, 200_000, 1e-4, "csr", np.float32, random_state=0)
+    model = hotloop.MLPClassifier((50,), max_iter=1).fit(X, CODES)
+    for n in (150, 1):
+        peak, left = traced(lambda n=n: model.predict_proba(X[:n]))
+        assert peak < 0.05 * model.coefs_[0].nbytes
+        assert left < 0.01 * model.coefs_[0].nbytes
