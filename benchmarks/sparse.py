@@ -1,4 +1,4 @@
-"""Times training on CSR input: steps of hotloop by themselves, and epochs beside scikit-learn.
+"""Times CSR input: steps of hotloop by themselves; epochs and predictions beside scikit-learn.
 
     python benchmarks/sparse.py                               steps and synthetic data, 5 processes
     python benchmarks/sparse.py --cases synthetic --dtype float32 --json out.jsonl
@@ -9,7 +9,8 @@ float32. `touched` is what the weights, moments and nothing else of the features
 a step has to read and write it at least once. Epochs: what more of them add to a fit.
 scikit-learn knows no lazy updates, and its time does not depend on alpha: all are compared with
 its own at the default alpha. Where the losses of the second epoch there differ by more than 1e-3
-the row is void, and says so.
+the row is void, and says so. Predictions: as many features as a small corpus has words, 100 hidden
+units.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ SETTINGS = ((1e-4, "exact"), (0.0, "exact"), (1e-4, "lazy"), (0.0, "lazy"))
 SYNTHETIC = Case(10_000, 50_000, (100,), 2, 200, epochs=8)
 TEXTS = ("ag_news", "sms_spam", "movie_polarity")
 LOSS_TOLERANCE = 1e-3
+#: Features of the rows that are predicted, and how many of these at a time.
+WORDS, ROWS = 21_861, (1, 1000)
 DEFAULT = "0.0001 exact"
 
 
@@ -131,7 +134,27 @@ def measure_training(request: dict) -> dict:
     }
 
 
+def measure_prediction(request: dict) -> dict:
+    """Time predict_proba of both libraries, in turns; the work of a fresh process."""
+    X = random_rows(max(ROWS), WORDS, request["dtype"])
+    case = Case(*X.shape, (100,), 2, 200, epochs=1)
+    _, model = peers.fit("hotloop", case, X, np.arange(case.n) % case.classes, 1, n_jobs=1)
+    predict = {peer: peers.predictor(peer, model) for peer in ("hotloop", "sklearn")}
+    ms: dict[str, float] = {}
+    for n in ROWS:
+        seconds: dict[str, list[float]] = {peer: [] for peer in predict}
+        for _ in range(100):
+            for peer, function in predict.items():
+                start = time.perf_counter()
+                function(X[:n])
+                seconds[peer].append(time.perf_counter() - start)
+        ms |= {f"{n} {peer}": 1e3 * float(np.median(seconds[peer])) for peer in predict}
+    return {"ms": ms}
+
+
 def measure(request: dict) -> dict:
+    if request.get("name") == "predict":
+        return measure_prediction(request)
     return measure_step(request) if "step" in request else measure_training(request)
 
 
@@ -182,10 +205,26 @@ def time_training(request: dict, arguments) -> bool:
     return True
 
 
+def time_predictions(arguments) -> None:
+    """Print and record what a prediction takes."""
+    print("\n| rows, dtype | hotloop, ms | scikit-learn, ms |\n|---|---|---|")
+    for dtype in arguments.dtype:
+        request = {"name": "predict", "dtype": dtype}
+        answers = [in_fresh_process(__file__, request) for _ in range(arguments.processes)]
+        for n in ROWS:
+            case, records = f"csr predict {n} x {WORDS}-100-1 {dtype}", []
+            for peer in ("hotloop", "sklearn"):
+                values = [answer["ms"][f"{n} {peer}"] for answer in answers]
+                records.append(new_record(case, peer, "ms", values, None))
+            append(arguments.json, records)
+            cells = [three_digits(record["value"]) for record in records]
+            print("| " + " | ".join([f"{n} {dtype}", *cells]) + " |", flush=True)
+
+
 def main() -> int:
     serve(measure)
     parser = new_parser(__doc__)
-    cases = ("step", "synthetic", *TEXTS)
+    cases = ("step", "predict", "synthetic", *TEXTS)
     parser.add_argument("--cases", nargs="+", choices=cases, default=cases)
     parser.add_argument("--dtype", nargs="+", default=("float32", "float64"))
     parser.add_argument("--data", metavar="DIR", help="a folder with " + ", ".join(TEXTS))
@@ -194,6 +233,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if "step" in arguments.cases:
         time_steps(arguments)
+    if "predict" in arguments.cases:
+        time_predictions(arguments)
     trained = [
         name
         for name in arguments.cases

@@ -86,7 +86,7 @@
     F(int64_t, features)  /* store, (I,) hl_feature */                                             \
     F(int64_t, counts)    /* store, (pieces of I, HL_MOST_COUNTED) float64: of squared weights */  \
     F(int64_t, ld_weight) /* of layout rows, in elements */                                        \
-    F(int64_t, weight)    /* store, and so are all below */                                        \
+    F(int64_t, weight)    /* store, and so are all below; -1: the batch's plain_weight */          \
     F(int64_t, weight_slot_0)                                                                      \
     F(int64_t, weight_slot_1)                                                                      \
     F(int64_t, weight_gradient)                                                                    \
@@ -168,9 +168,10 @@ typedef struct hl_batch {
     char *store;
     char *scratch; /* of one thread: gradients of `grain` units, then what they pack */
     hl_stream X;
-    hl_stream y;           /* int32 codes (n,) or the op's dtype (n, O) */
-    const double *weights; /* (n,) or NULL */
-    void *out;             /* (n, O), the op's dtype */
+    hl_stream y;              /* int32 codes (n,) or the op's dtype (n, O) */
+    const double *weights;    /* (n,) or NULL */
+    void *out;                /* (n, O), the op's dtype */
+    const void *plain_weight; /* (I, O), the op's dtype, as the user has it */
     const intptr_t *order;
     int64_t first;
     int64_t n;

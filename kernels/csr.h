@@ -103,12 +103,15 @@ static void csr_index(const hl_op *op, const hl_batch *batch, int64_t begin, int
 
 /* ------------------------------------------------------------------ forward */
 
-/* nv vectors of a row of the output, from its entries begin .. end. */
+/* nv vectors of a row of the output, from its entries begin .. end. The last of them starts at
+ * `at_last`, as in row.h. */
 INLINE void csr_products(const int nv, const hl_op *op, const hl_stream *X, int64_t begin,
-                         int64_t end, const REAL *W, const REAL *bias, REAL *output) {
+                         int64_t end, const REAL *W, const REAL *bias, REAL *output,
+                         int64_t at_last) {
     V c[MOST_VECTORS];
+#define AT(j) ((j) < nv - 1 ? (j) * VL : at_last)
 #pragma GCC unroll 8
-    for (int j = 0; j < nv; j++) c[j] = v_load(bias + j * VL);
+    for (int j = 0; j < nv; j++) c[j] = v_load(bias + AT(j));
     for (int64_t e = begin; e < end; e++) {
         const REAL *w = W + X->indices[e] * op->ld_weight;
         const V x = v_set1(((const REAL *)X->data)[e]);
@@ -118,24 +121,45 @@ INLINE void csr_products(const int nv, const hl_op *op, const hl_stream *X, int6
             for (int64_t i = 0; i < nv * VL; i += LINE) __builtin_prefetch(ahead + i);
         }
 #pragma GCC unroll 8
-        for (int j = 0; j < nv; j++) c[j] = v_fma(x, v_load(w + j * VL), c[j]);
+        for (int j = 0; j < nv; j++) c[j] = v_fma(x, v_load(w + AT(j)), c[j]);
     }
 #pragma GCC unroll 8
     for (int j = 0; j < nv; j++)
-        v_store(output + j * VL, op->activation == HL_relu ? v_max(v_zero(), c[j]) : c[j]);
+        v_store(output + AT(j), op->activation == HL_relu ? v_max(v_zero(), c[j]) : c[j]);
+#undef AT
+}
+
+/* A row of fewer columns than a vector has lanes, from a weight without padding. */
+static void csr_short_row(const hl_op *op, const hl_stream *X, int64_t begin, int64_t end,
+                          const REAL *W, const REAL *bias, REAL *output) {
+    V c = v_load(bias);
+    for (int64_t e = begin; e < end; e++) {
+        const V w = v_load_n(W + X->indices[e] * op->ld_weight, op->O);
+        c = v_fma(v_set1(((const REAL *)X->data)[e]), w, c);
+    }
+    v_store(output, op->activation == HL_relu ? v_max(v_zero(), c) : c);
 }
 
 static void csr_forward(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
     const hl_stream *X = &batch->X;
+    const REAL *bias = in_store(batch, op->bias);
+    const int plain = op->weight < 0; /* no row has padding, nor the end of the weight */
+    const REAL *weight = plain ? batch->plain_weight : in_store(batch, op->weight);
+    const int64_t width = padded(op->O), readable = plain ? op->O : width;
     REAL *output = in_arena(batch, op->output);
     for (int64_t r = begin; r < end; r++) {
         const int64_t row = row_of(batch, r), first = X->indptr[row], last = X->indptr[row + 1];
-        for (int64_t j = 0, nv; j < padded(op->O); j += nv * VL) {
-            nv = block_vectors(padded(op->O) - j);
-            const REAL *W = in_store(batch, op->weight) + j, *bias = in_store(batch, op->bias) + j;
-            REAL *out = output + r * op->ld_output + j;
+        REAL *out = output + r * op->ld_output;
+        if (readable < VL) {
+            csr_short_row(op, X, first, last, weight, bias, out);
+            continue;
+        }
+        if (plain) v_store(out + width - VL, v_zero()); /* its padding */
+        for (int64_t j = 0, nv; j < width; j += nv * VL) {
+            nv = block_vectors(width - j);
+            const int64_t at_last = j + nv * VL < width ? (nv - 1) * VL : readable - VL - j;
 #define CASE(n, rule)                                                                              \
-    case n: csr_products(n, op, X, first, last, W, bias, out); break;
+    case n: csr_products(n, op, X, first, last, weight + j, bias + j, out + j, at_last); break;
             SWITCH_BLOCK(nv, CASE)
 #undef CASE
         }
@@ -168,9 +192,17 @@ static void remember(const hl_op *op, const hl_batch *batch) {
     hl_history *h = batch->history;
     const double *s = batch->scalars + op->weight_group * HL_N_SCALARS;
     const int64_t t = h->n++;
-    const double rate = op->optimizer == HL_adam ? s[HL_rate] : 1;
     const double momentum = s[HL_momentum];
-    const double lead = op->optimizer == HL_nesterov ? momentum : 1;
+    double scale = 1, fading = 0; /* of a step by the first moment; of the second, its logarithm */
+    switch ((enum hl_optimizer)op->optimizer) {
+    case HL_N_OPTIMIZERS:
+    case HL_sgd: break;
+    case HL_nesterov: scale = momentum; break;
+    case HL_adam:
+        scale = s[HL_rate];
+        fading = log(op->beta_2);
+        break;
+    }
     h->decays = s[HL_decay] != 0;
     REAL *constants = (REAL *)h->constants[t];
     constants[0] = (REAL)s[HL_rate];
@@ -181,7 +213,6 @@ static void remember(const hl_op *op, const hl_batch *batch) {
     h->share[t] = 0.5 * s[HL_decay] * batch->inverse_weight * (double)batch->n;
     if (h->decays || op->lazy) return;
     for (; h->gaps <= t + 1; h->gaps++) {
-        const double fading = op->optimizer == HL_adam ? log(op->beta_2) : 0;
         const double gap = (double)h->gaps;
         h->faded[h->gaps] = h->gaps ? exp(gap * fading) : 1;
         h->lag[h->gaps] = h->gaps ? -expm1(0.5 * gap * fading) : 0;
@@ -193,7 +224,7 @@ static void remember(const hl_op *op, const hl_batch *batch) {
     for (int64_t i = h->live; i <= t; i++) {
         const double lag = h->lag[t + 1 - i];
         h->kept[i] *= momentum;
-        double term = rate * lead * h->kept[i];
+        double term = scale * h->kept[i];
         for (int k = 0; k < N_TERMS; k++) {
             h->moves[k][i] += term;
             term *= lag;
@@ -278,18 +309,21 @@ static void move_row(const catch_up *c, int64_t from, REAL *row) {
     for (int k = 0; k < N_TERMS; k++) moves[k] = v_set1((REAL)h->moves[k][from]);
     for (int64_t j = 0; j < slot; j += VL) {
         REAL *w = row + j, *first = w + slot, *second = first + slot;
-        V m = v_load(first);
+        V m = v_load(first), v, r, rho, sum;
         v_store(first, m * kept);
-        if (op->optimizer != HL_adam) {
-            v_store(w, v_fma(moves[0], m, v_load(w)));
-            continue;
+        switch ((enum hl_optimizer)op->optimizer) {
+        case HL_N_OPTIMIZERS: break;
+        case HL_sgd:
+        case HL_nesterov: v_store(w, v_fma(moves[0], m, v_load(w))); break;
+        case HL_adam:
+            v = v_load(second);
+            r = v_ratio(v_set1(1), v, epsilon), rho = v_fma(-epsilon, r, v_set1(1));
+            sum = moves[N_TERMS - 1];
+            for (int k = N_TERMS - 2; k >= 0; k--) sum = v_fma(sum, rho, moves[k]);
+            v_store(w, v_fma(-(m * r), sum, v_load(w)));
+            v_store(second, v * faded);
+            break;
         }
-        V v = v_load(second);
-        V r = v_ratio(v_set1(1), v, epsilon), rho = v_fma(-epsilon, r, v_set1(1));
-        V sum = moves[N_TERMS - 1];
-        for (int k = N_TERMS - 2; k >= 0; k--) sum = v_fma(sum, rho, moves[k]);
-        v_store(w, v_fma(-(m * r), sum, v_load(w)));
-        v_store(second, v * faded);
     }
 }
 

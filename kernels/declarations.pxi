@@ -31,7 +31,6 @@ cdef extern from "abi.h" nogil:
         int64_t squares
         int64_t ld_weight
         int32_t weight_group
-        int64_t I
 
     ctypedef struct hl_stream:
         const void *data
@@ -60,6 +59,7 @@ cdef extern from "abi.h" nogil:
         hl_stream y
         const double *weights
         void *out
+        const void *plain_weight
         const intptr_t *order
         int64_t first
         int64_t n

@@ -482,10 +482,11 @@ INLINE void copy_weight(const hl_op *op, REAL *packed, REAL *plain, const int to
     }
 }
 
-/* The store was zeroed when it was made; padding is never written. */
+/* The store was zeroed when it was made; padding is never written. A weight that the store has no
+ * room for is read where it lies. */
 static void pack(const hl_op *op, char *store, int64_t packed_weight, int64_t packed_bias,
                  void *weight, void *bias) {
-    copy_weight(op, (REAL *)(store + packed_weight), weight, 1);
+    if (packed_weight >= 0) copy_weight(op, (REAL *)(store + packed_weight), weight, 1);
     memcpy(store + packed_bias, bias, (size_t)op->O * sizeof(REAL));
 }
 

@@ -437,25 +437,22 @@ cdef class Engine:
         """Room for what a batch of a CSR stream touches, and for the steps that it misses."""
         n_entries = most_entries(X.indptr, self.batch_size)
         n_features = max(1, min(n_entries, X.shape[1]))
-        self.index = {
-            "features": np.zeros(n_features, np.int32),
-            "ends": np.empty(n_features, np.int64),
-            "rows": np.empty(n_entries, np.int32),
-            "values": np.empty(n_entries, X.data.dtype),
-            "places": np.empty(n_entries, np.int32),
-        }
-        self.touched.features = <int32_t *> address_of(self.index["features"])
-        self.touched.ends = <int64_t *> address_of(self.index["ends"])
-        self.touched.rows = <int32_t *> address_of(self.index["rows"])
-        self.touched.values = address_of(self.index["values"])
-        self.touched.places = <int32_t *> address_of(self.index["places"])
+        features, ends = np.zeros(n_features, np.int32), np.empty(n_features, np.int64)
+        rows, places = np.empty((2, n_entries), np.int32)
+        values = np.empty(n_entries, X.data.dtype)
+        self.index = features, ends, rows, values, places  # keeps them alive
+        self.touched.features = <int32_t *> address_of(features)
+        self.touched.ends = <int64_t *> address_of(ends)
+        self.touched.rows = <int32_t *> address_of(rows)
+        self.touched.values = address_of(values)
+        self.touched.places = <int32_t *> address_of(places)
         self.batch.touched = &self.touched
         if self.catching_up.n_ops:
             self.past = np.zeros(sizeof(hl_history), np.uint8)
             self.history = self.batch.history = <hl_history *> address_of(self.past)
 
     def pack(self, which, weights, biases):
-        """Copies plain row-major arrays into the store.
+        """Copies plain row-major arrays into the store; keeps a weight that it has no room for.
 
         Parameters
         ----------
@@ -469,6 +466,9 @@ cdef class Engine:
         for i in range(self.parameters.n_ops):
             op = &self.parameters.ops[i]
             weight, bias = offsets(op, which)
+            if weight < 0:
+                self.keep["weight"] = weights[i]
+                self.batch.plain_weight = address_of(weights[i])
             kernels_of(op).pack(
                 op, self.batch.store, weight, bias, address_of(weights[i]), address_of(biases[i])
             )
@@ -478,6 +478,10 @@ cdef class Engine:
     def unpack(self, which, weights, biases):
         """The way back; ``which`` may also be "gradient". Nothing in the store changes."""
         cdef int i
+        cdef unsigned mode
+        cdef int64_t packed
+        cdef void *plain
+        cdef void *scratch
         cdef const hl_op *op
         for i in range(self.parameters.n_ops):
             op = &self.parameters.ops[i]
@@ -485,21 +489,15 @@ cdef class Engine:
             kernels_of(op).unpack(
                 op, self.batch.store, weight, bias, address_of(weights[i]), address_of(biases[i])
             )
-        if self.history != NULL and self.history.n:
+        if self.history != NULL and self.history.n:  # features have missed steps
             op = self.catching_up.ops
-            self._read(offsets(op, which)[0], weights[0])
-
-    def _read(self, int64_t packed, array):
-        """A CSR layer's weights or a slot as they are now, though features have missed steps."""
-        cdef const hl_op *op = self.catching_up.ops
-        cdef void *plain = address_of(array)
-        cdef unsigned mode
-        row = aligned(8 * op.ld_weight)
-        cdef void *scratch = address_of(row)
-        with nogil:
-            mode = hl_flush_denormals()
-            kernels_of(op).read(op, &self.batch, packed, scratch, plain)
-            hl_restore_denormals(mode)
+            packed, plain = offsets(op, which)[0], address_of(weights[0])
+            row = aligned(8 * op.ld_weight)
+            scratch = address_of(row)
+            with nogil:
+                mode = hl_flush_denormals()
+                kernels_of(op).read(op, &self.batch, packed, scratch, plain)
+                hl_restore_denormals(mode)
 
     def catch_up(self):
         """Has all features of a CSR stream take the steps that they missed."""
@@ -539,8 +537,6 @@ cdef class Engine:
         """Whether the history has no room for a step with these scalars."""
         cdef int32_t group = self.catching_up.ops.weight_group
         cdef bint decays = scalars[group * HL_N_SCALARS + HL_decay] != 0
-        if self.history.n == 0:
-            return False
         if decays != self.history.decays:
             return True
         return self.history.n == (HL_MOST_COUNTED if decays else HL_MOST_MISSED)

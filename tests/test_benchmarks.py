@@ -95,6 +95,7 @@ def test_fails(tmp_path, base, head):
         pytest.param(
             "sparse.py", "--cases step --epochs 1", "1,000,000 features: ", id="sparse.py"
         ),
+        pytest.param("sparse.py", "--cases predict", "| 1000 float64 |", id="sparse.py predict"),
         pytest.param(
             "steps.py",
             "--cases P1 P8",

@@ -143,3 +143,13 @@ def test_what_does_not_fit_is_reckoned_before_it_is_taken(monkeypatch, sparse, s
         model.fit(given, target)
     reckoned = int(re.search(r"\((\d+) bytes", str(refusal.value))[1])
     assert 0.6 * peak < reckoned < 1.05 * peak
+
+
+def test_copies_of_the_weights_in_predictions_from_sparse_rows():
+    """None of the first, which has a row for each feature."""
+    X = scipy.sparse.random(150, 200_000, 1e-4, "csr", np.float32, random_state=0)
+    model = hotloop.MLPClassifier((50,), max_iter=1).fit(X, CODES)
+    for n in (150, 1):
+        peak, left = traced(lambda n=n: model.predict_proba(X[:n]))
+        assert peak < 0.05 * model.coefs_[0].nbytes
+        assert left < 0.01 * model.coefs_[0].nbytes

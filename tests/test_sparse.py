@@ -1,6 +1,7 @@
 """CSR input: steps that touch few features, and what happens to the others."""
 
 import signal
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -227,6 +228,96 @@ def test_an_interrupted_step_is_dropped_whole(alpha):
             strict=True,
         ):
             assert np.linalg.norm(one - other) <= 1e-9 * np.linalg.norm(other)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="it takes a timer that interrupts")
+@every_optimizer
+def test_an_interrupted_epoch_leaves_nothing_to_the_next(optimizer):
+    """Run, interrupt, run again: losses and weights as by a runner that starts from there. The
+    squares of weights that the steps before counted are not in that epoch's loss."""
+    problem = rare(replace(STACK, widths=(3000, 24, 5), n=48 * BATCH), density=0.05)
+    orders, scalars = inputs(problem, optimizer, 0.1, 1000)
+    per_epoch = steps_per_epoch(problem.stack.n, BATCH)
+    n_steps, turn = 0, 0
+    while n_steps == 0:  # but in the middle of an epoch
+        runner, state = opened(problem, optimizer)
+        before = signal.signal(signal.SIGPROF, signal.default_int_handler)
+        try:
+            signal.setitimer(signal.ITIMER_PROF, 0.04 + 0.007 * turn)
+            with pytest.raises(KeyboardInterrupt):
+                runner.run(orders, scalars)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, before)
+        n_steps, turn = runner.steps % per_epoch, turn + 1
+    runner.read_state(state)
+    fresh, expected = opened(problem, optimizer)
+    fresh.write_state(state)
+    losses = [one.run(orders[:, :2], scalars[:, : 2 * per_epoch]) for one in (runner, fresh)]
+    np.testing.assert_allclose(*losses, rtol=1e-12)
+    runner.read_state(state)
+    fresh.read_state(expected)
+    np.testing.assert_array_equal(state.parameters, expected.parameters)
+
+
+@alphas
+@every_optimizer
+@pytest.mark.parametrize("lazy", [False, True], ids=["exact", "lazy"])
+def test_the_last_read_has_the_bits_of_any_other(lazy, optimizer, alpha, monkeypatch):
+    """Features catch up in place and in threads, not on a copy."""
+    monkeypatch.setenv("HOTLOOP_NUM_THREADS", "2")
+    problem = rare(replace(STACK, widths=(3000, 24, 5), n=93))
+    runner, state = opened(problem, optimizer, lazy=lazy, n_jobs=2)
+    runner.run(*inputs(problem, optimizer, alpha, 1))
+    runner.read_state(state)
+    seen = [array.copy() for array in (state.parameters, *state.slots.values())]
+    runner.read_state(state, last=True)
+    for one, other in zip(seen, (state.parameters, *state.slots.values()), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+# ---- predictions -------------------------------------------------------------------------
+
+
+@both_dtypes
+@pytest.mark.parametrize("activation", ["relu", "logistic"])
+def test_weights_that_lie_with_the_user_predict_as_packed_ones(activation, dtype):
+    """For rows of any width, without a look at what lies around them."""
+    for width in (*range(1, 41), 63, 100, 129, 257):
+        problem = rare(Stack((50, width, 3), (activation,), n=20, dtype=dtype, sparse=True), 0.2)
+        problem.X[::2, -1] = 1  # the last row of the weight is read
+        X = sp.csr_matrix(problem.X)
+        packed = opened(problem)[0].predict(X, np.empty((20, 3), dtype))
+        inference = plan.compile_inference(problem.network, dtype=np.dtype(dtype), sparse=True)
+        weights, biases = plan.weight_views(problem.network, problem.parameters)
+        around = np.full(50 * width + 128, np.nan, dtype)
+        around[64:-64] = weights[0].ravel()
+        lying = around[64:-64].reshape(50, width)
+        for first in (lying, np.asfortranarray(lying)):
+            for n in (1, 20):
+                out = backends.predict(inference, [first, *weights[1:]], biases, X[:n])
+                np.testing.assert_array_equal(out, packed[:n], err_msg=f"{width} {n}")
+
+
+def test_sixty_four_threads_predict_on_one_estimator():
+    """Each gets its own rows, and edits of the weights are seen."""
+    X = sp.random(60, 500, 0.1, "csr", random_state=0)
+    model = MLPClassifier((21,), max_iter=2, random_state=0).fit(X, np.arange(60) % 3)
+    expected, wrong = model.predict_proba(X), []
+
+    def check(k):
+        for row in range(k % 7, 60, 3):
+            if (model.predict_proba(X[row : row + 1]) != expected[row]).any():
+                wrong.append((k, row))
+
+    threads = [threading.Thread(target=check, args=(k,)) for k in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    model.coefs_[0][:] *= 2
+    assert (model.predict_proba(X) != expected).any()
 
 
 # ---- lazy --------------------------------------------------------------------------------

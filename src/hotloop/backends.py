@@ -50,7 +50,7 @@ class Runner(Protocol):
 
     def gradients(self, parameters: np.ndarray, out: np.ndarray, decay: float) -> float: ...
 
-    def read_state(self, state: State) -> None: ...
+    def read_state(self, state: State, *, last: bool = False) -> None: ...
 
     def write_state(self, state: State) -> None: ...
 
@@ -162,8 +162,14 @@ class CompiledRunner:
         out /= weight
         return (loss + 0.5 * squares) / weight
 
-    def read_state(self, state: State) -> None:
-        """Copy step count and those weights and moments that are in `state` out to it."""
+    def read_state(self, state: State, *, last: bool = False) -> None:
+        """Copy step count and those weights and moments that are in `state` out to it.
+
+        Under CSR input features have steps to catch up with. They do so on a copy, so that to look
+        at a run changes no bit of it; or once and in threads, if this is the `last` call.
+        """
+        if last:
+            self._engine.catch_up()
         state.step = self._first_step + self.steps
         for which, array in self._arrays(state):
             self._engine.unpack(which, *weight_views(self.plan.network, array[0]))

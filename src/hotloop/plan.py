@@ -390,7 +390,12 @@ class _Lowering:
         return placed | {"units": self.units(layer)}
 
     def row_fields(self, I: int, O: int, *, train: bool, keep_gradient: bool) -> dict[str, int]:
-        """The same for a weight in rows; each lies beside the same row of the slots."""
+        """The same for a weight in rows; each lies beside the same row of the slots. Predictions
+        alone read it where the user has it.
+        """
+        if not train:
+            bias = self.take(self.store, self.padded(O))
+            return {"weight": -1, "ld_weight": O, "bias": bias, "units": self.units(0)}
         width, n_slots = self.padded(O), len(self.optimizer.slots) if self.optimizer else 0
         stride = width * (1 + n_slots)
         weight = self.take(self.store, I * stride)
@@ -401,12 +406,11 @@ class _Lowering:
         if keep_gradient:
             placed["weight_gradient"] = self.take(self.store, I * width)
             placed["bias_gradient"] = self.take(self.store, width)
-        if train:
-            placed["features"] = self.store.take(8 * I)
-        if train and self.optimizer:
+        placed["features"] = self.store.take(8 * I)
+        if self.optimizer:
             n_pieces = -(-I // FEATURES_GRAIN)
             placed["counts"] = self.store.take(8 * n_pieces * self.sizes["counted_steps"])
-        elif train:
+        else:
             placed["squares"] = self.store.take(8 * self.units(0))
         return placed | {"units": self.units(0)}
 

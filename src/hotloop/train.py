@@ -432,7 +432,8 @@ class EpochLoop:
                 )
             parameters = None if self._validation else self._start[np.newaxis]
             self._runner.read_state(
-                State(parameters, {name: slot[np.newaxis] for name, slot in slots.items()})
+                State(parameters, {name: slot[np.newaxis] for name, slot in slots.items()}),
+                last=True,
             )
             return self._outcome_of(self._start, slots)
 
