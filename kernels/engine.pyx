@@ -178,8 +178,7 @@ cdef struct Stage:
 cdef int STAGE[64]
 assert len(STAGES) <= 64
 for _kind, _stage in enumerate(STAGES):
-    # 0 is the only one over rows
-    STAGE[_kind] = ("rows", "index", "catch_up", "parameters", "updates").index(_stage)
+    STAGE[_kind] = ["rows", *STAGES].index(_stage)  # 0 is the only one over rows
 
 
 cdef bint answers_signals():

@@ -141,7 +141,7 @@ def make_orders(problem, n_epochs):
     return np.stack([rng.permutation(n) for _ in range(n_epochs)])[None].astype(np.intp)
 
 
-def open_training(problem, optimizer, batch_size, *, fused=True, state=None, n_jobs=1):
+def open_training(problem, optimizer, batch_size, *, fused=True, lazy=False, state=None, n_jobs=1):
     """A runner for the problem, and the state it started from."""
     chosen = OPTIMIZERS[optimizer]
     compiled = plan.compile_training(
@@ -149,7 +149,7 @@ def open_training(problem, optimizer, batch_size, *, fused=True, state=None, n_j
         dtype=np.dtype(problem.stack.dtype),
         batch_size=batch_size,
         optimizer=chosen,
-        sparse=problem.stack.sparse,
+        sparse=plan.CSRInput(lazy=lazy) if problem.stack.sparse else False,
         fused=fused,
         operands=problem.stack.operands,
     )

@@ -12,7 +12,15 @@ from hotloop.kernels import engine
 import oracle
 from bounds import Bounded
 from hotloop import MLPClassifier, MLPRegressor, backends, plan, spec
-from stacks import OPTIMIZERS, Stack, build, make_orders, make_scalars, steps_per_epoch
+from stacks import (
+    OPTIMIZERS,
+    Stack,
+    build,
+    make_orders,
+    make_scalars,
+    open_training,
+    steps_per_epoch,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Maximum iterations")
 
@@ -40,19 +48,9 @@ def rare(stack, density=0.01):
     return problem
 
 
-def opened(problem, optimizer="adam", *, fused=True, lazy=False, n_jobs=1):
+def opened(problem, optimizer="adam", **how):
     """A runner and its state."""
-    chosen = OPTIMIZERS[optimizer]
-    compiled = plan.compile_training(
-        problem.network,
-        dtype=np.dtype(problem.stack.dtype),
-        batch_size=BATCH,
-        optimizer=chosen,
-        sparse=plan.CSRInput(lazy=lazy) if problem.stack.sparse else False,
-        fused=fused,
-    )
-    state = plan.new_state(problem.parameters.copy(), chosen)
-    return backends.open_runner(compiled, state, problem.streams, n_jobs=n_jobs), state
+    return open_training(problem, optimizer, BATCH, **how)
 
 
 def inputs(problem, optimizer, alpha, n_epochs):

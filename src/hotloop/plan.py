@@ -492,19 +492,16 @@ class _Lowering:
         """Where rows are gathered, and outputs and deltas of each layer are computed, by their
         strides. What is rounded right after has the same place for all.
         """
-        last, strides = (
-            len(self.shapes) - 1,
-            [self.output_stride(i) for i in range(len(self.shapes))],
-        )
+        strides = [self.output_stride(layer) for layer in range(len(self.shapes))]
         of_input = 0 if self.sparse else self.stride(self.shapes[0][0])
         if not self.rounds:
             outputs = [rows(ld) for ld in strides]
             return rows(of_input), outputs, [rows(ld) for ld in strides[:-1]] + outputs[-1:]
         shared = rows(max(of_input, *strides))
-        d_outputs = [shared] * (last + 1)
-        if self.sparse and last > 0:
+        outputs, d_outputs = [shared] * len(strides), [shared] * len(strides)
+        if self.sparse and len(strides) > 1:
             d_outputs[0] = rows(strides[0])
-        return shared, [shared] * (last + 1), d_outputs
+        return shared, outputs, d_outputs
 
     def training(
         self, parameters: list[dict[str, int]], batch_size: int, *, fused: bool
@@ -622,10 +619,11 @@ class _Lowering:
 
     def scratch_bytes(self, ops: np.ndarray) -> int:
         """Room for the gradients of units that are summed together, and for what they pack."""
-        n = max(ops["grain"]) * self.sizes["unit_size"]
+        scratch = _Buffer()
+        self.take(scratch, int(max(ops["grain"])) * self.sizes["unit_size"])
         if ops["pack_input"].any():
-            n += self.sizes["packed_size"]
-        return -(-int(n) * self.dtype.itemsize // LINE_BYTES) * LINE_BYTES
+            self.take(scratch, self.sizes["packed_size"])
+        return scratch.n_bytes
 
     def backward_weight(
         self, layer: int, fields: Mapping[str, int], batch_size: int, **more: int
