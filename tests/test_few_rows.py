@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -173,19 +174,17 @@ def test_what_scikit_learn_would_say_is_said_of_one_row():
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_sixty_four_threads_predict_rows_on_one_estimator():
     """Each gets its own rows."""
-    classifier, wrong = fitted(), []
+    classifier, start = fitted(), threading.Barrier(64)
     wide = hotloop.MLPClassifier((700, 300), max_iter=1).fit(DATA, TARGETS["strings"])
     batches = {model: model.predict_proba(DATA) for model in (classifier, wide)}
 
-    def check(k):
-        for row in range(k % 7, 60, 3):
-            for model, batch in batches.items():
-                if (model.predict_proba(DATA[row : row + 1]) != batch[row]).any():
-                    wrong.append((k, row))
+    def look(k):
+        start.wait()
+        return all(
+            np.array_equal(model.predict_proba(DATA[row : row + 1]), batch[row : row + 1])
+            for row in range(k % 7, 60, 3)
+            for model, batch in batches.items()
+        )
 
-    threads = [threading.Thread(target=check, args=(k,)) for k in range(64)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(64) as pool:
+        assert all(pool.map(look, range(64)))

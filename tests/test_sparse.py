@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -301,19 +302,17 @@ def test_sixty_four_threads_predict_on_one_estimator():
     """Each gets its own rows, and edits of the weights are seen."""
     X = sp.random(60, 500, 0.1, "csr", random_state=0)
     model = MLPClassifier((21,), max_iter=2, random_state=0).fit(X, np.arange(60) % 3)
-    expected, wrong = model.predict_proba(X), []
+    expected, start = model.predict_proba(X), threading.Barrier(64)
 
-    def check(k):
-        for row in range(k % 7, 60, 3):
-            if (model.predict_proba(X[row : row + 1]) != expected[row]).any():
-                wrong.append((k, row))
+    def look(k):
+        start.wait()
+        return all(
+            np.array_equal(model.predict_proba(X[row : row + 1]), expected[row : row + 1])
+            for row in range(k % 7, 60, 3)
+        )
 
-    threads = [threading.Thread(target=check, args=(k,)) for k in range(64)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(64) as pool:
+        assert all(pool.map(look, range(64)))
     model.coefs_[0][:] *= 2
     assert (model.predict_proba(X) != expected).any()
 
