@@ -414,8 +414,9 @@ class EpochLoop:
         stopped = False
         opened = open_runner(self.plan, self._state, self.streams, n_jobs=settings.n_jobs)
         with closing(opened) as self._runner:
-            # All memory is there before anyone waits for it.
-            slots = {name: np.empty_like(self._start) for name in self.optimizer.record.slots}
+            # All memory is there, and was written to, before anyone waits for it: the system
+            # takes longer to find a page than to fill it.
+            slots = {name: np.full_like(self._start, 0) for name in self.optimizer.record.slots}
             try:
                 while not stopped and history.n_epochs < max_epochs:
                     stopped = self._call(min(epochs_a_call, max_epochs - history.n_epochs))
