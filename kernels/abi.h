@@ -86,7 +86,7 @@
     F(int64_t, features)  /* store, (I,) hl_feature */                                             \
     F(int64_t, counts)    /* store, (pieces of I, HL_MOST_COUNTED) float64: of squared weights */  \
     F(int64_t, ld_weight) /* of layout rows, in elements */                                        \
-    F(int64_t, weight)    /* store, and so are all below; -1: the batch's plain_weight */          \
+    F(int64_t, weight)    /* store, and so are all below; -1, -2 ..: plain_weights[0], [1] .. */   \
     F(int64_t, weight_slot_0)                                                                      \
     F(int64_t, weight_slot_1)                                                                      \
     F(int64_t, weight_gradient)                                                                    \
@@ -166,12 +166,12 @@ typedef struct hl_history {
 typedef struct hl_batch {
     char *arena;
     char *store;
-    char *scratch; /* of one thread: gradients of `grain` units, then what they pack */
+    char *scratch; /* of one thread: gradients of `grain` units, then what they pack; or a panel */
     hl_stream X;
-    hl_stream y;              /* int32 codes (n,) or the op's dtype (n, O) */
-    const double *weights;    /* (n,) or NULL */
-    void *out;                /* (n, O), the op's dtype */
-    const void *plain_weight; /* (I, O), the op's dtype, as the user has it */
+    hl_stream y;                /* int32 codes (n,) or the op's dtype (n, O) */
+    const double *weights;      /* (n,) or NULL */
+    void *out;                  /* (n, O), the op's dtype */
+    const void **plain_weights; /* (I, O), the op's dtype, as the user has them */
     const intptr_t *order;
     int64_t first;
     int64_t n;
@@ -201,6 +201,7 @@ typedef struct hl_geometry {
     int64_t narrow_columns; /* columns of I in one unit of a narrow weight */
     int64_t unit_size;      /* elements of the largest unit, in a thread's scratch */
     int64_t packed_size;    /* elements that units pack there */
+    int64_t reduction;      /* the longest that goes through a panel at a time */
     int64_t counted_steps;  /* HL_MOST_COUNTED */
 } hl_geometry;
 

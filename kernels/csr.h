@@ -144,7 +144,7 @@ static void csr_forward(const hl_op *op, const hl_batch *batch, int64_t begin, i
     const hl_stream *X = &batch->X;
     const REAL *bias = in_store(batch, op->bias);
     const int plain = op->weight < 0; /* no row has padding, nor the end of the weight */
-    const REAL *weight = plain ? batch->plain_weight : in_store(batch, op->weight);
+    const REAL *weight = plain ? plain_weight(op, batch) : in_store(batch, op->weight);
     const int64_t width = padded(op->O), readable = plain ? op->O : width;
     REAL *output = in_arena(batch, op->output);
     for (int64_t r = begin; r < end; r++) {

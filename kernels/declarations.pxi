@@ -59,7 +59,7 @@ cdef extern from "abi.h" nogil:
         hl_stream y
         const double *weights
         void *out
-        const void *plain_weight
+        const void **plain_weights
         const intptr_t *order
         int64_t first
         int64_t n
@@ -89,6 +89,7 @@ cdef extern from "abi.h" nogil:
         int64_t narrow_columns
         int64_t unit_size
         int64_t packed_size
+        int64_t reduction
         int64_t counted_steps
 
     ctypedef struct hl_kernels:

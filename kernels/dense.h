@@ -19,6 +19,9 @@ INLINE REAL *in_store(const hl_batch *batch, int64_t offset) {
 INLINE const STORED *stored(const hl_batch *batch, int64_t offset) {
     return (const STORED *)(batch->arena + offset);
 }
+INLINE const void *plain_weight(const hl_op *op, const hl_batch *batch) {
+    return batch->plain_weights[-1 - op->weight];
+}
 INLINE int64_t row_of(const hl_batch *batch, int64_t r) {
     return batch->order ? (int64_t)batch->order[r] : batch->first + r;
 }
@@ -98,19 +101,23 @@ static void dense_forward(const hl_op *op, const hl_batch *batch, int64_t begin,
     int64_t lda = op->from_stream ? batch->X.n_cols : op->ld_input;
     const STORED *A = op->from_stream ? (const STORED *)batch->X.data + batch->first * lda
                                       : stored(batch, op->input);
+    const int plain = op->weight < 0;
+    const void *W = plain ? plain_weight(op, batch) : in_store(batch, op->weight);
 #if !PAIRED
     if (op->layout == HL_narrow) narrow_forward(op, batch, A, lda, begin, end);
     else
 #endif
         rows_product_run((rows_product){.K = operands(op->I),
                                         .lda = lda / PER_OPERAND,
+                                        .ldb = op->O,
                                         .ldc = op->ld_output,
                                         .A = (const OPERAND *)A,
-                                        .B = (const OPERAND *)(batch->store + op->weight),
+                                        .B = W,
+                                        .packed = plain ? (OPERAND *)batch->scratch : NULL,
                                         .start = in_store(batch, op->bias),
                                         .C = in_arena(batch, op->output),
                                         .epilogue = op->activation == HL_relu ? RELU : STORE},
-                         1, op->O, begin, end);
+                         !plain, op->O, begin, end);
     activate(op, in_arena(batch, op->output), begin, end);
 }
 
@@ -346,11 +353,12 @@ static void pack_columns(const STORED *A, int64_t lda, int64_t n, int64_t column
         for (int64_t i = 0; i < columns; i += VL) {
             const STORED *a = A + k * lda + i;
             OPERAND *there = packed + k / PER_OPERAND * ld + i;
-#if PAIRED
-            V next = k + 1 < n ? v_load_stored(a + lda) : v_zero();
-            v_store_operand(there, v_zip((VU)v_load_stored(a), (VU)next));
-#else
             __builtin_prefetch(a + PREFETCH_ROWS * lda);
+#if PAIRED
+            static const STORED none[VL];
+            __builtin_prefetch(a + (PREFETCH_ROWS + 1) * lda);
+            v_store_operand(there, v_zip_stored(a, k + 1 < n ? a + lda : none));
+#else
             v_store(there, v_load(a));
 #endif
         }

@@ -229,6 +229,7 @@ cdef void run_prediction(void *context, int64_t piece, int thread) noexcept nogi
     cdef hl_batch batch = stage.batch[0]
     cdef int i
     batch.arena += thread * stage.thread_bytes
+    batch.scratch = batch.arena
     batch.first = piece * stage.chunk_rows
     batch.n = min(stage.chunk_rows, stage.batch.n - batch.first)
     for i in range(stage.n_ops):
@@ -388,7 +389,7 @@ cdef class Engine:
     cdef hl_batch batch
     cdef hl_touched touched
     cdef hl_history *history  # NULL unless it trains on CSR
-    cdef object keep, store, arena, scratch, plan, index, past, lock
+    cdef object keep, store, arena, scratch, plan, plain, index, past, lock
     cdef int64_t n_rows, batch_size, scratch_bytes
     cdef double poll_at
     cdef double *asks_at  # NULL where no signal can be answered
@@ -421,6 +422,8 @@ cdef class Engine:
         self.batch.store = <char *> address_of(self.store)
         self.batch.arena = <char *> address_of(self.arena)
         self.batch.scratch = <char *> address_of(self.scratch)
+        self.plain = np.zeros(max(1, self.parameters.n_ops), np.intp)
+        self.batch.plain_weights = <const void **> address_of(self.plain)
         self.batch.weights = NULL
         if "X" in streams:
             self.batch.X = stream_of(streams["X"])
@@ -466,8 +469,8 @@ cdef class Engine:
             op = &self.parameters.ops[i]
             weight, bias = offsets(op, which)
             if weight < 0:
-                self.keep["weight"] = weights[i]
-                self.batch.plain_weight = address_of(weights[i])
+                self.keep[i] = weights[i]
+                self.batch.plain_weights[i] = address_of(weights[i])
             kernels_of(op).pack(
                 op, self.batch.store, weight, bias, address_of(weights[i]), address_of(biases[i])
             )

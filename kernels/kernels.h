@@ -37,6 +37,7 @@ const hl_kernels HL_THIS_TABLE = {
                  .narrow_columns = NARROW_COLUMNS,
                  .unit_size = UNIT_SIZE,
                  .packed_size = PACKED_SIZE,
+                 .reduction = ROWS_BLOCK,
                  .counted_steps = HL_MOST_COUNTED},
     .run =
         {

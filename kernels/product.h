@@ -44,6 +44,7 @@ enum epilogue { STORE, RELU, TIMES_RELU_SLOPE, TIMES_LOGISTIC_SLOPE, TIMES_TANH_
 typedef struct rows_product {
     int64_t K, lda, ldb, ldc;
     const OPERAND *A, *B;
+    OPERAND *packed;      /* room for a panel of B, if its rows are not of whole vectors */
     const REAL *start;    /* start of the chains, rows ld_start apart; NULL for zero */
     int64_t ld_start;     /* 0 for a bias, which is the same for every row */
     const STORED *output; /* for the slopes: the activation's output, rows ld_output apart */
@@ -212,8 +213,21 @@ INLINE int64_t block_of(int64_t K, int64_t most) {
     return blocks ? (K + blocks - 1) / blocks : 1;
 }
 
-/* C[begin:end, 0:N] for B in panels, or row-major with stride t.ldb where in_panels is 0. C is
- * written in whole vectors, up to padded(N). */
+#if !PAIRED
+/* A panel of rows as they come; columns past n become zero. */
+static void pack_panel(const REAL *B, int64_t ldb, int64_t K, int64_t n, int64_t width,
+                       REAL *packed) {
+    for (int64_t k = 0; k < K; k++, B += ldb, packed += width)
+        for (int64_t j = 0; j < width; j += VL) {
+            __builtin_prefetch(B + PREFETCH_ROWS * ldb + j);
+            v_store(packed + j, n - j < VL ? v_load_n(B + j, n - j) : v_load(B + j));
+        }
+}
+#endif
+
+/* C[begin:end, 0:N] for B in panels, or row-major with stride t.ldb where in_panels is 0; there
+ * t.packed is for the panels that are read more than once, and for those that end within a vector.
+ * C is written in whole vectors, up to padded(N). */
 static void rows_product_run(rows_product t, int in_panels, int64_t N, int64_t begin, int64_t end) {
     const rows_product whole = t;
     const int64_t block = block_of(whole.K, ROWS_BLOCK);
@@ -224,8 +238,14 @@ static void rows_product_run(rows_product t, int in_panels, int64_t N, int64_t b
         if (k > 0) t.start = t.C, t.ld_start = t.ldc;
         for (int64_t j = 0, width; j < N; j += width) {
             width = panel_width(N, j);
-            if (in_panels) t.ldb = width;
+            t.ldb = in_panels ? width : whole.ldb;
             t.B = whole.B + (in_panels ? j * whole.K : j) + k * t.ldb;
+#if !PAIRED
+            if (t.packed && (end - begin > MR || j + width > N)) {
+                pack_panel(t.B, t.ldb, t.K, N - j, width, t.packed);
+                t.B = t.packed, t.ldb = width;
+            }
+#endif
             for (int64_t r = begin, mr; r < end; r += mr) {
                 mr = tile_rows(end - r, width);
                 rows_tile_any(mr, width, &t, r, j);

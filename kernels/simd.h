@@ -240,6 +240,10 @@ INLINE void v_store_stored(STORED *p, V a) {
     *(V_stored_unaligned *)p = __builtin_convertvector(v_rounded(a) >> 16, V_stored);
 }
 INLINE V v_zip(VU first, VU second) { return (V)((first >> 16) | (second & UPPER)); }
+INLINE V v_zip_stored(const STORED *first, const STORED *second) {
+    VU low = __builtin_convertvector(*(const V_stored_unaligned *)first, VU);
+    return (V)(low | __builtin_convertvector(*(const V_stored_unaligned *)second, VU) << 16);
+}
 INLINE V v_operand(const V t[]) { return v_zip(v_rounded(t[0]), v_rounded(t[1])); }
 INLINE V v_load_operand(const OPERAND *p) { return v_load((const REAL *)p); }
 INLINE void v_store_operand(OPERAND *p, V a) { v_store((REAL *)p, a); }

@@ -143,8 +143,8 @@ class Plan:
         columns = f"{'inputs':>8}{'outputs':>8}{'layout':>8}"
         lines = [f"{'op':<24}{'dtype':<18}{columns}  multiply-adds a row"]
         for op in self.ops if len(self.ops) else self.inference_ops:
-            work = int(op["I"] * op["O"]) if op["weight"] >= 0 else 0
-            layout = list(LAYOUTS)[op["layout"]] if op["weight"] >= 0 else "-"
+            work = int(op["I"] * op["O"]) if op["bias"] >= 0 else 0
+            layout = list(LAYOUTS)[op["layout"]] if op["bias"] >= 0 else "-"
             columns = f"{op['I']:>8}{op['O']:>8}{layout:>8}"
             kind, dtype = names[op["kind"]].lower(), dtypes[op["dtype"]]
             lines.append(f"{kind:<24}{dtype:<18}{columns}  {work}")
@@ -280,12 +280,14 @@ class _Lowering:
         *,
         sparse: bool | CSRInput,
         operands: str | None = None,
+        in_place: bool = False,
     ) -> None:
         self.network = network
         self.dtype = np.dtype(dtype)
         self.operands = operands or self.dtype.name
         self.rounds = self.operands != self.dtype.name
         self.optimizer = optimizer
+        self.in_place = in_place
         self.sparse = bool(sparse)
         self.csr = sparse if isinstance(sparse, CSRInput) else CSRInput()
         self.sizes = geometry(DTYPES[self.dtype.name])
@@ -372,6 +374,8 @@ class _Lowering:
             return self.row_fields(I, O, train=train, keep_gradient=keep_gradient)
         n_weight = O * self.padded(I) if self.narrow(layer) else self.padded(O) * I
         n_bias = self.padded(O)
+        if self.in_place and not self.narrow(layer):
+            return self.plain_fields(layer)
         fields = {"weight": n_weight, "bias": n_bias}
         for k in range(len(self.optimizer.slots) if self.optimizer else 0):
             fields |= {f"weight_slot_{k}": n_weight, f"bias_slot_{k}": n_bias}
@@ -389,13 +393,17 @@ class _Lowering:
             placed["squares"] = self.store.take(8 * self.units(layer))
         return placed | {"units": self.units(layer)}
 
+    def plain_fields(self, layer: int) -> dict[str, int]:
+        """The same where the weight is read from where the user has it."""
+        bias = self.take(self.store, self.padded(self.shapes[layer][1]))
+        return {"weight": -1 - layer, "bias": bias, "units": self.units(layer)}
+
     def row_fields(self, I: int, O: int, *, train: bool, keep_gradient: bool) -> dict[str, int]:
         """The same for a weight in rows; each lies beside the same row of the slots. Predictions
-        alone read it where the user has it.
+        alone read it in place always.
         """
         if not train:
-            bias = self.take(self.store, self.padded(O))
-            return {"weight": -1, "ld_weight": O, "bias": bias, "units": self.units(0)}
+            return self.plain_fields(0) | {"ld_weight": O}
         width, n_slots = self.padded(O), len(self.optimizer.slots) if self.optimizer else 0
         stride = width * (1 + n_slots)
         weight = self.take(self.store, I * stride)
@@ -469,6 +477,10 @@ class _Lowering:
         widest = max(self.output_stride(layer) for layer in range(len(self.shapes)))
         rows = _chunk_rows(2 * widest * self.dtype.itemsize)
         arena, ops = _Buffer(), []
+        if self.in_place:  # scratch for a panel
+            longest = min(max(I for I, _ in self.shapes), self.sizes["reduction"])
+            widest_panel = self.sizes["panel_width"] + self.sizes["vector_lanes"]
+            self.take(arena, longest * widest_panel)
         buffers = [self.take(arena, rows * widest) for _ in range(2)]
         source = {"from_stream": 1}
         for layer, fields in enumerate(parameters):
@@ -783,7 +795,16 @@ def compile_gradients(
 
 
 def compile_inference(
-    network: Network, *, dtype: np.dtype | type, sparse: bool = False, raw: bool = False
+    network: Network,
+    *,
+    dtype: np.dtype | type,
+    sparse: bool = False,
+    raw: bool = False,
+    in_place: bool = False,
 ) -> Plan:
-    """Compile a forward pass; with `raw` the output activation is left out."""
-    return _compile(_Lowering(network, dtype, None, sparse=sparse), raw=raw)
+    """Compile a forward pass; with `raw` the output activation is left out.
+
+    With `in_place` it reads weights where they lie, which is sooner if all rows go through in one
+    piece; copying them first is worth it for more.
+    """
+    return _compile(_Lowering(network, dtype, None, sparse=sparse, in_place=in_place), raw=raw)

@@ -137,11 +137,17 @@ def _loss_through(output_activation: str) -> spec.Loss:
 
 @lru_cache(maxsize=64)
 def _inference_plan(
-    widths: tuple[int, ...], activation: str, output: str, dtype: Any, sparse: bool, raw: bool
+    widths: tuple[int, ...],
+    activation: str,
+    output: str,
+    dtype: Any,
+    sparse: bool,
+    raw: bool,
+    in_place: bool = False,
 ) -> Plan:
     """The plan of a network with that output activation, or with none if `raw`."""
     network = _network(widths, activation, _loss_through(output))
-    return compile_inference(network, dtype=dtype, sparse=sparse, raw=raw)
+    return compile_inference(network, dtype=dtype, sparse=sparse, raw=raw, in_place=in_place)
 
 
 @lru_cache(maxsize=64)
@@ -553,7 +559,10 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             coefs, intercepts = (validate.as_dtype(arrays, dtype) for arrays in (coefs, intercepts))
         X = validate.narrowed(self, X, dtype)
         sparse = scipy.sparse.issparse(X)
-        plan = _inference_plan(widths, self.activation, self.out_activation_, dtype, sparse, raw)
+        kind = widths, self.activation, self.out_activation_, dtype, sparse, raw
+        plan = _inference_plan(*kind)
+        if X.shape[0] <= plan.inference_rows:
+            plan = _inference_plan(*kind, in_place=True)
         return backends.predict(plan, coefs, intercepts, X, n_jobs=self.n_jobs)
 
     def __sklearn_tags__(self) -> Any:
