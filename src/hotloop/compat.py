@@ -35,6 +35,7 @@ else:
 
 __all__ = [
     "HAS_CALLBACKS",
+    "LBFGS_VECTORS",
     "CallbackSupportMixin",
     "FitTasks",
     "Interval",
@@ -199,9 +200,15 @@ def check_sample_weight(sample_weight: Any, X: Any) -> Any:
     return weights
 
 
+#: SciPy's L-BFGS-B is in C from 1.15 on.
+_LBFGS_IN_C = tuple(map(int, scipy.__version__.split(".")[:2])) >= (1, 15)
+#: Vectors as long as the parameters that it and its ten pairs take at most.
+LBFGS_VECTORS = 25 if _LBFGS_IN_C else 50
+
+
 def lbfgs_options(verbose: bool | int) -> dict[str, int]:
     """Options that make SciPy's L-BFGS-B print its progress; SciPy 1.15 and later never do."""
-    if tuple(map(int, scipy.__version__.split(".")[:2])) >= (1, 15):
+    if _LBFGS_IN_C:
         return {}
     return {"iprint": 1 if verbose else -1}
 

@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from .. import backends, spec, train, validate
 from ..compat import (
+    LBFGS_VECTORS,
     CallbackSupportMixin,
     FitTasks,
     Interval,
@@ -63,8 +64,6 @@ HISTORY = {
 PASSING = (*HISTORY.values(), "_optimizer", "feature_names_in_")
 #: dtypes that rows are predicted from where they lie.
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-#: Vectors as long as the parameters that SciPy's L-BFGS-B and its ten pairs take.
-LBFGS_VECTORS = 25
 
 
 @dataclass(frozen=True, eq=False)
