@@ -29,17 +29,22 @@ from hotloop import MLPClassifier, MLPRegressor, config
 from processes import in_fresh_process, serve
 from records import append, new_parser, new_record, three_digits
 
-CASES = (cases.Case(8192, 512, (512, 512), 10, 256, epochs=4), cases.CASES[6])
-#: How many times sooner than float32 each is to be, where the peak is twice as high.
+CASES = (
+    cases.Case(8192, 512, (512, 512), 10, 256, epochs=4),
+    *(cases.CASES[row] for row in (6, 2, 4)),
+)
+#: How many times sooner than float32 the first are to be, where the peak is twice as high.
 TARGETS = (1.5, 1.8)
+PEER = "torch bfloat16"
 LOSS_TOLERANCE = 0.01
 SETS = ("adult", "letter", "mfeat_factors", "spambase", "bike_sharing", "california_housing")
 #: Rows that are read of each set.
 MOST_ROWS = 10_000
 
 HEADER = """
-| n x d (hidden) classes, batch | precision | us/step | of its peak | times float32 | loss off by |
-|---|---|---|---|---|---|"""
+| n x d (hidden) classes, batch | precision | us/step | of its peak | times float32 \
+| loss off by | PyTorch's autocast takes |
+|---|---|---|---|---|---|---|"""
 
 
 def available() -> dict[str, str]:
@@ -58,14 +63,17 @@ def measure(request: dict) -> dict:
         for name in available()
     }
     rates = {by: peak.measure(by) or {} for by in set(available().values())}
-    ms, models = peers.time_epochs(runs, case.epochs, request["rounds"])
+    theirs = {p: partial(peers.train, p, case, X, y) for p in (PEER,) if not peers.why_absent(p)}
+    ms, models = peers.time_epochs(runs | theirs, case.epochs, request["rounds"])
+    loss = {name: models.pop(name) for name in theirs}
     plain = np.array(models["float32"].loss_curve_)
     return {
-        "us": {name: 1e3 * ms[name] / case.steps for name in runs},
+        "us": {name: 1e3 * value / case.steps for name, value in ms.items()},
         "off": {
             name: float(np.abs(model.loss_curve_ / plain - 1).max())
             for name, model in models.items()
-        },
+        }
+        | {name: float(abs(value / plain[-1] - 1)) for name, value in loss.items()},
         "peak": {
             name: rates[by]["bfloat16" if name == "bfloat16" else "float32"]
             for name, by in available().items()
@@ -81,21 +89,23 @@ def time_steps(arguments) -> bool:
         case = CASES[row]
         request = {"row": row, "rounds": arguments.rounds}
         answers = [in_fresh_process(__file__, request) for _ in range(arguments.processes)]
-        records = {}
+        records, off = {}, {}
         for name in answers[0]["us"]:
-            off = max(answer["off"][name] for answer in answers)
-            void = f"loss off by {off:.2%}" if off > LOSS_TOLERANCE else None
+            off[name] = max(answer["off"][name] for answer in answers)
+            void = f"loss off by {off[name]:.2%}" if off[name] > LOSS_TOLERANCE else None
+            who, what = (PEER, "") if name == PEER else ("hotloop", f" {name}")
             values = [answer["us"][name] for answer in answers]
-            record = new_record(f"bfloat16 {case.name} {name}", "hotloop", "us/step", values, void)
-            records[name] = record
-            fine &= void is None
-            us = statistics.median(values)
-            gflops = case.flops / case.steps / us / 1e3
+            records[name] = new_record(f"bfloat16 {case.name}{what}", who, "us/step", values, void)
+        us = {name: statistics.median(record["values"]) for name, record in records.items()}
+        for name in available():
+            fine &= records[name]["void"] is None
+            gflops = case.flops / case.steps / us[name] / 1e3
             limit = statistics.median(answer["peak"][name] for answer in answers)
-            times = statistics.median(records["float32"]["values"]) / us
+            theirs = f"{us[PEER] / us[name]:.2f} times as long" if PEER in us else "-"
             print(
-                f"| {case.name} | {name} | {three_digits(us)} | {100 * gflops / limit:.0f} % of "
-                f"{limit:.0f} GFLOP/s | {times:.2f}x | {off:.2%} |",
+                f"| {case.name} | {name} | {three_digits(us[name])} | {100 * gflops / limit:.0f} % "
+                f"of {limit:.0f} GFLOP/s | {us['float32'] / us[name]:.2f}x | {off[name]:.2%} "
+                f"| {theirs} |",
                 flush=True,
             )
         append(arguments.json, list(records.values()))

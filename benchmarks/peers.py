@@ -26,6 +26,7 @@ PACKAGES = {
     "sklearn": ["sklearn"],
     "torch": ["torch"],
     "torch compiled": ["torch"],
+    "torch bfloat16": ["torch"],
     "torchscript": ["torch"],
     "jax": ["jax"],
     "onnxruntime": ["onnx", "onnxruntime"],
@@ -59,7 +60,7 @@ def train(peer: str, case: Case, X: np.ndarray, y: np.ndarray, epochs: int) -> t
 
     Parameters
     ----------
-    peer : {"hotloop", "sklearn", "torch", "torch compiled", "jax"}
+    peer : {"hotloop", "sklearn", "torch", "torch compiled", "torch bfloat16", "jax"}
     X : ndarray of shape (n, d), float32 or float64
     y : ndarray of shape (n,), class indices
 
@@ -71,7 +72,7 @@ def train(peer: str, case: Case, X: np.ndarray, y: np.ndarray, epochs: int) -> t
         Mean loss of the last epoch, L2 term included.
     """
     if peer.startswith("torch"):
-        return _train_torch(case, X, y, epochs, compiled=peer == "torch compiled")
+        return _train_torch(case, X, y, epochs, kind=peer.removeprefix("torch").strip())
     if peer == "jax":
         return _train_jax(case, X, y, epochs)
     seconds, estimator = fit(peer, case, X, y, epochs)
@@ -182,16 +183,18 @@ def _compiled_network(case: Case, dtype: np.dtype) -> Any:
 
 
 def _train_torch(
-    case: Case, X: np.ndarray, y: np.ndarray, epochs: int, *, compiled: bool = False
+    case: Case, X: np.ndarray, y: np.ndarray, epochs: int, *, kind: str
 ) -> tuple[float, float]:
-    """Train with PyTorch as one would: a Sequential, and the fused Adam."""
+    """Train with PyTorch as one would: a Sequential, and the fused Adam; `kind` is "", "compiled"
+    or "bfloat16", which is by autocast.
+    """
     import torch
 
     start = time.perf_counter()
     rng = np.random.RandomState(SEED)
     fresh = _torch_network(_initial_weights(case, rng, X.dtype))
     network = fresh
-    if compiled:
+    if kind == "compiled":
         network = _compiled_network(case, X.dtype)
         with torch.no_grad():
             for parameter, value in zip(network.parameters(), fresh.parameters(), strict=True):
@@ -212,6 +215,7 @@ def _train_torch(
 
     order = np.arange(case.n)
     step = 0
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=kind == "bfloat16")
     for _ in range(epochs):
         rng.shuffle(order)
         shuffled = torch.from_numpy(order)
@@ -219,7 +223,8 @@ def _train_torch(
         for begin in range(0, case.n, case.batch):
             rows = shuffled[begin : begin + case.batch]
             optimizer.zero_grad(set_to_none=True)
-            loss = log_loss(network(inputs[rows]), targets[rows])
+            with autocast:
+                loss = log_loss(network(inputs[rows]), targets[rows])
             loss.backward()
             step += 1
             for group in optimizer.param_groups:
