@@ -1,8 +1,9 @@
-"""Times training beside scikit-learn and PyTorch: equal threads, equal work, equal final loss.
+"""Times training beside scikit-learn, PyTorch and JAX: equal threads, equal work, equal final loss.
 
     python benchmarks/estimators.py                          all rows, both dtypes, 5 processes
     python benchmarks/estimators.py --rows 0 5 --dtype float32 --json out.jsonl
     python benchmarks/estimators.py --threads all            nobody sets a number of threads
+    python benchmarks/estimators.py --peers hotloop sklearn torch "torch compiled" jax
 
 The time of an epoch is what more epochs add to a fit, so the preparations of `fit` are not in
 it. The libraries take turns within a process; a figure is the median over fresh processes. Where
@@ -26,7 +27,15 @@ import peers
 from processes import in_fresh_process, serve
 from records import append, new_parser, new_record, three_digits
 
-PEERS = ("hotloop", "sklearn", "torch")
+#: What each is called at the head of a column.
+PEERS = {
+    "hotloop": "hotloop, ms/epoch (of peak)",
+    "sklearn": "scikit-learn (times)",
+    "torch": "PyTorch, fused Adam (times)",
+    "torch compiled": "PyTorch, compiled (times)",
+    "jax": "JAX (times)",
+    "prototype": "prototype (hotloop is)",
+}
 DTYPES = ("float32", "float64")
 LOSS_TOLERANCE = 1e-3
 
@@ -101,7 +110,7 @@ def summarise(
     return records
 
 
-def table_row(records: list[dict]) -> str:
+def table_row(columns: list[str], records: list[dict]) -> str:
     """Format one case as a line of a Markdown table."""
     found = {record["implementation"]: record for record in records}
     cells = [records[0]["case"].removeprefix("train ")]
@@ -111,34 +120,24 @@ def table_row(records: list[dict]) -> str:
     cells.append(
         f"{three_digits(ours['value'])} ({ours['percent_of_peak']:.0f} %)" if ours else "absent"
     )
-    for peer in ("sklearn", "torch"):
+    for peer in columns[1:]:
         if peer not in found:
             cells.append("absent")
-        elif ours is None:
-            cells.append(three_digits(found[peer]["value"]))
-        else:
-            times = found[peer]["value"] / ours["value"]
-            cells.append(f"{three_digits(found[peer]['value'])} ({times:.1f}x)")
-    if "prototype" in found:
-        value = found["prototype"]["value"]
-        share = f" ({100 * value / ours['value']:.0f} %)" if ours else ""
-        cells.append(f"{three_digits(value)}{share}")
-    else:
-        cells.append("")
+            continue
+        value = found[peer]["value"]
+        cells.append(three_digits(value))
+        if ours:
+            times = value / ours["value"]
+            cells[-1] += f" ({times:.0%})" if peer == "prototype" else f" ({times:.1f}x)"
     return "| " + " | ".join(cells) + " |"
-
-
-HEADER = """
-| n x d (hidden) classes, batch, dtype | hotloop, ms/epoch (of peak) | scikit-learn (times) \
-| torch eager, fused Adam (times) | prototype (hotloop is) |
-|---|---|---|---|---|"""
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = new_parser(__doc__)
     cases.add_rows(parser)
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES)
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
+    trained = [peer for peer in PEERS if peer != "prototype"]
+    parser.add_argument("--peers", nargs="+", choices=trained, default=trained[:3])
     parser.add_argument("--threads", choices=("one", "all"), default="one")
     parser.add_argument("--rounds", type=int, default=2, help="turns within a process (2)")
     parser.add_argument("--prototype", type=Path, metavar="FILE.c", help="a C program to run along")
@@ -155,14 +154,18 @@ def main() -> int:
     instruction_set = os.environ.get("HOTLOOP_ISA") or peak.widest()
     threads = {"one": "one thread", "all": "all threads"}[arguments.threads]
     print(f"{threads}; percent of one core's {instruction_set} peak, probed in the same process")
-    print(HEADER)
+    columns = ["hotloop", *(p for p in PEERS if p in arguments.peers and p != "hotloop")]
+    if program is not None:
+        columns.append("prototype")
+    print("\n| n x d (hidden) classes, batch, dtype |", *(f"{PEERS[p]} |" for p in columns))
+    print("|---" * (1 + len(columns)) + "|")
     voids = 0
     for row in arguments.rows:
         for dtype in arguments.dtype:
             request = {
                 "row": row,
                 "dtype": dtype,
-                "peers": present,
+                "peers": [p for p in present if (p, dtype) != ("jax", "float64")],
                 "rounds": arguments.rounds,
                 "instruction_set": instruction_set,
                 "prototype": program if dtype == "float32" else None,
@@ -173,7 +176,7 @@ def main() -> int:
             ]
             records = summarise(row, dtype, arguments.threads, instruction_set, answers)
             voids += records[0]["void"] is not None
-            print(table_row(records), flush=True)
+            print(table_row(columns, records), flush=True)
             append(arguments.json, records)
     return 1 if voids else 0
 
