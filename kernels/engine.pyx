@@ -120,7 +120,9 @@ def pool_size():
 
 def geometry(int dtype):
     """Sizes that a plan lays buffers out by, for a value of the vocabulary ``dtypes``."""
-    return ISA.kernels[dtype].geometry
+    if not 0 <= dtype < HL_N_DTYPES or PROVIDERS[dtype] == NULL:
+        raise ValueError(f"no kernels here for dtype {dtype}")
+    return PROVIDERS[dtype].kernels[dtype].geometry
 
 
 # --------------------------------------------------------------------- row orders
@@ -173,6 +175,7 @@ cdef struct Stage:
     const hl_batch *batch
     int64_t chunk_rows
     int64_t thread_bytes  # of scratch in training, of arena in inference
+    int64_t scratch  # where in the arena it is, in inference
 
 
 cdef int STAGE[64]
@@ -229,7 +232,7 @@ cdef void run_prediction(void *context, int64_t piece, int thread) noexcept nogi
     cdef hl_batch batch = stage.batch[0]
     cdef int i
     batch.arena += thread * stage.thread_bytes
-    batch.scratch = batch.arena
+    batch.scratch = batch.arena + stage.scratch
     batch.first = piece * stage.chunk_rows
     batch.n = min(stage.chunk_rows, stage.batch.n - batch.first)
     for i in range(stage.n_ops):
@@ -389,7 +392,7 @@ cdef class Engine:
     cdef hl_batch batch
     cdef hl_touched touched
     cdef hl_history *history  # NULL unless it trains on CSR
-    cdef object keep, store, arena, scratch, plan, plain, index, past, lock
+    cdef object keep, kept_weights, store, arena, scratch, plan, plain_places, index, past, lock
     cdef int64_t n_rows, batch_size, scratch_bytes
     cdef double poll_at
     cdef double *asks_at  # NULL where no signal can be answered
@@ -422,8 +425,9 @@ cdef class Engine:
         self.batch.store = <char *> address_of(self.store)
         self.batch.arena = <char *> address_of(self.arena)
         self.batch.scratch = <char *> address_of(self.scratch)
-        self.plain = np.zeros(max(1, self.parameters.n_ops), np.intp)
-        self.batch.plain_weights = <const void **> address_of(self.plain)
+        self.kept_weights = {}
+        self.plain_places = np.zeros(max(1, self.parameters.n_ops), np.intp)
+        self.batch.plain_weights = <const void **> address_of(self.plain_places)
         self.batch.weights = NULL
         if "X" in streams:
             self.batch.X = stream_of(streams["X"])
@@ -469,7 +473,7 @@ cdef class Engine:
             op = &self.parameters.ops[i]
             weight, bias = offsets(op, which)
             if weight < 0:
-                self.keep[i] = weights[i]
+                self.kept_weights[i] = weights[i]
                 self.batch.plain_weights[i] = address_of(weights[i])
             kernels_of(op).pack(
                 op, self.batch.store, weight, bias, address_of(weights[i]), address_of(biases[i])
@@ -488,6 +492,8 @@ cdef class Engine:
         for i in range(self.parameters.n_ops):
             op = &self.parameters.ops[i]
             weight, bias = offsets(op, which)
+            if weight < 0:
+                raise ValueError(f"the store has no {which} of this plan to read")
             kernels_of(op).unpack(
                 op, self.batch.store, weight, bias, address_of(weights[i]), address_of(biases[i])
             )
@@ -741,6 +747,7 @@ cdef class Engine:
         stage.batch = &batch
         stage.chunk_rows = even_chunk(batch.n, self.inference.chunk_rows, n_threads)
         stage.thread_bytes = self.plan.inference_arena_bytes
+        stage.scratch = self.plan.inference_scratch
         arena = aligned(stage.thread_bytes * n_threads)
         batch.arena = <char *> address_of(arena)
         hl_begin_work()
@@ -760,7 +767,7 @@ cdef class Engine:
         return out
 
 
-cdef class Rows:
+cdef class FewRows:
     """Forward pass of a few rows straight from row-major weights: for these, copying weights into
     panels would take most of the time. Holds no weights; safe to call from several threads.
 
@@ -783,7 +790,7 @@ cdef class Rows:
         self.layers = self.table.n_ops - 1
         self.output = self.table.ops[self.layers]
         self.output.output = 0
-        self.most_rows = plan.inference_in_place_rows
+        self.most_rows = plan.few_rows
         self.short_rows = plan.inference_small_rows
         self.item_bytes = plan.dtype.itemsize
         self.dtype = cnp.NPY_FLOAT64 if plan.dtype == np.float64 else cnp.NPY_FLOAT32

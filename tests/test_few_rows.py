@@ -18,10 +18,10 @@ from stacks import ACTIVATIONS, LOSSES, Stack, build, predict
 WIDTHS = (*range(1, 37), 48, 63, 100, 128, 130, 257)
 
 
-def in_place(problem, *inputs):
-    """Outputs for each input where the weights lie; None for one that is refused."""
+def one_by_one(problem, *inputs):
+    """Outputs for each input; None for one that is refused."""
     compiled = plan.compile_inference(problem.network, dtype=np.dtype(problem.stack.dtype))
-    rows = backends.Rows(compiled)
+    rows = backends.FewRows(compiled)
     weights, biases = plan.weight_views(problem.network, problem.parameters)
     return [rows.predict(X, weights, biases) for X in inputs]
 
@@ -29,9 +29,9 @@ def in_place(problem, *inputs):
 def assert_same_bits(problem):
     """Rows one by one and a few at once, against all in a batch."""
     X, batch = problem.streams["X"], predict(problem)
-    for few in (1, plan.IN_PLACE_ROWS):
+    for few in (1, plan.FEW_ROWS):
         cuts = [slice(first, first + few) for first in range(0, len(X) - few + 1, few)]
-        got = in_place(problem, *(X[cut] for cut in cuts))
+        got = one_by_one(problem, *(X[cut] for cut in cuts))
         for rows, cut in zip(got, cuts, strict=True):
             assert rows.dtype == batch.dtype
             np.testing.assert_array_equal(rows, batch[cut])
@@ -57,12 +57,48 @@ def test_rows_have_the_bits_of_a_batch_after_every_output_activation(loss, dtype
             assert np.isfinite(batch).all()
 
 
+def among_nan(problem):
+    """The same parameters, and memory around each weight that must not be used."""
+    weights, biases = plan.weight_views(problem.network, problem.parameters)
+    around = [np.full(w.size + 128, np.nan, w.dtype) for w in weights]
+    for wide, weight in zip(around, weights, strict=True):
+        wide[64:-64] = weight.ravel()
+    lying = [wide[64:-64].reshape(w.shape) for wide, w in zip(around, weights, strict=True)]
+    return lying, biases
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("inputs", [5, 1025, 2500])
+def test_weights_read_in_place_have_the_bits_of_packed_ones(inputs, dtype):
+    """One tile of rows and more, whole panels and tails, and reductions cut into blocks."""
+    for width in WIDTHS if inputs == 5 else (1, 7, 16, 31, 64, 130):
+        problem = build(Stack((inputs, width, 3), ("relu",), "squared_error", 49, dtype))
+        weights, biases = among_nan(problem)
+        X, packed = problem.streams["X"], predict(problem)
+        compiled = plan.compile_inference(problem.network, dtype=np.dtype(dtype), in_place=True)
+        for n, n_jobs in ((1, 1), (6, 1), (12, 1), (13, 1), (49, 1), (49, 2)):
+            got = backends.predict(compiled, weights, biases, X[:n], n_jobs=n_jobs)
+            np.testing.assert_array_equal(got, packed[:n], err_msg=f"{width} {n}")
+        weights[0][-1, -1] += 1
+        assert (backends.predict(compiled, weights, biases, X) != packed).any()
+
+
+def test_a_plan_without_packed_weights_has_none_to_give():
+    """Rather than whatever lies before the store."""
+    problem = build(Stack((5, 40, 3), ("relu",), "squared_error", 4, "float32"))
+    compiled = plan.compile_inference(problem.network, dtype=np.dtype("float32"), in_place=True)
+    state = plan.State(problem.parameters.reshape(1, -1), {})
+    runner = backends.open_runner(compiled, state, {})
+    with pytest.raises(ValueError, match="no parameters of this plan"):
+        runner.read_state(state)
+
+
 def test_a_wrong_weight_shows():
     """The comparison above can fail."""
     problem = build(Stack((5, 40, 3), ("relu",), "squared_error", 4, "float32"))
     batch = predict(problem)
     problem.parameters[17] += 1
-    assert (in_place(problem, problem.streams["X"])[0] != batch).any()
+    assert (one_by_one(problem, problem.streams["X"])[0] != batch).any()
 
 
 def test_long_rows_and_deep_networks_have_the_bits_of_a_batch():
@@ -76,13 +112,13 @@ def test_what_is_not_plain_is_refused():
     """Then the estimators validate, convert or complain."""
     problem = build(Stack((6, 8, 3), ("relu",), "squared_error", 4, "float32"))
     X = problem.streams["X"]
-    assert in_place(problem, X)[0] is not None
+    assert one_by_one(problem, X)[0] is not None
     bad = X.copy()
     bad[2, 5] = np.inf
     shapes = X[:0], X[:, :5], X[0], np.tile(X, (2, 1)), X[:, ::-1], np.asfortranarray(X), X[None]
     kinds = X.astype(float), X.astype(">f4"), X.tolist(), X.view(np.matrix), None, bad, X * np.nan
-    assert all(output is None for output in in_place(problem, *shapes, *kinds))
-    rows = backends.Rows(plan.compile_inference(problem.network, dtype=np.dtype("float32")))
+    assert all(output is None for output in one_by_one(problem, *shapes, *kinds))
+    rows = backends.FewRows(plan.compile_inference(problem.network, dtype=np.dtype("float32")))
     weights, biases = plan.weight_views(problem.network, problem.parameters)
     assert rows.predict(X, weights, biases) is not None
     for k, wrong in enumerate((weights[0].T, weights[0].astype(float), weights[0][:, ::-1], 1.0)):

@@ -16,7 +16,10 @@ def network():
 
 
 def every_plan(network, dtype="float64", sparse=False):
-    yield plan.compile_inference(network, dtype=np.dtype(dtype), sparse=sparse)
+    for in_place in (False, True):
+        yield plan.compile_inference(
+            network, dtype=np.dtype(dtype), sparse=sparse, in_place=in_place
+        )
     yield plan.compile_gradients(network, dtype=np.dtype(dtype), sparse=sparse)
     for optimizer in (spec.SGD(), spec.SGD(nesterov=False), spec.Adam()):
         for fused in (True, False):

@@ -15,7 +15,7 @@ import sklearn
 
 from hotloop import kernels
 from hotloop.kernels import DTYPES
-from hotloop.kernels.engine import Engine, Rows
+from hotloop.kernels.engine import Engine, FewRows
 from hotloop.kernels.engine import shuffle as shuffle_orders
 from hotloop.plan import GROUPS, SCALARS, Plan, State, weight_views
 from hotloop.threads import Threads, check_n_jobs, thread_count
@@ -420,7 +420,7 @@ def show_config() -> None:
 
 __all__ = [
     "CompiledRunner",
-    "Rows",
+    "FewRows",
     "Runner",
     "Streams",
     "check_n_jobs",

@@ -1,7 +1,8 @@
 """Compiles a network into a table of op records with offsets into flat buffers.
 
 A :class:`Plan` holds no weights and no pointers. Every choice is made here, once, and
-recorded in the ops: layouts, chunk sizes, fused or kept gradients. Kernels decide nothing.
+recorded in the ops: layouts, chunk sizes, fused or kept gradients. The engine decides how rows are
+shared out, the kernels nothing but whether a panel is copied before it is read (product.h).
 """
 
 from __future__ import annotations
@@ -54,9 +55,8 @@ SMALL_SECONDS, LARGE_SECONDS = 5e-6, 150e-6
 ENTRY_COST = 16
 #: Features of a CSR input that a thread takes at a time.
 FEATURES_GRAIN = 128
-#: Predictions of so few rows read weights of so many bytes where they lie: packing takes longer,
-#: and an interrupt can wait.
-IN_PLACE_ROWS, IN_PLACE_BYTES = 4, 64 * 2**20
+#: So few rows go one by one (row.h), through weights of so many bytes: an interrupt can wait.
+FEW_ROWS, FEW_ROWS_BYTES = 4, 64 * 2**20
 #: Rows of a batch of the gradient plan; part of what its bits depend on.
 GRADIENT_ROWS = 512
 
@@ -102,10 +102,12 @@ class Plan:
         Rows of a step, and rows that go through the ops together in training and inference.
     arena_bytes, inference_arena_bytes, store_bytes : int
         Sizes of the buffers the offsets in the ops point into.
+    inference_scratch : int
+        Where in the inference arena predictions copy a panel to.
     scratch_bytes : int
         Room that each thread needs for itself in a training step.
-    inference_in_place_rows : int
-        So many rows at most are predicted from the weights where they lie.
+    few_rows : int
+        So many rows at most may be predicted one by one.
     small_rows, large_rows, inference_small_rows : int
         Batches of fewer rows than the first take less time than sharing them out is worth, those
         of more than the second gain by it; in between the runner finds out.
@@ -129,11 +131,12 @@ class Plan:
     inference_rows: int
     arena_bytes: int
     inference_arena_bytes: int
+    inference_scratch: int
     scratch_bytes: int
     small_rows: int
     large_rows: int
     inference_small_rows: int
-    inference_in_place_rows: int
+    few_rows: int
     store_bytes: int
     views: Mapping[str, tuple[int, tuple[int, ...]]] = field(repr=False)
     n_parameters: int
@@ -472,15 +475,19 @@ class _Lowering:
             activation=ACTIVATIONS[self.network.layers[layer].activation],
         )
 
-    def inference(self, parameters: list[dict[str, int]], raw: bool) -> tuple[np.ndarray, int, int]:
-        """Forward ops over two buffers in turn; their rows, and the arena they need."""
+    def inference(
+        self, parameters: list[dict[str, int]], raw: bool
+    ) -> tuple[np.ndarray, int, _Buffer, int]:
+        """Forward ops over two buffers in turn; their rows, the arena they need, and where in it
+        the scratch is, which has room for a panel of any weight that is read in place.
+        """
         widest = max(self.output_stride(layer) for layer in range(len(self.shapes)))
         rows = _chunk_rows(2 * widest * self.dtype.itemsize)
         arena, ops = _Buffer(), []
-        if self.in_place:  # scratch for a panel
-            longest = min(max(I for I, _ in self.shapes), self.sizes["reduction"])
-            widest_panel = self.sizes["panel_width"] + self.sizes["vector_lanes"]
-            self.take(arena, longest * widest_panel)
+        in_panels = [I for k, (I, _) in enumerate(self.shapes) if self.layout(k) == "panels"]
+        longest = min(max(in_panels, default=0), self.sizes["reduction"]) if self.in_place else 0
+        widest_panel = self.sizes["panel_width"] + self.sizes["vector_lanes"]
+        scratch = self.take(arena, longest * widest_panel)
         buffers = [self.take(arena, rows * widest) for _ in range(2)]
         source = {"from_stream": 1}
         for layer, fields in enumerate(parameters):
@@ -498,7 +505,7 @@ class _Lowering:
                 activation=ACTIVATIONS[link],
             )
         )
-        return np.array(ops, dtype=OP_DTYPE), rows, arena.n_bytes
+        return np.array(ops, dtype=OP_DTYPE), rows, arena, scratch
 
     def results(self, rows: Callable[[int], _Rows]) -> tuple[_Rows, list[_Rows], list[_Rows]]:
         """Where rows are gathered, and outputs and deltas of each layer are computed, by their
@@ -619,9 +626,9 @@ class _Lowering:
         flops = 2 * passes * self.network_size * (2 if self.rounds else 1)  # if pairs are slow
         return math.ceil(seconds * self.sizes["vector_lanes"] * FLOPS_PER_LANE / flops)
 
-    def in_place_rows(self) -> int:
+    def few_rows(self) -> int:
         n_bytes = self.network_size * self.dtype.itemsize
-        return 0 if self.sparse or n_bytes > IN_PLACE_BYTES else IN_PLACE_ROWS
+        return 0 if self.sparse or n_bytes > FEW_ROWS_BYTES else FEW_ROWS
 
     def packs_input(self, layer: int, batch_size: int) -> bool:
         if self.products_of(layer) != self.dtype.name:
@@ -632,8 +639,9 @@ class _Lowering:
     def scratch_bytes(self, ops: np.ndarray) -> int:
         """Room for the gradients of units that are summed together, and for what they pack."""
         scratch = _Buffer()
-        self.take(scratch, int(max(ops["grain"])) * self.sizes["unit_size"])
-        if ops["pack_input"].any():
+        dense = ops[ops["kind"] == KINDS["DENSE_BACKWARD_WEIGHT"]]
+        self.take(scratch, int(dense["grain"].max(initial=0)) * self.sizes["unit_size"])
+        if dense["pack_input"].any():
             self.take(scratch, self.sizes["packed_size"])
         return scratch.n_bytes
 
@@ -678,7 +686,7 @@ def _compile(
         lowering.parameter_fields(layer, train=train, keep_gradient=train and not fused)
         for layer in range(len(network.layers))
     ]
-    inference_ops, inference_rows, inference_arena = lowering.inference(parameters, raw)
+    inference_ops, inference_rows, inference_arena, scratch = lowering.inference(parameters, raw)
     ops, arena = np.zeros(0, OP_DTYPE), 0
     if train:
         ops, arena = lowering.training(parameters, batch_size, fused=fused)
@@ -708,12 +716,13 @@ def _compile(
         chunk_rows=lowering.chunk_rows(arena, batch_size),
         inference_rows=inference_rows,
         arena_bytes=arena,
-        inference_arena_bytes=inference_arena,
+        inference_arena_bytes=inference_arena.n_bytes,
+        inference_scratch=scratch,
         scratch_bytes=lowering.scratch_bytes(ops) if train else 0,
         small_rows=lowering.rows_of(SMALL_SECONDS, passes=3),
         large_rows=lowering.rows_of(LARGE_SECONDS, passes=3),
         inference_small_rows=lowering.rows_of(SMALL_SECONDS, passes=1),
-        inference_in_place_rows=lowering.in_place_rows(),
+        few_rows=lowering.few_rows(),
         store_bytes=lowering.store.n_bytes,
         views=parameter_views(network),
         n_parameters=n_parameters(network),
@@ -794,6 +803,11 @@ def compile_gradients(
     return _compile(lowering, batch_size=min(n_rows, GRADIENT_ROWS), fused=False)
 
 
+def reads_in_place(plan: Plan, n_rows: int) -> bool:
+    """Whether so many rows are predicted sooner without copying the weights first."""
+    return n_rows <= plan.inference_rows
+
+
 def compile_inference(
     network: Network,
     *,
@@ -804,7 +818,7 @@ def compile_inference(
 ) -> Plan:
     """Compile a forward pass; with `raw` the output activation is left out.
 
-    With `in_place` it reads weights where they lie, which is sooner if all rows go through in one
-    piece; copying them first is worth it for more.
+    With `in_place` it reads weights where they lie, each thread panel by panel for each piece of
+    the rows; see :func:`reads_in_place` (measured by benchmarks/predictions.py, "few").
     """
     return _compile(_Lowering(network, dtype, None, sparse=sparse, in_place=in_place), raw=raw)

@@ -35,7 +35,7 @@ from ..compat import (
     validate_parameters,
 )
 from ..plan import (
-    IN_PLACE_ROWS,
+    FEW_ROWS,
     CSRInput,
     Plan,
     compile_gradients,
@@ -44,6 +44,7 @@ from ..plan import (
     empty_vector,
     init_parameters,
     n_parameters,
+    reads_in_place,
     store_bytes,
     weight_views,
 )
@@ -150,11 +151,11 @@ def _inference_plan(
 
 
 @lru_cache(maxsize=64)
-def _rows(
+def _few_rows(
     widths: tuple[int, ...], activation: str, output: str, dtype: Any, raw: bool
-) -> backends.Rows:
+) -> backends.FewRows:
     """That plan for a few rows."""
-    return backends.Rows(_inference_plan(widths, activation, output, dtype, False, raw))
+    return backends.FewRows(_inference_plan(widths, activation, output, dtype, False, raw))
 
 
 class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
@@ -527,7 +528,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         """Output for whatever the user asks about, as `_output` has it; a few rows of a plain
         array go straight to the kernels, which see to it that they are finite.
         """
-        if type(X) is np.ndarray and X.ndim == 2 and len(X) <= IN_PLACE_ROWS:
+        if type(X) is np.ndarray and X.ndim == 2 and len(X) <= FEW_ROWS:
             known = self.__dict__
             try:
                 backends.check_n_jobs(known["n_jobs"])
@@ -538,7 +539,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                     and "feature_names_in_" not in known
                 ):
                     widths = (X.shape[1], *map(len, intercepts))
-                    rows = _rows(widths, self.activation, self.out_activation_, dtype, raw)
+                    rows = _few_rows(widths, self.activation, self.out_activation_, dtype, raw)
                     output = rows.predict(X, coefs, intercepts)
                     if output is not None:
                         return output
@@ -560,7 +561,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         sparse = scipy.sparse.issparse(X)
         kind = widths, self.activation, self.out_activation_, dtype, sparse, raw
         plan = _inference_plan(*kind)
-        if X.shape[0] <= plan.inference_rows:
+        if reads_in_place(plan, X.shape[0]):
             plan = _inference_plan(*kind, in_place=True)
         return backends.predict(plan, coefs, intercepts, X, n_jobs=self.n_jobs)
 
