@@ -31,8 +31,12 @@ CASES = {
     "P11": (10_000, (128, 256, 256, 10), "float32", "85 % of the peak"),
     "P12": (1, (64, 128, 128, 10), "float32", "3 us, 99th percentile 6 us"),
     "P12 float64": (1, (64, 128, 128, 10), "float64", "5 us"),
+    "few 5": (5, (784, 1024, 1024, 10), "float32", "no peer is sooner"),
+    "few 32": (32, (784, 1024, 1024, 10), "float32", "no peer is sooner"),
+    "few 256": (256, (784, 512, 512, 10), "float32", "no peer is sooner"),
 }
-TURNS, ROW_CALLS = 5, 2000
+#: A turn takes about as long, in so many calls at least.
+TURNS, TURN_SECONDS, LEAST_CALLS = 5, 0.05, 3
 #: Probabilities may differ by so much.
 TOLERANCE = 1e-4
 
@@ -52,7 +56,7 @@ def measure(request: dict) -> dict:
     times: dict[str, list[float]] = {peer: [] for peer in predict}
     for _ in range(TURNS):
         for peer, function in predict.items():
-            times[peer] += _calls(function, X, ROW_CALLS if n == 1 else 3)
+            times[peer] += _calls(function, X)
     return {
         "us": {peer: float(np.median(values)) for peer, values in times.items()},
         "p99": {peer: float(np.percentile(values, 99)) for peer, values in times.items()},
@@ -61,10 +65,14 @@ def measure(request: dict) -> dict:
     }
 
 
-def _calls(function: Callable, X: np.ndarray, n_calls: int) -> list[float]:
-    """Microseconds of each of so many calls."""
+def _calls(function: Callable, X: np.ndarray) -> list[float]:
+    """Microseconds of each call of a turn."""
     clock, times = time.perf_counter_ns, []
-    for _ in range(n_calls // 10 + 1):
+    function(X)
+    start = clock()
+    function(X)
+    n_calls = max(LEAST_CALLS, int(TURN_SECONDS * 1e9 / (clock() - start)))
+    for _ in range(n_calls // 10):
         function(X)
     for _ in range(n_calls):
         start = clock()

@@ -425,7 +425,6 @@ cdef class Engine:
         self.batch.store = <char *> address_of(self.store)
         self.batch.arena = <char *> address_of(self.arena)
         self.batch.scratch = <char *> address_of(self.scratch)
-        self.kept_weights = {}
         self.plain_places = np.zeros(max(1, self.parameters.n_ops), np.intp)
         self.batch.plain_weights = <const void **> address_of(self.plain_places)
         self.batch.weights = NULL
@@ -473,7 +472,7 @@ cdef class Engine:
             op = &self.parameters.ops[i]
             weight, bias = offsets(op, which)
             if weight < 0:
-                self.kept_weights[i] = weights[i]
+                self.kept_weights = weights
                 self.batch.plain_weights[i] = address_of(weights[i])
             kernels_of(op).pack(
                 op, self.batch.store, weight, bias, address_of(weights[i]), address_of(biases[i])

@@ -117,7 +117,7 @@ def test_copies_of_the_weights(parameters, during, after):
 
 def test_copies_of_the_weights_in_predictions():
     """One, packed, for rows that go in several pieces; none for those that go in one."""
-    model = hotloop.MLPClassifier(HIDDEN, max_iter=1).fit(ROWS, CODES)
+    model = hotloop.MLPClassifier(HIDDEN, max_iter=1, n_jobs=1).fit(ROWS, CODES)
     for n, most in ((100, 1.6), (60, 0.35), (2, 0.05)):
         peak, left = traced(lambda n=n: model.predict_proba(ROWS[:n]))
         assert copies_of_weights(peak) < most
