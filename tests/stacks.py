@@ -2,9 +2,13 @@
 
 A :class:`Stack` says what is wanted and is printed when a test fails; :func:`build` makes the
 arrays from its seed. :func:`train`, :func:`gradients` and :func:`predict` run a problem on
-hotloop, :func:`oracle_train` and so on on the oracle with error bounds.
+hotloop, :func:`oracle_train` and so on on the oracle with error bounds; :func:`child` runs what
+might not come back.
 """
 
+import subprocess
+import sys
+import textwrap
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -226,3 +230,15 @@ def predict(problem, X=None, parameters=None, *, in_place=False, n_jobs=1):
 def oracle_predict(problem):
     """The same on the oracle, with bounds."""
     return oracle.forward(problem.net, problem.X)[-1]
+
+
+def child(code, *options, args=(), timeout=60):
+    """Runs Python code in a process of its own, which must end well and in time."""
+    done = subprocess.run(
+        [sys.executable, *options, "-c", textwrap.dedent(code), *args],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

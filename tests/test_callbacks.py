@@ -182,3 +182,11 @@ def test_callbacks_work_within_a_pipeline_and_a_grid_search():
     search = GridSearchCV(pipeline, {"mlpclassifier__alpha": [0.0, 0.1]}, cv=2).fit(X, y)
     assert search.best_score_ > 0
     assert monitor.get_logs()
+
+
+@every_solver
+def test_a_callback_that_runs_out_of_something_is_not_a_wish_to_stop(solver):
+    """SciPy takes any StopIteration for one."""
+    recorder = Recorder(fail_at=2, fail_with=StopIteration("mine"))
+    with pytest.raises(StopIteration, match="mine"):
+        new(solver=solver).set_callbacks(recorder).fit(X, y)

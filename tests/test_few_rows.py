@@ -1,18 +1,22 @@
 """A few rows are predicted from the weights where they lie. Only the time may show it."""
 
+import gc
 import pickle
+import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+from hotloop.kernels.engine import Engine
 
 import hotloop
-from hotloop import backends, plan
+from hotloop import backends, plan, spec
 from hotloop.estimators import mlp
-from stacks import ACTIVATIONS, LOSSES, Stack, build, predict
+from stacks import ACTIVATIONS, LOSSES, Stack, build, child, predict
 
 #: Every number of vectors that a tile may have, full and with a tail; narrow layers; wide ones.
 WIDTHS = (*range(1, 37), 48, 63, 100, 128, 130, 257)
@@ -81,6 +85,59 @@ def test_weights_read_in_place_have_the_bits_of_packed_ones(inputs, dtype):
             np.testing.assert_array_equal(got, packed[:n], err_msg=f"{width} {n}")
         weights[0][-1, -1] += 1
         assert (backends.predict(compiled, weights, biases, X) != packed).any()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mprotect by its Linux name")
+def test_nothing_is_read_past_the_end_of_a_weight():
+    """Each weight ends where a page begins that may not be touched."""
+    child(
+        """
+        import ctypes, mmap
+        import numpy as np
+        from hotloop import backends, plan, spec
+
+        libc, page = ctypes.CDLL(None, use_errno=True), mmap.PAGESIZE
+        libc.mprotect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+
+        def at_the_edge(array):
+            room = -(-array.nbytes // page) * page
+            memory = np.frombuffer(mmap.mmap(-1, room + page), np.uint8)
+            assert libc.mprotect(memory.ctypes.data + room, page, 0) == 0
+            there = memory[room - array.nbytes : room].view(array.dtype).reshape(array.shape)
+            there[...] = array
+            return there
+
+        rng = np.random.default_rng(0)
+        for dtype in ("float32", "float64"):
+            for width in (*range(1, 50), 63, 64, 65, 100, 130):
+                widths = (7, width, width)
+                layers = spec.Dense(width, "relu"), spec.Dense(width)
+                network = spec.Network((7,), layers, spec.LOSSES["squared_error"])
+                compiled = plan.compile_inference(network, dtype=np.dtype(dtype), in_place=True)
+                pairs = zip(widths[:-1], widths[1:])
+                weights = [at_the_edge(rng.normal(size=pair).astype(dtype)) for pair in pairs]
+                biases = [at_the_edge(rng.normal(size=width).astype(dtype)) for _ in range(2)]
+                for n in (1, 4, 12, 13):
+                    X = at_the_edge(rng.normal(size=(n, 7)).astype(dtype))
+                    out = backends.predict(compiled, weights, biases, X)
+                    assert np.isfinite(out).all()
+                    if n <= 4:
+                        few = backends.FewRows(compiled).predict(X, weights, biases)
+                        assert (few == out).all()
+        """
+    )
+
+
+def test_weights_in_place_are_kept_alive():
+    """An engine that reads them holds them."""
+    network = spec.Network((3,), (spec.Dense(20),), spec.LOSSES["squared_error"])
+    compiled = plan.compile_inference(network, dtype=np.dtype("float64"), in_place=True)
+    engine, weight = Engine(compiled, {}), np.ones((3, 20))
+    engine.pack("parameters", [weight], [np.zeros(20)])
+    held = weakref.ref(weight)
+    del weight
+    gc.collect()
+    assert held() is not None
 
 
 def test_a_plan_without_packed_weights_has_none_to_give():

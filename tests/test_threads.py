@@ -19,7 +19,7 @@ from sklearn.model_selection import GridSearchCV
 
 from hotloop import MLPClassifier, MLPRegressor, backends, plan
 from hotloop.threads import thread_count
-from stacks import OPTIMIZERS, Stack, build, make_orders, make_scalars, steps_per_epoch
+from stacks import OPTIMIZERS, Stack, build, child, make_orders, make_scalars, steps_per_epoch
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -256,18 +256,6 @@ def test_the_pool_is_as_large_as_the_largest_fit_and_shared(monkeypatch):
         assert count() == before
     """
     child(code, "-W", "ignore")
-
-
-def child(code, *options, args=(), timeout=60):
-    """Runs Python code in a process of its own, which must end well and in time."""
-    done = subprocess.run(
-        [sys.executable, *options, "-c", textwrap.dedent(code), *args],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 # ---- side by side ----------------------------------------------------------------------

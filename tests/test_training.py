@@ -12,6 +12,7 @@ from sklearn.datasets import load_iris, make_regression
 from sklearn.utils.fixes import parse_version
 
 import hotloop
+from hotloop import backends
 from state import state_of
 
 X, y = load_iris(return_X_y=True)
@@ -256,6 +257,32 @@ def test_early_stopping_restores_the_best_weights(name):
     np.testing.assert_allclose(ours.validation_scores_, theirs.validation_scores_, rtol=1e-6)
     assert ours.best_validation_score_ == max(ours.validation_scores_)
     assert_close(ours, theirs, 1e-6)
+
+
+@pytest.mark.parametrize("during", ["run", "predict"])
+def test_an_interrupted_epoch_that_has_no_score_is_not_counted(during, monkeypatch):
+    """Losses and scores stay as many, whether it was trained or scored when Ctrl-C came."""
+    true, calls = getattr(backends.CompiledRunner, during), []
+
+    def interrupted(*args, **kwargs):
+        calls.append(during)
+        result = true(*args, **kwargs)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(backends.CompiledRunner, during, interrupted)
+    with pytest.warns(UserWarning, match="interrupted"):
+        model = new("MLPClassifier", early_stopping=True).fit(X, y)
+    assert len(model.loss_curve_) == len(model.validation_scores_) == model.n_iter_ == 2
+
+
+@pytest.mark.parametrize("kind", ["int16", "uint8", "uint64"])
+def test_a_batch_size_of_numpy_is_a_number_as_any(kind):
+    """It takes no part in arithmetic of its own width."""
+    sizes = 50, np.dtype(kind).type(50)
+    one, other = (new("MLPClassifier", batch_size=size).fit(X, y) for size in sizes)
+    np.testing.assert_array_equal(one.coefs_[0], other.coefs_[0])
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])

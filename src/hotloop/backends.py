@@ -339,11 +339,17 @@ def predict(
     dtype = plan.dtype
     engine.pack(
         "parameters",
-        [np.ascontiguousarray(w, dtype=dtype) for w in coefs],
-        [np.ascontiguousarray(b, dtype=dtype) for b in intercepts],
+        [_readable(w, dtype) for w in coefs],
+        [_readable(b, dtype) for b in intercepts],
     )
     out = np.empty((X.shape[0], plan.network.n_outputs), dtype=dtype)
     return _predict(engine, X, out, plan)
+
+
+def _readable(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The array as kernels read it where it lies; a copy if it is not so already."""
+    array = np.ascontiguousarray(array, dtype=dtype)
+    return array if array.flags.aligned else array.copy()
 
 
 def shuffle(rng: np.random.RandomState, orders: np.ndarray) -> None:

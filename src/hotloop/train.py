@@ -421,7 +421,8 @@ class EpochLoop:
                 while not stopped and history.n_epochs < max_epochs:
                     stopped = self._call(min(epochs_a_call, max_epochs - history.n_epochs))
             except KeyboardInterrupt:
-                self._note_epochs()
+                # An epoch that is not scored yet counts as one that is not over.
+                self._note_epochs(self._runner.losses if self._validation is None else [])
                 warnings.warn("Training interrupted by user.", stacklevel=2)
                 stopped = True
             if not stopped and not settings.incremental:
@@ -472,11 +473,12 @@ class EpochLoop:
         scalars = self._scalars(n_epochs)
         self._running = True
         self._runner.run(orders, scalars, self._stop, n_epochs=n_epochs)
-        self._note_epochs()
+        score = self._score(self._validation) if self._validation else None
+        self._note_epochs(self._runner.losses)
         if settings.verbose:
             print(f"Iteration {history.n_epochs}, loss = {history.loss:.8f}")
-        if self._validation:
-            self._score_epoch(self._validation)
+        if score is not None:
+            self._note_score(score)
         asked_to_stop = self._tasks.end_iteration(self._outcome)
         return self._ends_at_plateau() or asked_to_stop
 
@@ -489,12 +491,14 @@ class EpochLoop:
         scalars[..., GROUPS.index("weight"), SCALARS.index("decay")] = self.settings.alpha
         return scalars
 
-    def _note_epochs(self) -> None:
-        """Enter into the books what the runner has done since it was called."""
+    def _note_epochs(self, losses: list[float]) -> None:
+        """Enter into the books what the runner has done since it was called: all its steps, and
+        the epochs that had these losses.
+        """
         if not self._running:
             return
         self._running = False
-        history, losses = self.history, self._runner.losses
+        history = self.history
         n_steps = self._runner.steps - self._steps_noted
         self._steps_noted += n_steps
         history.loss_curve.extend(map(float, losses))
@@ -507,8 +511,10 @@ class EpochLoop:
         if self._orders:
             self._orders.keep(len(losses))
 
-    def _score_epoch(self, validation: Validation) -> None:
-        score = validation.score(self._runner.predict(validation.X, validation.out))
+    def _score(self, validation: Validation) -> float:
+        return validation.score(self._runner.predict(validation.X, validation.out))
+
+    def _note_score(self, score: float) -> None:
         if self.history.add_score(score, self.settings.tol):
             self._runner.read_state(State(self._start[np.newaxis], {}))
         if self.settings.verbose:
@@ -582,6 +588,7 @@ def minimize_lbfgs(
     """
     latest = Outcome(start, loss=np.nan, n_iter=0)
     last_loss, was_stopped = np.nan, False
+    mistaken: StopIteration | None = None  # a callback's own, which SciPy would take for a wish
 
     def objective(parameters: Array) -> tuple[float, Array]:
         nonlocal last_loss
@@ -591,9 +598,13 @@ def minimize_lbfgs(
         return last_loss, gradient
 
     def end_iteration(parameters: Array) -> None:
-        nonlocal latest, was_stopped
+        nonlocal latest, was_stopped, mistaken
         latest = Outcome(parameters, last_loss, latest.n_iter + 1)
-        was_stopped = tasks.end_iteration(lambda: latest)
+        try:
+            was_stopped = tasks.end_iteration(lambda: latest)
+        except StopIteration as error:
+            mistaken = error
+            raise
         if was_stopped:
             raise StopIteration
 
@@ -606,6 +617,8 @@ def minimize_lbfgs(
             options=options,
             callback=end_iteration if tasks.active else None,
         )
+    if mistaken is not None:
+        raise mistaken
     result.was_stopped = was_stopped
     return result
 

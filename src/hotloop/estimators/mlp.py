@@ -376,7 +376,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         )
 
     def _batch_size(self, n_rows: int) -> int:
-        return min(200, n_rows) if self.batch_size == "auto" else self.batch_size
+        return min(200, n_rows) if self.batch_size == "auto" else int(self.batch_size)
 
     def _run_lbfgs(self, job: _Job, tasks: FitTasks) -> train.Outcome:
         plan = _gradient_plan(
