@@ -35,11 +35,6 @@
 #define ENTRIES_AHEAD 8
 #define FEATURES_AHEAD 16
 
-INLINE int64_t block_vectors(int64_t left) {
-    int64_t n = left / VL, blocks = (n + MOST_VECTORS - 1) / MOST_VECTORS;
-    return (n + blocks - 1) / blocks;
-}
-
 INLINE hl_feature *features_of(const hl_op *op, const hl_batch *batch) {
     return (hl_feature *)(batch->store + op->features);
 }
@@ -156,7 +151,7 @@ static void csr_forward(const hl_op *op, const hl_batch *batch, int64_t begin, i
         }
         if (plain) v_store(out + width - VL, v_zero()); /* its padding */
         for (int64_t j = 0, nv; j < width; j += nv * VL) {
-            nv = block_vectors(width - j);
+            nv = even_part((width - j) / VL, MOST_VECTORS);
             const int64_t at_last = j + nv * VL < width ? (nv - 1) * VL : readable - VL - j;
 #define CASE(n, rule)                                                                              \
     case n: csr_products(n, op, X, first, last, weight + j, bias + j, out + j, at_last); break;
@@ -290,7 +285,7 @@ INLINE void replay(const int nv, const enum hl_optimizer rule, const catch_up *c
 static void replay_row(const catch_up *c, int64_t from, REAL *row) {
     const int64_t slot = padded(c->op->O);
     for (int64_t j = 0, nv; j < slot; j += nv * VL) {
-        nv = block_vectors(slot - j);
+        nv = even_part((slot - j) / VL, MOST_VECTORS);
 #define CASE(n, rule)                                                                              \
     case n: replay(n, rule, c, from, row + j, slot); break;
         SWITCH_BLOCK_AND_RULE(nv, c->op->optimizer, CASE)
@@ -504,7 +499,7 @@ static void csr_backward_weight(const hl_op *op, const hl_batch *batch, int64_t 
             mark(op, batch, feature, counts, &s.squares);
         }
         for (int64_t j = 0, nv; j < width; j += nv * VL) {
-            nv = block_vectors(width - j);
+            nv = even_part((width - j) / VL, MOST_VECTORS);
             if (fused) {
 #define CASE(n, rule)                                                                              \
     case n: step_on_entries(n, rule, &constants, of, D + j, ldd, w + j, width); break;

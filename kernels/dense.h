@@ -377,7 +377,7 @@ static void unit_products(const sink *s, unit u, REAL *C, int64_t ld, const OPER
     const int64_t stepped[] = {op->weight, op->weight_slot_0, op->weight_slot_1};
     int64_t tile = 0;
     for (int64_t r = 0, mr; r < rows; r += mr, tile++) {
-        mr = tile_rows(rows - r, narrow ? NR : columns);
+        mr = even_part(rows - r, most_rows(narrow ? NR : columns));
         int64_t asked = tile / 3 * (K / 4) * VL;
         const REAL *soon = (const REAL *)left;
         if (next && !narrow && asked < u.length && stepped[tile % 3] >= 0)
@@ -398,7 +398,7 @@ static void units_gradient(const sink *s, int64_t begin, int64_t end, REAL *unit
     const hl_op *op = s->op;
     const hl_batch *batch = s->batch;
     const int fused = op->gradient == HL_update, narrow = op->layout == HL_narrow;
-    const int64_t n = operands(batch->n), block = block_of(n, COLUMNS_BLOCK);
+    const int64_t n = operands(batch->n), block = even_part(n, COLUMNS_BLOCK);
     OPERAND *packed = (OPERAND *)(units + op->grain * UNIT_SIZE);
     OPERAND *columns = packed + COLUMNS_BLOCK * MOST_UNIT_ROWS;
     for (int64_t b = 0; b < n; b += block) {

@@ -59,8 +59,7 @@ static void row_forward(const hl_op *op, const void *input, const void *weight, 
     else if (op->O < VL) short_row(op, x, W, b, out);
     else
         for (int64_t j = 0, left = padded(op->O) / VL, nv; left > 0; left -= nv, j += nv * VL) {
-            int64_t tiles = (left + ROW_VECTORS - 1) / ROW_VECTORS;
-            nv = (left + tiles - 1) / tiles;
+            nv = even_part(left, ROW_VECTORS);
             int64_t last = nv == left ? op->O - VL - j : (nv - 1) * VL;
             switch (nv) {
 #define CASE(n)                                                                                    \
