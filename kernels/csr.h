@@ -98,15 +98,12 @@ static void csr_index(const hl_op *op, const hl_batch *batch, int64_t begin, int
 
 /* ------------------------------------------------------------------ forward */
 
-/* nv vectors of a row of the output, from its entries begin .. end. The last of them starts at
- * `at_last`, as in row.h. */
+/* nv vectors of a row of the output, from its entries begin .. end. */
 INLINE void csr_products(const int nv, const hl_op *op, const hl_stream *X, int64_t begin,
-                         int64_t end, const REAL *W, const REAL *bias, REAL *output,
-                         int64_t at_last) {
+                         int64_t end, const REAL *W, const REAL *bias, REAL *output, int64_t last) {
     V c[MOST_VECTORS];
-#define AT(j) ((j) < nv - 1 ? (j) * VL : at_last)
 #pragma GCC unroll 8
-    for (int j = 0; j < nv; j++) c[j] = v_load(bias + AT(j));
+    for (int j = 0; j < nv; j++) c[j] = v_load(bias + vector_at(j, nv, last));
     for (int64_t e = begin; e < end; e++) {
         const REAL *w = W + X->indices[e] * op->ld_weight;
         const V x = v_set1(((const REAL *)X->data)[e]);
@@ -116,12 +113,10 @@ INLINE void csr_products(const int nv, const hl_op *op, const hl_stream *X, int6
             for (int64_t i = 0; i < nv * VL; i += LINE) __builtin_prefetch(ahead + i);
         }
 #pragma GCC unroll 8
-        for (int j = 0; j < nv; j++) c[j] = v_fma(x, v_load(w + AT(j)), c[j]);
+        for (int j = 0; j < nv; j++) c[j] = v_fma(x, v_load(w + vector_at(j, nv, last)), c[j]);
     }
 #pragma GCC unroll 8
-    for (int j = 0; j < nv; j++)
-        v_store(output + AT(j), op->activation == HL_relu ? v_max(v_zero(), c[j]) : c[j]);
-#undef AT
+    for (int j = 0; j < nv; j++) v_store(output + vector_at(j, nv, last), relu_of(op, c[j]));
 }
 
 /* A row of fewer columns than a vector has lanes, from a weight without padding. */
@@ -132,7 +127,7 @@ static void csr_short_row(const hl_op *op, const hl_stream *X, int64_t begin, in
         const V w = v_load_n(W + X->indices[e] * op->ld_weight, op->O);
         c = v_fma(v_set1(((const REAL *)X->data)[e]), w, c);
     }
-    v_store(output, op->activation == HL_relu ? v_max(v_zero(), c) : c);
+    v_store(output, relu_of(op, c));
 }
 
 static void csr_forward(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {

@@ -41,7 +41,19 @@ static void round_rows(const hl_op *op, const hl_batch *batch, int64_t begin, in
 
 /* ------------------------------------------------------------------ forward */
 
-/* relu is part of a rows_tile; the others run over rows that were just written. */
+/* relu is computed before a result is stored: by a rows_tile, or by these. */
+INLINE V relu_of(const hl_op *op, V c) {
+    return op->activation == HL_relu ? v_max(v_zero(), c) : c;
+}
+INLINE REAL relu_of_one(const hl_op *op, REAL z) {
+    return op->activation == HL_relu && z < 0 ? 0 : z;
+}
+
+/* Where vector j of nv in a row starts: the last may go over columns of the one before, to end where
+ * a row without padding does. */
+INLINE int64_t vector_at(int j, const int nv, int64_t last) { return j < nv - 1 ? j * VL : last; }
+
+/* The other activations run over rows that were just written. */
 static void activate(const hl_op *op, REAL *output, int64_t begin, int64_t end) {
     if (op->activation == HL_identity || op->activation == HL_relu) return;
     for (int64_t r = begin; r < end; r++) {
@@ -87,8 +99,8 @@ static void narrow_forward(const hl_op *op, const hl_batch *batch, const REAL *A
             if (rows == 8) dots(8, A + r * lda, lda, w, op->I, sums);
             else dots(1, A + r * lda, lda, w, op->I, sums);
             for (int64_t i = 0; i < rows; i++) {
-                REAL z = bias[o] + sums[i];
-                output[(r + i) * op->ld_output + o] = op->activation == HL_relu && z < 0 ? 0 : z;
+                REAL *out = output + (r + i) * op->ld_output + o;
+                *out = relu_of_one(op, bias[o] + sums[i]);
             }
         }
         r += rows;
