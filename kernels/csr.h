@@ -177,6 +177,10 @@ static void csr_forward(const hl_op *op, const hl_batch *batch, int64_t begin, i
 #endif
 #define NOTHING 1e-30 /* a moment of which less is kept moves nothing any more */
 
+INLINE int decays(const hl_op *op, const hl_batch *batch) {
+    return batch->scalars[op->weight_group * HL_N_SCALARS + HL_decay] != 0;
+}
+
 /* The step just taken enters the history, as one that others have missed. */
 static void remember(const hl_op *op, const hl_batch *batch) {
     hl_history *h = batch->history;
@@ -193,7 +197,7 @@ static void remember(const hl_op *op, const hl_batch *batch) {
         fading = log(op->beta_2);
         break;
     }
-    h->decays = s[HL_decay] != 0;
+    h->decays = decays(op, batch);
     REAL *constants = (REAL *)h->constants[t];
     constants[0] = (REAL)s[HL_rate];
     constants[1] = (REAL)momentum;
@@ -449,16 +453,13 @@ INLINE void step_on_entries(const int nv, const enum hl_optimizer rule, const st
     }
 }
 
-static void csr_bias(sink *s, const hl_op *op) {
+static void csr_bias(sink *s) {
+    const hl_op *op = s->op;
     const REAL *D = in_arena(s->batch, op->d_output);
     for (int64_t j = 0, width; j < op->O; j += width) {
         width = panel_width(op->O, j);
         sink_bias(s, (unit){.j = j, .width = width}, D + j, op->ld_output);
     }
-}
-
-INLINE int decays(const hl_op *op, const hl_batch *batch) {
-    return batch->scalars[op->weight_group * HL_N_SCALARS + HL_decay] != 0;
 }
 
 /* Before a feature is stepped on: its share in the loss, and the mark that it was. */
@@ -484,7 +485,7 @@ static void csr_backward_weight(const hl_op *op, const hl_batch *batch, int64_t 
     sink s = sink_of(op, batch);
     const step_constants constants = s.weight;
     double *counts = fused ? counts_of(op, batch, begin / op->grain) : NULL;
-    if (begin == 0) csr_bias(&s, op);
+    if (begin == 0) csr_bias(&s);
     for (int64_t k = begin; k < end; k++) {
         const int64_t feature = batch->touched->features[k];
         const entries of = entries_at(batch->touched, k);
@@ -517,7 +518,7 @@ static void csr_update(const hl_op *op, const hl_batch *batch, int64_t begin, in
     const int64_t width = padded(op->O);
     double *counts = counts_of(op, batch, begin / op->grain);
     sink s = sink_of(op, batch);
-    V squares = v_zero();
+    V squares = v_zero(); /* before the steps, as a loss has them: the sink sums those after */
     if (begin == 0) step_bias(&s, in_store(batch, op->bias_gradient), 0, width);
     for (int64_t k = begin; k < end; k++) {
         const int64_t feature = batch->touched->features[k];
