@@ -50,7 +50,7 @@ enum epilogue { STORE, RELU, TIMES_RELU_SLOPE, TIMES_LOGISTIC_SLOPE, TIMES_TANH_
 typedef struct rows_product {
     int64_t K, lda, ldb, ldc;
     const OPERAND *A, *B;
-    OPERAND *packed;      /* room for a panel of B, if its rows are not of whole vectors */
+    OPERAND *packed;      /* room for a panel of a row-major B, or NULL: see rows_product_run */
     const REAL *start;    /* start of the chains, rows ld_start apart; NULL for zero */
     int64_t ld_start;     /* 0 for a bias, which is the same for every row */
     const STORED *output; /* for the slopes: the activation's output, rows ld_output apart */
