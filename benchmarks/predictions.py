@@ -22,8 +22,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 import peak
 import peers
-from processes import in_fresh_process, serve
-from records import append, new_parser, new_record, three_digits
+import processes
+from records import append, new_parser, new_record, table_line, three_digits
 
 PEERS = ("hotloop", "sklearn", "torch", "torchscript", "onnxruntime")
 #: Rows, widths, dtype and what is aimed at, by the number of the aim.
@@ -93,19 +93,19 @@ def summarise(name: str, answers: list[dict]) -> list[dict]:
 
 
 def main() -> int:
-    serve(measure)
+    processes.serve(measure)
     parser = new_parser(__doc__)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
     arguments = parser.parse_args()
     present = peers.present(arguments.peers)
     instruction_set = os.environ.get("HOTLOOP_ISA") or peak.widest()
-    print("| predict_proba, us | " + " | ".join(present) + " | aim |")
+    print(table_line(["predict_proba, us", *present, "aim"]))
     print("|---" * (len(present) + 2) + "|")
     voids = 0
     for name in arguments.cases:
         request = {"case": name, "peers": present, "instruction_set": instruction_set}
-        answers = [in_fresh_process(__file__, request) for _ in range(arguments.processes)]
+        answers = processes.answers(__file__, request, arguments.processes)
         records = summarise(name, answers)
         append(arguments.json, records)
         voids += records[0]["void"] is not None
@@ -115,7 +115,7 @@ def main() -> int:
             if found[0]["implementation"] == "hotloop" and case.startswith("predict P11"):
                 cells[0] += f" ({found[0]['percent_of_peak']:.0f} %)"
             aim = CASES[name][-1]
-            print("| " + " | ".join([case.removeprefix("predict "), *cells, aim]) + " |")
+            print(table_line([case.removeprefix("predict "), *cells, aim]))
     return 1 if voids else 0
 
 

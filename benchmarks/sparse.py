@@ -24,9 +24,9 @@ import numpy as np
 import scipy.sparse
 
 import peers
+import processes
 from cases import Case
-from processes import in_fresh_process, serve
-from records import append, new_parser, new_record, three_digits
+from records import append, new_parser, new_record, table_line, three_digits
 
 ROW_ENTRIES = 100
 #: Features, alpha and sparse_updates of the steps that are timed.
@@ -164,7 +164,7 @@ def time_steps(arguments) -> None:
     found = {}
     for step in STEPS:
         request = {"step": step, "epochs": arguments.epochs}
-        answers = [in_fresh_process(__file__, request) for _ in range(arguments.processes)]
+        answers = processes.answers(__file__, request, arguments.processes)
         d, alpha, updates = step
         name = f"csr step {d} features alpha={alpha:g} {updates}"
         touched = answers[0]["touched_mb"]
@@ -173,7 +173,8 @@ def time_steps(arguments) -> None:
         append(arguments.json, [record])
         found[step] = record["value"]
         took = three_digits(record["value"])
-        print(f"| {d:,} | {alpha:g} | {updates} | {took} | {touched:.1f} |", flush=True)
+        cells = [f"{d:,}", f"{alpha:g}", updates, took, f"{touched:.1f}"]
+        print(table_line(cells), flush=True)
     first, wide, decayed = (found[step] for step in STEPS[:3])
     print(f"1,000,000 features: {wide / first:.2f} times 100,000, target 1.25.")
     print(f"alpha > 0 adds {decayed - first:.2f} ms.")
@@ -181,7 +182,7 @@ def time_steps(arguments) -> None:
 
 def time_training(request: dict, arguments) -> bool:
     """Print and record what an epoch takes; whether the losses agree."""
-    answers = [in_fresh_process(__file__, request) for _ in range(arguments.processes)]
+    answers = processes.answers(__file__, request, arguments.processes)
     loss, name = answers[0]["loss"], answers[0]["name"]
     void, cells = None, [name]
     ours, theirs = (loss[f"{peer} {DEFAULT}"] for peer in ("hotloop", "sklearn"))
@@ -195,13 +196,13 @@ def time_training(request: dict, arguments) -> bool:
         records.append(new_record(case, peer, "ms/epoch", values, void, loss=loss[run]))
     append(arguments.json, records)
     if void:
-        print(f"| {name} | VOID: {void} |", flush=True)
+        print(table_line([name, f"VOID: {void}"]), flush=True)
         return False
     value = dict(zip(answers[0]["ms"], (record["value"] for record in records), strict=True))
     for alpha, updates in SETTINGS:
         ours, theirs = value[f"hotloop {alpha:g} {updates}"], value[f"sklearn {DEFAULT}"]
         cells.append(f"{three_digits(ours)} ({theirs / ours:.1f}x)")
-    print("| " + " | ".join(cells) + " |", flush=True)
+    print(table_line(cells), flush=True)
     return True
 
 
@@ -210,7 +211,7 @@ def time_predictions(arguments) -> None:
     print("\n| rows, dtype | hotloop, ms | scikit-learn, ms |\n|---|---|---|")
     for dtype in arguments.dtype:
         request = {"name": "predict", "dtype": dtype}
-        answers = [in_fresh_process(__file__, request) for _ in range(arguments.processes)]
+        answers = processes.answers(__file__, request, arguments.processes)
         for n in ROWS:
             case, records = f"csr predict {n} x {WORDS}-100-1 {dtype}", []
             for peer in ("hotloop", "sklearn"):
@@ -218,11 +219,11 @@ def time_predictions(arguments) -> None:
                 records.append(new_record(case, peer, "ms", values, None))
             append(arguments.json, records)
             cells = [three_digits(record["value"]) for record in records]
-            print("| " + " | ".join([f"{n} {dtype}", *cells]) + " |", flush=True)
+            print(table_line([f"{n} {dtype}", *cells]), flush=True)
 
 
 def main() -> int:
-    serve(measure)
+    processes.serve(measure)
     parser = new_parser(__doc__)
     cases = ("step", "predict", "synthetic", *TEXTS)
     parser.add_argument("--cases", nargs="+", choices=cases, default=cases)
@@ -242,10 +243,8 @@ def main() -> int:
     ]
     if not trained:
         return 0
-    settings = " | ".join(
-        f"alpha={alpha:g} {updates}, ms/epoch (times)" for alpha, updates in SETTINGS
-    )
-    print(f"\n| data, dtype | {settings} |\n|---|---|---|---|---|")
+    settings = (f"alpha={alpha:g} {updates}, ms/epoch (times)" for alpha, updates in SETTINGS)
+    print("\n" + table_line(["data, dtype", *settings]) + "\n|---|---|---|---|---|")
     agree = True
     for name in trained:
         for dtype in arguments.dtype:
