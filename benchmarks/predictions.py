@@ -12,9 +12,7 @@ from __future__ import annotations
 import os
 import statistics
 import sys
-import time
 import warnings
-from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -23,7 +21,14 @@ from sklearn.exceptions import ConvergenceWarning
 import peak
 import peers
 import processes
-from records import append, new_parser, new_record, table_line, three_digits
+from records import (
+    append,
+    new_parser,
+    new_record,
+    table_line,
+    three_digits,
+    why_probabilities_differ,
+)
 
 PEERS = ("hotloop", "sklearn", "torch", "torchscript", "onnxruntime")
 #: Rows, widths, dtype and what is aimed at, by the number of the aim.
@@ -32,9 +37,8 @@ CASES = {
     "P12": (1, (64, 128, 128, 10), "float32", "3 us, 99th percentile 6 us"),
     "P12 float64": (1, (64, 128, 128, 10), "float64", "5 us"),
 }
-TURNS, ROW_CALLS = 5, 2000
-#: Probabilities may differ by so much.
-TOLERANCE = 1e-4
+#: Calls of a turn with one row.
+ROW_CALLS = 2000
 
 
 def measure(request: dict) -> dict:
@@ -48,36 +52,19 @@ def measure(request: dict) -> dict:
         model.fit(X, np.arange(len(X)) % widths[-1])
     X = X[:n].copy()
     predict = {peer: peers.predictor(peer, model) for peer in request["peers"]}
-    outputs = [function(X) for function in predict.values()]
-    times: dict[str, list[float]] = {peer: [] for peer in predict}
-    for _ in range(TURNS):
-        for peer, function in predict.items():
-            times[peer] += _calls(function, X, ROW_CALLS if n == 1 else 3)
+    times, differ = peers.time_predictions(predict, X, ROW_CALLS if n == 1 else 3)
     return {
         "us": {peer: float(np.median(values)) for peer, values in times.items()},
         "p99": {peer: float(np.percentile(values, 99)) for peer, values in times.items()},
-        "differ": max(float(np.abs(output - outputs[0]).max()) for output in outputs),
+        "differ": differ,
         "peak": peak.measure(request["instruction_set"])[dtype],
     }
-
-
-def _calls(function: Callable, X: np.ndarray, n_calls: int) -> list[float]:
-    """Microseconds of each of so many calls."""
-    clock, times = time.perf_counter_ns, []
-    for _ in range(n_calls // 10 + 1):
-        function(X)
-    for _ in range(n_calls):
-        start = clock()
-        function(X)
-        times.append((clock() - start) / 1e3)
-    return times
 
 
 def summarise(name: str, answers: list[dict]) -> list[dict]:
     """Make a record for each peer, and for one row another for the 99th percentile."""
     n, widths, dtype, _ = CASES[name]
-    differ = max(answer["differ"] for answer in answers)
-    void = None if differ <= TOLERANCE else f"probabilities differ by {differ:.1e}"
+    void = why_probabilities_differ(answers)
     case = f"predict {name.split()[0]} {n} x {'-'.join(map(str, widths))} {dtype}"
     flops = 2.0 * n * sum(i * o for i, o in pairwise(widths))
     records = []

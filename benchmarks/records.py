@@ -8,6 +8,8 @@ import statistics
 from collections.abc import Iterable
 from pathlib import Path
 
+#: Probabilities by the same weights may differ by so much.
+PROBABILITY_TOLERANCE = 1e-4
 #: Final losses of the same training run may differ by such a share of the least.
 LOSS_TOLERANCE = 1e-3
 
@@ -67,6 +69,14 @@ def why_losses_differ(answers: list[dict]) -> str | None:
         # Not a number is no agreement, wherever it stands.
         if not all(loss - least <= LOSS_TOLERANCE * least for loss in losses.values()):
             return f"final losses differ by more than {LOSS_TOLERANCE:g} of the least: {losses}"
+    return None
+
+
+def why_probabilities_differ(answers: list[dict]) -> str | None:
+    """Say by how much those of a process differ (``differ``), None if those of each agree."""
+    for differ in (answer["differ"] for answer in answers):
+        if not differ <= PROBABILITY_TOLERANCE:
+            return f"probabilities differ by {differ:.1e}"
     return None
 
 

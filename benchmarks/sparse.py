@@ -10,7 +10,7 @@ a step has to read and write it at least once. Epochs: what more of them add to 
 scikit-learn knows no lazy updates, and its time does not depend on alpha: all are compared with
 its own at the default alpha. Where the losses of the second epoch there differ by more than 1e-3
 the row is void, and says so. Predictions: as many features as a small corpus has words, 100 hidden
-units.
+units; void where the probabilities differ.
 """
 
 from __future__ import annotations
@@ -26,7 +26,14 @@ import scipy.sparse
 import peers
 import processes
 from cases import Case
-from records import append, new_parser, new_record, table_line, three_digits
+from records import (
+    append,
+    new_parser,
+    new_record,
+    table_line,
+    three_digits,
+    why_probabilities_differ,
+)
 
 ROW_ENTRIES = 100
 #: Features, alpha and sparse_updates of the steps that are timed.
@@ -42,8 +49,8 @@ SETTINGS = ((1e-4, "exact"), (0.0, "exact"), (1e-4, "lazy"), (0.0, "lazy"))
 SYNTHETIC = Case(10_000, 50_000, (100,), 2, 200, epochs=8)
 TEXTS = ("ag_news", "sms_spam", "movie_polarity")
 LOSS_TOLERANCE = 1e-3
-#: Features of the rows that are predicted, and how many of these at a time.
-WORDS, ROWS = 21_861, (1, 1000)
+#: Features of the rows that are predicted, how many of these at a time, and calls of a turn.
+WORDS, ROWS, CALLS = 21_861, (1, 1000), 20
 DEFAULT = "0.0001 exact"
 
 
@@ -141,15 +148,12 @@ def measure_prediction(request: dict) -> dict:
     _, model = peers.fit("hotloop", case, X, np.arange(case.n) % case.classes, 1, n_jobs=1)
     predict = {peer: peers.predictor(peer, model) for peer in ("hotloop", "sklearn")}
     ms: dict[str, float] = {}
+    differences = []
     for n in ROWS:
-        seconds: dict[str, list[float]] = {peer: [] for peer in predict}
-        for _ in range(100):
-            for peer, function in predict.items():
-                start = time.perf_counter()
-                function(X[:n])
-                seconds[peer].append(time.perf_counter() - start)
-        ms |= {f"{n} {peer}": 1e3 * float(np.median(seconds[peer])) for peer in predict}
-    return {"ms": ms}
+        us, differ = peers.time_predictions(predict, X[:n], CALLS)
+        ms |= {f"{n} {peer}": float(np.median(times)) / 1e3 for peer, times in us.items()}
+        differences.append(differ)
+    return {"ms": ms, "differ": float(np.max(differences))}
 
 
 def measure(request: dict) -> dict:
@@ -206,20 +210,24 @@ def time_training(request: dict, arguments) -> bool:
     return True
 
 
-def time_predictions(arguments) -> None:
-    """Print and record what a prediction takes."""
+def time_predictions(arguments) -> bool:
+    """Print and record what a prediction takes; whether the probabilities agree."""
     print("\n| rows, dtype | hotloop, ms | scikit-learn, ms |\n|---|---|---|")
+    agree = True
     for dtype in arguments.dtype:
         request = {"name": "predict", "dtype": dtype}
         answers = processes.answers(__file__, request, arguments.processes)
+        void = why_probabilities_differ(answers)
+        agree &= void is None
         for n in ROWS:
             case, records = f"csr predict {n} x {WORDS}-100-1 {dtype}", []
             for peer in ("hotloop", "sklearn"):
                 values = [answer["ms"][f"{n} {peer}"] for answer in answers]
-                records.append(new_record(case, peer, "ms", values, None))
+                records.append(new_record(case, peer, "ms", values, void))
             append(arguments.json, records)
-            cells = [three_digits(record["value"]) for record in records]
+            cells = [f"VOID: {void}"] if void else [three_digits(r["value"]) for r in records]
             print(table_line([f"{n} {dtype}", *cells]), flush=True)
+    return agree
 
 
 def main() -> int:
@@ -232,20 +240,20 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=5, help="of a step's timing (5)")
     parser.add_argument("--rounds", type=int, default=1, help="turns within a process (1)")
     arguments = parser.parse_args()
+    agree = True
     if "step" in arguments.cases:
         time_steps(arguments)
     if "predict" in arguments.cases:
-        time_predictions(arguments)
+        agree &= time_predictions(arguments)
     trained = [
         name
         for name in arguments.cases
         if name == "synthetic" or (name in TEXTS and arguments.data)
     ]
     if not trained:
-        return 0
+        return 0 if agree else 1
     settings = (f"alpha={alpha:g} {updates}, ms/epoch (times)" for alpha, updates in SETTINGS)
     print("\n" + table_line(["data, dtype", *settings]) + "\n|---|---|---|---|---|")
-    agree = True
     for name in trained:
         for dtype in arguments.dtype:
             request = {"name": name, "dtype": dtype, "rounds": arguments.rounds}
