@@ -25,9 +25,9 @@ from sklearn.model_selection import train_test_split
 import cases
 import peak
 import peers
+import processes
 from hotloop import MLPClassifier, MLPRegressor, config
-from processes import in_fresh_process, serve
-from records import append, new_parser, new_record, three_digits
+from records import append, new_parser, new_record, table_line, three_digits
 
 CASES = (
     cases.Case(8192, 512, (512, 512), 10, 256, epochs=4),
@@ -88,7 +88,7 @@ def time_steps(arguments) -> bool:
     for row in arguments.rows:
         case = CASES[row]
         request = {"row": row, "rounds": arguments.rounds}
-        answers = [in_fresh_process(__file__, request) for _ in range(arguments.processes)]
+        answers = processes.answers(__file__, request, arguments.processes)
         records, off = {}, {}
         for name in answers[0]["us"]:
             off[name] = max(answer["off"][name] for answer in answers)
@@ -102,12 +102,16 @@ def time_steps(arguments) -> bool:
             gflops = case.flops / case.steps / us[name] / 1e3
             limit = statistics.median(answer["peak"][name] for answer in answers)
             theirs = f"{us[PEER] / us[name]:.2f} times as long" if PEER in us else "-"
-            print(
-                f"| {case.name} | {name} | {three_digits(us[name])} | {100 * gflops / limit:.0f} % "
-                f"of {limit:.0f} GFLOP/s | {us['float32'] / us[name]:.2f}x | {off[name]:.2%} "
-                f"| {theirs} |",
-                flush=True,
-            )
+            cells = [
+                case.name,
+                name,
+                three_digits(us[name]),
+                f"{100 * gflops / limit:.0f} % of {limit:.0f} GFLOP/s",
+                f"{us['float32'] / us[name]:.2f}x",
+                f"{off[name]:.2%}",
+                theirs,
+            ]
+            print(table_line(cells), flush=True)
         append(arguments.json, list(records.values()))
     aims = ", ".join(f"{aim}x" for aim in TARGETS)
     print(f"\nTargets where the peak of bfloat16 is twice that of float32: {aims}.")
@@ -151,16 +155,13 @@ def compare_scores(arguments) -> bool:
                 for precision, values in scores.items()
             ],
         )
-        print(
-            f"| {name} ({data.measure}) | {plain:.4f} | {other:.4f} | {other - plain:+.4f} "
-            f"| {spread:.4f} |",
-            flush=True,
-        )
+        cells = [f"{plain:.4f}", f"{other:.4f}", f"{other - plain:+.4f}", f"{spread:.4f}"]
+        print(table_line([f"{name} ({data.measure})", *cells]), flush=True)
     return fine
 
 
 def main() -> int:
-    serve(measure)
+    processes.serve(measure)
     parser = new_parser(__doc__)
     rows = range(len(CASES))
     parser.add_argument("--rows", type=int, nargs="+", choices=rows, default=rows)

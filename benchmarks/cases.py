@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+
+
+def training_flops(rows: int, widths: tuple[int, ...]) -> float:
+    """Useful arithmetic of training on so many rows: three products a layer, two for the first."""
+    return sum(2.0 * rows * i * o * (3 if k else 2) for k, (i, o) in enumerate(pairwise(widths)))
 
 
 @dataclass(frozen=True)
@@ -50,9 +56,8 @@ class Case:
 
     @property
     def flops(self) -> float:
-        """Useful arithmetic of an epoch: three products a layer, two for the first."""
-        layers = zip(self.widths[:-1], self.widths[1:], strict=True)
-        return sum(2.0 * self.n * i * o * (3 if k else 2) for k, (i, o) in enumerate(layers))
+        """Useful arithmetic of an epoch."""
+        return training_flops(self.n, self.widths)
 
 
 CASES = (
@@ -94,9 +99,8 @@ class Step:
 
     @property
     def flops(self) -> float:
-        """Useful arithmetic: three products a layer, two for the first."""
-        layers = zip(self.widths[:-1], self.widths[1:], strict=True)
-        return sum(2.0 * self.batch * i * o * (3 if k else 2) for k, (i, o) in enumerate(layers))
+        """Useful arithmetic of the step."""
+        return training_flops(self.batch, self.widths)
 
 
 #: The steps whose speed is aimed at, by the number of the aim.

@@ -19,9 +19,9 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import processes
 from peers import classifier, present
-from processes import in_fresh_process, serve
-from records import append, new_parser, new_record
+from records import append, new_parser, new_record, table_line
 
 LOADERS = {"iris": load_iris, "breast_cancer": load_breast_cancer, "digits": load_digits}
 PEERS = ("hotloop", "sklearn")
@@ -62,7 +62,7 @@ def summarise(answers: list[dict], scaled: bool) -> list[dict]:
 
 
 def main() -> int:
-    serve(measure)
+    processes.serve(measure)
     parser = new_parser(__doc__)
     parser.add_argument("--scale", action="store_true", help="a StandardScaler in a pipeline")
     parser.add_argument("--seeds", type=int, default=5)
@@ -72,7 +72,7 @@ def main() -> int:
         "seeds": arguments.seeds,
         "scale": arguments.scale,
     }
-    answers = [in_fresh_process(__file__, request) for _ in range(arguments.processes)]
+    answers = processes.answers(__file__, request, arguments.processes)
     records = summarise(answers, arguments.scale)
     print("| cross_val_score(cv=5) | seconds, score | | times |\n|---|---|---|---|")
     for name in dict.fromkeys(record["case"] for record in records):
@@ -80,7 +80,7 @@ def main() -> int:
         cells = [f"{r['implementation']} {r['value']:.3g} s, {r['score']:.4f}" for r in found]
         if len(found) == 2:
             cells.append(f"{found[1]['value'] / found[0]['value']:.1f}x")
-        print("| " + " | ".join([name, *cells]) + " |")
+        print(table_line([name, *cells]))
     append(arguments.json, records)
     return 0
 

@@ -24,8 +24,8 @@ from pathlib import Path
 import cases
 import peak
 import peers
-from processes import in_fresh_process, serve
-from records import append, new_parser, new_record, three_digits
+import processes
+from records import append, new_parser, new_record, table_line, three_digits, why_losses_differ
 
 #: What each is called at the head of a column.
 PEERS = {
@@ -37,7 +37,6 @@ PEERS = {
     "prototype": "prototype (hotloop is)",
 }
 DTYPES = ("float32", "float64")
-LOSS_TOLERANCE = 1e-3
 
 PROTOTYPE_FLAGS = ["-O3", "-march=native", "-mprefer-vector-width=512", "-ffast-math"]
 PROTOTYPE_LINE = re.compile(r"n=(\d+) d=(\d+) bs=(\d+) L=(\d+): +([\d.]+) ms/epoch")
@@ -87,11 +86,7 @@ def summarise(
     """Make one record for each peer out of the answers of the processes."""
     case = cases.CASES[row]
     name = f"train {case.name} {dtype}" + (" all threads" if threads == "all" else "")
-    void = None
-    for losses in (answer["loss"].values() for answer in answers):
-        spread = (max(losses) - min(losses)) / min(losses)
-        if not spread <= LOSS_TOLERANCE:
-            void = f"final losses differ by {spread:.1e}: {answers[0]['loss']}"
+    void = why_losses_differ(answers)
     times = {peer: [answer["ms"][peer] for answer in answers] for peer in answers[0]["ms"]}
     if answers[0]["prototype"] is not None:
         times["prototype"] = [answer["prototype"] for answer in answers]
@@ -116,7 +111,7 @@ def table_row(columns: list[str], records: list[dict]) -> str:
     cells = [records[0]["case"].removeprefix("train ")]
     ours = found.get("hotloop")
     if records[0]["void"]:
-        return f"| {cells[0]} | VOID: {records[0]['void']} |"
+        return table_line([*cells, f"VOID: {records[0]['void']}"])
     cells.append(
         f"{three_digits(ours['value'])} ({ours['percent_of_peak']:.0f} %)" if ours else "absent"
     )
@@ -129,7 +124,7 @@ def table_row(columns: list[str], records: list[dict]) -> str:
         if ours:
             times = value / ours["value"]
             cells[-1] += f" ({times:.0%})" if peer == "prototype" else f" ({times:.1f}x)"
-    return "| " + " | ".join(cells) + " |"
+    return table_line(cells)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -145,7 +140,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    serve(measure_case)
+    processes.serve(measure_case)
     arguments = parse_arguments()
     present = peers.present(arguments.peers)
     program = None
@@ -157,8 +152,9 @@ def main() -> int:
     columns = ["hotloop", *(p for p in PEERS if p in arguments.peers and p != "hotloop")]
     if program is not None:
         columns.append("prototype")
-    print("\n| n x d (hidden) classes, batch, dtype |", *(f"{PEERS[p]} |" for p in columns))
-    print("|---" * (1 + len(columns)) + "|")
+    heads = ["n x d (hidden) classes, batch, dtype", *(PEERS[p] for p in columns)]
+    print("\n" + table_line(heads))
+    print("|---" * len(heads) + "|")
     voids = 0
     for row in arguments.rows:
         for dtype in arguments.dtype:
@@ -170,10 +166,8 @@ def main() -> int:
                 "instruction_set": instruction_set,
                 "prototype": program if dtype == "float32" else None,
             }
-            answers = [
-                in_fresh_process(__file__, request, pinned=arguments.threads == "one")
-                for _ in range(arguments.processes)
-            ]
+            pinned = arguments.threads == "one"
+            answers = processes.answers(__file__, request, arguments.processes, pinned=pinned)
             records = summarise(row, dtype, arguments.threads, instruction_set, answers)
             voids += records[0]["void"] is not None
             print(table_row(columns, records), flush=True)

@@ -20,9 +20,9 @@ from itertools import pairwise
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+import processes
 from peers import classifier, present
-from processes import in_fresh_process, serve
-from records import append, new_parser, new_record, three_digits
+from records import append, new_parser, new_record, table_line, three_digits
 
 PEERS = ("hotloop", "sklearn")
 FITS = 200
@@ -71,11 +71,11 @@ def _traced(model, X: np.ndarray, y: np.ndarray) -> float:
 
 
 def main() -> int:
-    serve(measure)
+    processes.serve(measure)
     arguments = new_parser(__doc__).parse_args()
     request = {"peers": present(PEERS)}
-    answers = [in_fresh_process(__file__, request) for _ in range(arguments.processes)]
-    print("| | " + " | ".join(request["peers"]) + " | at most |")
+    answers = processes.answers(__file__, request, arguments.processes)
+    print(table_line(["", *request["peers"], "at most"]))
     print("|---" * (len(request["peers"]) + 2) + "|")
     rows = {
         ("fixed P19 fit of one epoch, 100 rows", "us"): (lambda a: a["us"], MOST_US),
@@ -96,7 +96,7 @@ def main() -> int:
         append(arguments.json, found)
         cells = [three_digits(record["value"]) for record in found]
         name = f"{case.removeprefix('fixed ')}, {unit}"
-        print("| " + " | ".join([name, *cells, str(most)]) + " |")
+        print(table_line([name, *cells, most]))
     return 0
 
 

@@ -17,14 +17,13 @@ from functools import partial
 from pathlib import Path
 
 import peers
+import processes
 from cases import Case, make_data
-from processes import in_fresh_process, serve
-from records import append, new_parser, new_record
+from records import append, new_parser, new_record, table_line, why_losses_differ
 
 PEERS = ("hotloop", "sklearn", "torch", "torch compiled", "jax")
 WIDTHS = (32, 64, 128, 256, 512, 1024)
 BATCHES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
-LOSS_TOLERANCE = 1e-3
 #: Multiply-adds that a timed run of a cell has about, for each of its epochs and rounds.
 RUN_WORK, ROUNDS = 2e9, 2
 
@@ -49,10 +48,7 @@ def measure(request: dict) -> dict:
 
 def summarise(request: dict, answers: list[dict]) -> list[dict]:
     """Make a record for each peer; void where losses differ."""
-    void = None
-    for losses in (answer["loss"].values() for answer in answers):
-        if not (max(losses) - min(losses)) / min(losses) <= LOSS_TOLERANCE:
-            void = f"final losses differ: {answers[0]['loss']}"
+    void = why_losses_differ(answers)
     cell = {key: request[key] for key in ("width", "batch", "threads")}
     name = "grid " + " ".join(f"{key}={value}" for key, value in cell.items())
     times = {peer: [answer["us"][peer] for answer in answers] for peer in answers[0]["us"]}
@@ -103,26 +99,25 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    serve(measure)
+    processes.serve(measure)
     arguments = parse_arguments()
     present = peers.present(arguments.peers)
-    print("| threads, h, batch | " + " | ".join(present) + " | best peer / hotloop |")
+    print(table_line(["threads, h, batch", *present, "best peer / hotloop"]))
     print("|---" * (len(present) + 2) + "|")
     cells: dict[tuple[int, int, int], float] = {}
     for threads in arguments.threads:
         for width in arguments.widths:
             for batch in arguments.batches:
                 cell = {"width": width, "batch": batch, "threads": threads, "peers": present}
-                answers = [
-                    in_fresh_process(__file__, cell, pinned=threads == 1)
-                    for _ in range(arguments.processes)
-                ]
+                answers = processes.answers(
+                    __file__, cell, arguments.processes, pinned=threads == 1
+                )
                 records = summarise(cell, answers)
                 append(arguments.json, records)
                 cells[threads, width, batch] = ratio(records)
                 row = [f"{r['value']:.4g}" if r["value"] else "VOID" for r in records]
-                name = f"| {threads}, {width}, {batch} | "
-                print(name + " | ".join([*row, f"{ratio(records):.2f}x"]) + " |", flush=True)
+                name = f"{threads}, {width}, {batch}"
+                print(table_line([name, *row, f"{ratio(records):.2f}x"]), flush=True)
     if arguments.png is not None:
         draw(arguments.png, cells)
     return 0

@@ -13,7 +13,7 @@ import sys
 import time
 
 from processes import in_fresh_process, serve
-from records import append, new_parser, new_record
+from records import append, new_parser, new_record, table_line
 
 MODULES = {"sklearn": "sklearn.neural_network", "hotloop": "hotloop"}
 #: Milliseconds that hotloop may take beyond scikit-learn.
@@ -39,7 +39,7 @@ def main() -> int:
     sklearn, hotloop = (record["value"] for record in records)
     print("| import | ms |\n|---|---|")
     for module, value in zip(MODULES.values(), (sklearn, hotloop), strict=True):
-        print(f"| {module} | {value:.0f} |")
+        print(table_line([module, f"{value:.0f}"]))
     print(f"\nhotloop beyond scikit-learn: {hotloop - sklearn:.1f} ms, target at most {MOST} ms")
     return 0
 

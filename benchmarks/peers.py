@@ -36,6 +36,8 @@ SEED = 0
 ALPHA = 1e-4
 BETA_2 = 0.999
 EPSILON = 1e-8
+#: Turns of timing predictions; one takes about so long, in so many calls at least.
+PREDICTION_TURNS, TURN_SECONDS, LEAST_CALLS = 5, 0.05, 3
 _HAS_AFFINITY = hasattr(os, "sched_getaffinity")
 
 
@@ -333,6 +335,40 @@ def predictor(peer: str, estimator: Any) -> Callable[[np.ndarray], np.ndarray]:
             return network(torch.from_numpy(X)).numpy()
 
     return predict
+
+
+def time_predictions(predict: dict[str, Callable], X: Any) -> tuple[dict[str, list[float]], float]:
+    """Time predictors on the same rows, in turns that take about as long.
+
+    Returns
+    -------
+    us : dict of str to list of float
+        Microseconds of each call.
+    differ : float
+        How much a probability differs from that of the first predictor, at most.
+    """
+    outputs = [function(X) for function in predict.values()]
+    us: dict[str, list[float]] = {name: [] for name in predict}
+    for _ in range(PREDICTION_TURNS):
+        for name, function in predict.items():
+            us[name] += _calls(function, X)
+    return us, float(np.max([np.abs(output - outputs[0]).max() for output in outputs]))
+
+
+def _calls(function: Callable, X: Any) -> list[float]:
+    """Microseconds of each call of a turn."""
+    clock, times = time.perf_counter_ns, []
+    function(X)
+    start = clock()
+    function(X)
+    n_calls = max(LEAST_CALLS, int(TURN_SECONDS * 1e9 / (clock() - start)))
+    for _ in range(n_calls // 10):
+        function(X)
+    for _ in range(n_calls):
+        start = clock()
+        function(X)
+        times.append((clock() - start) / 1e3)
+    return times
 
 
 def _sklearn_predictor(estimator: Any) -> Callable:

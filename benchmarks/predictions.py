@@ -12,9 +12,7 @@ from __future__ import annotations
 import os
 import statistics
 import sys
-import time
 import warnings
-from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -22,8 +20,15 @@ from sklearn.exceptions import ConvergenceWarning
 
 import peak
 import peers
-from processes import in_fresh_process, serve
-from records import append, new_parser, new_record, three_digits
+import processes
+from records import (
+    append,
+    new_parser,
+    new_record,
+    table_line,
+    three_digits,
+    why_probabilities_differ,
+)
 
 PEERS = ("hotloop", "sklearn", "torch", "torchscript", "onnxruntime")
 #: Rows, widths, dtype and what is aimed at, by the number of the aim.
@@ -35,10 +40,6 @@ CASES = {
     "few 32": (32, (784, 1024, 1024, 10), "float32", "no peer is sooner"),
     "few 256": (256, (784, 512, 512, 10), "float32", "no peer is sooner"),
 }
-#: A turn takes about as long, in so many calls at least.
-TURNS, TURN_SECONDS, LEAST_CALLS = 5, 0.05, 3
-#: Probabilities may differ by so much.
-TOLERANCE = 1e-4
 
 
 def measure(request: dict) -> dict:
@@ -52,40 +53,19 @@ def measure(request: dict) -> dict:
         model.fit(X, np.arange(len(X)) % widths[-1])
     X = X[:n].copy()
     predict = {peer: peers.predictor(peer, model) for peer in request["peers"]}
-    outputs = [function(X) for function in predict.values()]
-    times: dict[str, list[float]] = {peer: [] for peer in predict}
-    for _ in range(TURNS):
-        for peer, function in predict.items():
-            times[peer] += _calls(function, X)
+    times, differ = peers.time_predictions(predict, X)
     return {
         "us": {peer: float(np.median(values)) for peer, values in times.items()},
         "p99": {peer: float(np.percentile(values, 99)) for peer, values in times.items()},
-        "differ": max(float(np.abs(output - outputs[0]).max()) for output in outputs),
+        "differ": differ,
         "peak": peak.measure(request["instruction_set"])[dtype],
     }
-
-
-def _calls(function: Callable, X: np.ndarray) -> list[float]:
-    """Microseconds of each call of a turn."""
-    clock, times = time.perf_counter_ns, []
-    function(X)
-    start = clock()
-    function(X)
-    n_calls = max(LEAST_CALLS, int(TURN_SECONDS * 1e9 / (clock() - start)))
-    for _ in range(n_calls // 10):
-        function(X)
-    for _ in range(n_calls):
-        start = clock()
-        function(X)
-        times.append((clock() - start) / 1e3)
-    return times
 
 
 def summarise(name: str, answers: list[dict]) -> list[dict]:
     """Make a record for each peer, and for one row another for the 99th percentile."""
     n, widths, dtype, _ = CASES[name]
-    differ = max(answer["differ"] for answer in answers)
-    void = None if differ <= TOLERANCE else f"probabilities differ by {differ:.1e}"
+    void = why_probabilities_differ(answers)
     case = f"predict {name.split()[0]} {n} x {'-'.join(map(str, widths))} {dtype}"
     flops = 2.0 * n * sum(i * o for i, o in pairwise(widths))
     records = []
@@ -101,19 +81,19 @@ def summarise(name: str, answers: list[dict]) -> list[dict]:
 
 
 def main() -> int:
-    serve(measure)
+    processes.serve(measure)
     parser = new_parser(__doc__)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
     arguments = parser.parse_args()
     present = peers.present(arguments.peers)
     instruction_set = os.environ.get("HOTLOOP_ISA") or peak.widest()
-    print("| predict_proba, us | " + " | ".join(present) + " | aim |")
+    print(table_line(["predict_proba, us", *present, "aim"]))
     print("|---" * (len(present) + 2) + "|")
     voids = 0
     for name in arguments.cases:
         request = {"case": name, "peers": present, "instruction_set": instruction_set}
-        answers = [in_fresh_process(__file__, request) for _ in range(arguments.processes)]
+        answers = processes.answers(__file__, request, arguments.processes)
         records = summarise(name, answers)
         append(arguments.json, records)
         voids += records[0]["void"] is not None
@@ -123,7 +103,7 @@ def main() -> int:
             if found[0]["implementation"] == "hotloop" and case.startswith("predict P11"):
                 cells[0] += f" ({found[0]['percent_of_peak']:.0f} %)"
             aim = CASES[name][-1]
-            print("| " + " | ".join([case.removeprefix("predict "), *cells, aim]) + " |")
+            print(table_line([case.removeprefix("predict "), *cells, aim]))
     return 1 if voids else 0
 
 

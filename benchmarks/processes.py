@@ -47,6 +47,11 @@ def in_fresh_process(script: str, request: dict, *, pinned: bool = True) -> dict
     return json.loads(answer.stdout.splitlines()[-1])
 
 
+def answers(script: str, request: dict, n: int, *, pinned: bool = True) -> list[dict]:
+    """Put the same request to so many fresh processes, one after the other."""
+    return [in_fresh_process(script, request, pinned=pinned) for _ in range(n)]
+
+
 def serve(measure: Callable[[dict], dict]) -> None:
     """In a process that :func:`in_fresh_process` started: answer its request, and exit."""
     if sys.argv[1:2] == ["--child"]:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
+
+#: Probabilities by the same weights may differ by so much.
+PROBABILITY_TOLERANCE = 1e-4
+#: Final losses of the same training run may differ by such a share of the least.
+LOSS_TOLERANCE = 1e-3
 
 
 def new_parser(description: str, processes: int = 5) -> argparse.ArgumentParser:
@@ -50,11 +56,40 @@ def standard_error(values: list[float]) -> float | None:
     return 1.253 * statistics.stdev(values) / len(values) ** 0.5
 
 
+def why_losses_differ(answers: list[dict]) -> str | None:
+    """Say which final losses of a process differ, or None if those of each process agree.
+
+    Parameters
+    ----------
+    answers : list of dict
+        Of the processes; ``loss`` maps each implementation to its own.
+    """
+    for losses in (answer["loss"] for answer in answers):
+        least = min(losses.values())
+        # Not a number is no agreement, wherever it stands.
+        if not all(loss - least <= LOSS_TOLERANCE * least for loss in losses.values()):
+            return f"final losses differ by more than {LOSS_TOLERANCE:g} of the least: {losses}"
+    return None
+
+
+def why_probabilities_differ(answers: list[dict]) -> str | None:
+    """Say by how much those of a process differ (``differ``), None if those of each agree."""
+    for differ in (answer["differ"] for answer in answers):
+        if not differ <= PROBABILITY_TOLERANCE:
+            return f"probabilities differ by {differ:.1e}"
+    return None
+
+
 def append(file: Path | None, records: list[dict]) -> None:
     """Write records to the end of a file, if there is one."""
     if file is not None:
         with file.open("a") as lines:
             lines.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def table_line(cells: Iterable[object]) -> str:
+    """Format a line of a Markdown table."""
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def three_digits(value: float) -> str:

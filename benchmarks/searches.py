@@ -23,8 +23,8 @@ from sklearn.model_selection import GridSearchCV
 
 import cases
 import peers
-from processes import in_fresh_process, serve
-from records import append, new_parser, new_record, three_digits
+import processes
+from records import append, new_parser, new_record, table_line, three_digits
 
 
 class Setting(NamedTuple):
@@ -85,7 +85,7 @@ def table(name: str, records: dict[Setting, dict]) -> str:
     seconds = {setting: record["value"] for setting, record in records.items()}
     best = min(BY_HAND, key=seconds.__getitem__)
     lines = [f"| {name} | s |\n|---|---|"]
-    lines += [f"| {setting} | {three_digits(value)} |" for setting, value in seconds.items()]
+    lines += [table_line([setting, three_digits(value)]) for setting, value in seconds.items()]
     nested, scaling = seconds[NESTED] / seconds[best], seconds[SERIAL] / seconds[THREADING]
     lines.append(f"\n{NESTED}: {nested:.2f} times {best}, target at most {MOST_NESTED}")
     lines.append(f"{THREADING}: {scaling:.2f}x, target at least {LEAST_SCALING}x\n")
@@ -93,7 +93,7 @@ def table(name: str, records: dict[Setting, dict]) -> str:
 
 
 def main() -> int:
-    serve(measure)
+    processes.serve(measure)
     parser = new_parser(__doc__)
     cases.add_rows(parser, default=(0, 3))
     parser.add_argument("--candidates", type=int, default=8, help="values of alpha (8)")
@@ -102,9 +102,7 @@ def main() -> int:
     voids = 0
     for row in arguments.rows:
         request = {"row": row, "candidates": arguments.candidates}
-        answers = [
-            in_fresh_process(__file__, request, pinned=False) for _ in range(arguments.processes)
-        ]
+        answers = processes.answers(__file__, request, arguments.processes, pinned=False)
         records = summarise(row, answers)
         voids += records[SERIAL]["void"] is not None
         append(arguments.json, list(records.values()))

@@ -10,7 +10,7 @@ a step has to read and write it at least once. Epochs: what more of them add to 
 scikit-learn knows no lazy updates, and its time does not depend on alpha: all are compared with
 its own at the default alpha. Where the losses of the second epoch there differ by more than 1e-3
 the row is void, and says so. Predictions: as many features as a small corpus has words, 100 hidden
-units.
+units; void where the probabilities differ.
 """
 
 from __future__ import annotations
@@ -24,9 +24,16 @@ import numpy as np
 import scipy.sparse
 
 import peers
+import processes
 from cases import Case
-from processes import in_fresh_process, serve
-from records import append, new_parser, new_record, three_digits
+from records import (
+    append,
+    new_parser,
+    new_record,
+    table_line,
+    three_digits,
+    why_probabilities_differ,
+)
 
 ROW_ENTRIES = 100
 #: Features, alpha and sparse_updates of the steps that are timed.
@@ -141,15 +148,12 @@ def measure_prediction(request: dict) -> dict:
     _, model = peers.fit("hotloop", case, X, np.arange(case.n) % case.classes, 1, n_jobs=1)
     predict = {peer: peers.predictor(peer, model) for peer in ("hotloop", "sklearn")}
     ms: dict[str, float] = {}
+    differences = []
     for n in ROWS:
-        seconds: dict[str, list[float]] = {peer: [] for peer in predict}
-        for _ in range(100):
-            for peer, function in predict.items():
-                start = time.perf_counter()
-                function(X[:n])
-                seconds[peer].append(time.perf_counter() - start)
-        ms |= {f"{n} {peer}": 1e3 * float(np.median(seconds[peer])) for peer in predict}
-    return {"ms": ms}
+        us, differ = peers.time_predictions(predict, X[:n])
+        ms |= {f"{n} {peer}": float(np.median(times)) / 1e3 for peer, times in us.items()}
+        differences.append(differ)
+    return {"ms": ms, "differ": float(np.max(differences))}
 
 
 def measure(request: dict) -> dict:
@@ -164,7 +168,7 @@ def time_steps(arguments) -> None:
     found = {}
     for step in STEPS:
         request = {"step": step, "epochs": arguments.epochs}
-        answers = [in_fresh_process(__file__, request) for _ in range(arguments.processes)]
+        answers = processes.answers(__file__, request, arguments.processes)
         d, alpha, updates = step
         name = f"csr step {d} features alpha={alpha:g} {updates}"
         touched = answers[0]["touched_mb"]
@@ -173,7 +177,8 @@ def time_steps(arguments) -> None:
         append(arguments.json, [record])
         found[step] = record["value"]
         took = three_digits(record["value"])
-        print(f"| {d:,} | {alpha:g} | {updates} | {took} | {touched:.1f} |", flush=True)
+        cells = [f"{d:,}", f"{alpha:g}", updates, took, f"{touched:.1f}"]
+        print(table_line(cells), flush=True)
     first, wide, decayed = (found[step] for step in STEPS[:3])
     print(f"1,000,000 features: {wide / first:.2f} times 100,000, target 1.25.")
     print(f"alpha > 0 adds {decayed - first:.2f} ms.")
@@ -181,7 +186,7 @@ def time_steps(arguments) -> None:
 
 def time_training(request: dict, arguments) -> bool:
     """Print and record what an epoch takes; whether the losses agree."""
-    answers = [in_fresh_process(__file__, request) for _ in range(arguments.processes)]
+    answers = processes.answers(__file__, request, arguments.processes)
     loss, name = answers[0]["loss"], answers[0]["name"]
     void, cells = None, [name]
     ours, theirs = (loss[f"{peer} {DEFAULT}"] for peer in ("hotloop", "sklearn"))
@@ -195,34 +200,38 @@ def time_training(request: dict, arguments) -> bool:
         records.append(new_record(case, peer, "ms/epoch", values, void, loss=loss[run]))
     append(arguments.json, records)
     if void:
-        print(f"| {name} | VOID: {void} |", flush=True)
+        print(table_line([name, f"VOID: {void}"]), flush=True)
         return False
     value = dict(zip(answers[0]["ms"], (record["value"] for record in records), strict=True))
     for alpha, updates in SETTINGS:
         ours, theirs = value[f"hotloop {alpha:g} {updates}"], value[f"sklearn {DEFAULT}"]
         cells.append(f"{three_digits(ours)} ({theirs / ours:.1f}x)")
-    print("| " + " | ".join(cells) + " |", flush=True)
+    print(table_line(cells), flush=True)
     return True
 
 
-def time_predictions(arguments) -> None:
-    """Print and record what a prediction takes."""
+def time_predictions(arguments) -> bool:
+    """Print and record what a prediction takes; whether the probabilities agree."""
     print("\n| rows, dtype | hotloop, ms | scikit-learn, ms |\n|---|---|---|")
+    agree = True
     for dtype in arguments.dtype:
         request = {"name": "predict", "dtype": dtype}
-        answers = [in_fresh_process(__file__, request) for _ in range(arguments.processes)]
+        answers = processes.answers(__file__, request, arguments.processes)
+        void = why_probabilities_differ(answers)
+        agree &= void is None
         for n in ROWS:
             case, records = f"csr predict {n} x {WORDS}-100-1 {dtype}", []
             for peer in ("hotloop", "sklearn"):
                 values = [answer["ms"][f"{n} {peer}"] for answer in answers]
-                records.append(new_record(case, peer, "ms", values, None))
+                records.append(new_record(case, peer, "ms", values, void))
             append(arguments.json, records)
-            cells = [three_digits(record["value"]) for record in records]
-            print("| " + " | ".join([f"{n} {dtype}", *cells]) + " |", flush=True)
+            cells = [f"VOID: {void}"] if void else [three_digits(r["value"]) for r in records]
+            print(table_line([f"{n} {dtype}", *cells]), flush=True)
+    return agree
 
 
 def main() -> int:
-    serve(measure)
+    processes.serve(measure)
     parser = new_parser(__doc__)
     cases = ("step", "predict", "synthetic", *TEXTS)
     parser.add_argument("--cases", nargs="+", choices=cases, default=cases)
@@ -231,22 +240,20 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=5, help="of a step's timing (5)")
     parser.add_argument("--rounds", type=int, default=1, help="turns within a process (1)")
     arguments = parser.parse_args()
+    agree = True
     if "step" in arguments.cases:
         time_steps(arguments)
     if "predict" in arguments.cases:
-        time_predictions(arguments)
+        agree &= time_predictions(arguments)
     trained = [
         name
         for name in arguments.cases
         if name == "synthetic" or (name in TEXTS and arguments.data)
     ]
     if not trained:
-        return 0
-    settings = " | ".join(
-        f"alpha={alpha:g} {updates}, ms/epoch (times)" for alpha, updates in SETTINGS
-    )
-    print(f"\n| data, dtype | {settings} |\n|---|---|---|---|---|")
-    agree = True
+        return 0 if agree else 1
+    settings = (f"alpha={alpha:g} {updates}, ms/epoch (times)" for alpha, updates in SETTINGS)
+    print("\n" + table_line(["data, dtype", *settings]) + "\n|---|---|---|---|---|")
     for name in trained:
         for dtype in arguments.dtype:
             request = {"name": name, "dtype": dtype, "rounds": arguments.rounds}

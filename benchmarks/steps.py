@@ -17,9 +17,9 @@ import time
 import numpy as np
 
 import peak
+import processes
 from cases import STEPS, Step
-from processes import in_fresh_process, serve
-from records import append, new_parser, new_record, three_digits
+from records import append, new_parser, new_record, table_line, three_digits
 
 #: Seconds that a turn takes, and turns.
 TURN_SECONDS, TURNS = 0.1, 5
@@ -74,7 +74,7 @@ def _training(step: Step):
 
 
 def main() -> int:
-    serve(measure)
+    processes.serve(measure)
     parser = new_parser(__doc__)
     parser.add_argument("--cases", nargs="+", choices=STEPS, default=list(STEPS))
     arguments = parser.parse_args()
@@ -84,10 +84,11 @@ def main() -> int:
         step = STEPS[name]
         instruction_set = step.instruction_set or widest
         if peak.measure(instruction_set) is None:
-            print(f"| {name} | absent: this processor has no {instruction_set} | | |")
+            absent = f"absent: this processor has no {instruction_set}"
+            print(table_line([name, absent, "", ""]))
             continue
         request = {"case": name, "instruction_set": instruction_set}
-        answers = [in_fresh_process(__file__, request) for _ in range(arguments.processes)]
+        answers = processes.answers(__file__, request, arguments.processes)
         percents = [step.flops / answer["us"] / 10 / answer["peak"] for answer in answers]
         more = {
             "percent_of_peak": statistics.median(percents),
@@ -99,7 +100,8 @@ def main() -> int:
         append(arguments.json, [record])
         aim = ", ".join(f"{share} %" for share in step.aim)
         share = f"{record['percent_of_peak']:.0f} %"
-        print(f"| {name} {step} | {three_digits(record['value'])} | {share} | {aim} |", flush=True)
+        cells = [f"{name} {step}", three_digits(record["value"]), share, aim]
+        print(table_line(cells), flush=True)
     return 0
 
 

@@ -17,8 +17,8 @@ import joblib
 
 import cases
 import peers
-from processes import in_fresh_process, serve
-from records import append, new_parser, new_record, three_digits
+import processes
+from records import append, new_parser, new_record, table_line, three_digits
 
 #: Classes of steps, the longest first: a name, the least microseconds on one thread, and how many
 #: times sooner two threads are to be.
@@ -51,7 +51,7 @@ def summarise(row: int, dtype: str, answers: list[dict]) -> list[dict]:
 
 
 def main() -> int:
-    serve(measure)
+    processes.serve(measure)
     parser = new_parser(__doc__)
     cases.add_rows(parser)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
@@ -62,18 +62,17 @@ def main() -> int:
     found: dict[str, list[float]] = {name: [] for name, _, _ in TARGETS}
     for row in arguments.rows:
         request = {"row": row, "dtype": arguments.dtype, "rounds": arguments.rounds}
-        answers = [
-            in_fresh_process(__file__, request, pinned=False) for _ in range(arguments.processes)
-        ]
+        answers = processes.answers(__file__, request, arguments.processes, pinned=False)
         records = summarise(row, arguments.dtype, answers)
         append(arguments.json, records)
-        name = f"| {cases.CASES[row].name} {arguments.dtype} |"
+        name = f"{cases.CASES[row].name} {arguments.dtype}"
         if void := records[0]["void"]:
             voids += 1
-            print(f"{name} VOID: {void} |", flush=True)
+            print(table_line([name, f"VOID: {void}"]), flush=True)
             continue
         one, two = (record["value"] for record in records)
-        print(f"{name} {three_digits(one)} | {three_digits(two)} | {one / two:.2f}x |", flush=True)
+        cells = [three_digits(one), three_digits(two), f"{one / two:.2f}x"]
+        print(table_line([name, *cells]), flush=True)
         if (kind := next((name for name, least, _ in TARGETS if one >= least), None)) is not None:
             found[kind].append(one / two)
     print("\nSome weights differ." if voids else "\nAll weights have the same bits.")

@@ -48,8 +48,8 @@
 #define HL_ACTIVATIONS(F) F(identity) F(relu) F(logistic) F(tanh) F(softmax) F(exp)
 #define HL_LOSSES(F) F(log_loss) F(binary_log_loss) F(squared_error) F(poisson)
 /* What a BACKWARD_WEIGHT does with the gradient: writes it over the gradient buffer, adds it
- * there, or hands it to the optimizer while it is in the first-level cache: it reaches no
- * other memory. */
+ * there, or hands it to the optimizer while it is in the cache; it is never written
+ * to a buffer of its own. */
 #define HL_GRADIENTS(F) F(overwrite) F(accumulate) F(update)
 #define HL_OPTIMIZERS(F) F(sgd) F(nesterov) F(adam)
 /* Scalars of a step, one row of these for each parameter group. */
@@ -140,7 +140,7 @@ typedef struct hl_touched {
     int64_t *ends;     /* (n,) of their entries */
     int32_t *rows;     /* (entries,) row of the batch */
     void *values;      /* (entries,) the op's dtype */
-    int32_t *places;   /* (entries,) in the order of the stream */
+    int32_t *places;   /* (entries,) in the order of the batch */
 } hl_touched;
 
 /* Steps since all features of a CSR stream were last up to date: what a step that passed a feature

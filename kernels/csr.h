@@ -35,11 +35,6 @@
 #define ENTRIES_AHEAD 8
 #define FEATURES_AHEAD 16
 
-INLINE int64_t block_vectors(int64_t left) {
-    int64_t n = left / VL, blocks = (n + MOST_VECTORS - 1) / MOST_VECTORS;
-    return (n + blocks - 1) / blocks;
-}
-
 INLINE hl_feature *features_of(const hl_op *op, const hl_batch *batch) {
     return (hl_feature *)(batch->store + op->features);
 }
@@ -103,15 +98,12 @@ static void csr_index(const hl_op *op, const hl_batch *batch, int64_t begin, int
 
 /* ------------------------------------------------------------------ forward */
 
-/* nv vectors of a row of the output, from its entries begin .. end. The last of them starts at
- * `at_last`, as in row.h. */
+/* nv vectors of a row of the output, from its entries begin .. end. */
 INLINE void csr_products(const int nv, const hl_op *op, const hl_stream *X, int64_t begin,
-                         int64_t end, const REAL *W, const REAL *bias, REAL *output,
-                         int64_t at_last) {
+                         int64_t end, const REAL *W, const REAL *bias, REAL *output, int64_t last) {
     V c[MOST_VECTORS];
-#define AT(j) ((j) < nv - 1 ? (j) * VL : at_last)
 #pragma GCC unroll 8
-    for (int j = 0; j < nv; j++) c[j] = v_load(bias + AT(j));
+    for (int j = 0; j < nv; j++) c[j] = v_load(bias + vector_at(j, nv, last));
     for (int64_t e = begin; e < end; e++) {
         const REAL *w = W + X->indices[e] * op->ld_weight;
         const V x = v_set1(((const REAL *)X->data)[e]);
@@ -121,12 +113,10 @@ INLINE void csr_products(const int nv, const hl_op *op, const hl_stream *X, int6
             for (int64_t i = 0; i < nv * VL; i += LINE) __builtin_prefetch(ahead + i);
         }
 #pragma GCC unroll 8
-        for (int j = 0; j < nv; j++) c[j] = v_fma(x, v_load(w + AT(j)), c[j]);
+        for (int j = 0; j < nv; j++) c[j] = v_fma(x, v_load(w + vector_at(j, nv, last)), c[j]);
     }
 #pragma GCC unroll 8
-    for (int j = 0; j < nv; j++)
-        v_store(output + AT(j), op->activation == HL_relu ? v_max(v_zero(), c[j]) : c[j]);
-#undef AT
+    for (int j = 0; j < nv; j++) v_store(output + vector_at(j, nv, last), relu_of(op, c[j]));
 }
 
 /* A row of fewer columns than a vector has lanes, from a weight without padding. */
@@ -137,7 +127,7 @@ static void csr_short_row(const hl_op *op, const hl_stream *X, int64_t begin, in
         const V w = v_load_n(W + X->indices[e] * op->ld_weight, op->O);
         c = v_fma(v_set1(((const REAL *)X->data)[e]), w, c);
     }
-    v_store(output, op->activation == HL_relu ? v_max(v_zero(), c) : c);
+    v_store(output, relu_of(op, c));
 }
 
 static void csr_forward(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
@@ -156,7 +146,7 @@ static void csr_forward(const hl_op *op, const hl_batch *batch, int64_t begin, i
         }
         if (plain) v_store(out + width - VL, v_zero()); /* its padding */
         for (int64_t j = 0, nv; j < width; j += nv * VL) {
-            nv = block_vectors(width - j);
+            nv = even_part((width - j) / VL, MOST_VECTORS);
             const int64_t at_last = j + nv * VL < width ? (nv - 1) * VL : readable - VL - j;
 #define CASE(n, rule)                                                                              \
     case n: csr_products(n, op, X, first, last, weight + j, bias + j, out + j, at_last); break;
@@ -187,6 +177,10 @@ static void csr_forward(const hl_op *op, const hl_batch *batch, int64_t begin, i
 #endif
 #define NOTHING 1e-30 /* a moment of which less is kept moves nothing any more */
 
+INLINE int decays(const hl_op *op, const hl_batch *batch) {
+    return batch->scalars[op->weight_group * HL_N_SCALARS + HL_decay] != 0;
+}
+
 /* The step just taken enters the history, as one that others have missed. */
 static void remember(const hl_op *op, const hl_batch *batch) {
     hl_history *h = batch->history;
@@ -203,7 +197,7 @@ static void remember(const hl_op *op, const hl_batch *batch) {
         fading = log(op->beta_2);
         break;
     }
-    h->decays = s[HL_decay] != 0;
+    h->decays = decays(op, batch);
     REAL *constants = (REAL *)h->constants[t];
     constants[0] = (REAL)s[HL_rate];
     constants[1] = (REAL)momentum;
@@ -290,7 +284,7 @@ INLINE void replay(const int nv, const enum hl_optimizer rule, const catch_up *c
 static void replay_row(const catch_up *c, int64_t from, REAL *row) {
     const int64_t slot = padded(c->op->O);
     for (int64_t j = 0, nv; j < slot; j += nv * VL) {
-        nv = block_vectors(slot - j);
+        nv = even_part((slot - j) / VL, MOST_VECTORS);
 #define CASE(n, rule)                                                                              \
     case n: replay(n, rule, c, from, row + j, slot); break;
         SWITCH_BLOCK_AND_RULE(nv, c->op->optimizer, CASE)
@@ -459,16 +453,13 @@ INLINE void step_on_entries(const int nv, const enum hl_optimizer rule, const st
     }
 }
 
-static void csr_bias(sink *s, const hl_op *op) {
+static void csr_bias(sink *s) {
+    const hl_op *op = s->op;
     const REAL *D = in_arena(s->batch, op->d_output);
     for (int64_t j = 0, width; j < op->O; j += width) {
         width = panel_width(op->O, j);
         sink_bias(s, (unit){.j = j, .width = width}, D + j, op->ld_output);
     }
-}
-
-INLINE int decays(const hl_op *op, const hl_batch *batch) {
-    return batch->scalars[op->weight_group * HL_N_SCALARS + HL_decay] != 0;
 }
 
 /* Before a feature is stepped on: its share in the loss, and the mark that it was. */
@@ -494,7 +485,7 @@ static void csr_backward_weight(const hl_op *op, const hl_batch *batch, int64_t 
     sink s = sink_of(op, batch);
     const step_constants constants = s.weight;
     double *counts = fused ? counts_of(op, batch, begin / op->grain) : NULL;
-    if (begin == 0) csr_bias(&s, op);
+    if (begin == 0) csr_bias(&s);
     for (int64_t k = begin; k < end; k++) {
         const int64_t feature = batch->touched->features[k];
         const entries of = entries_at(batch->touched, k);
@@ -504,7 +495,7 @@ static void csr_backward_weight(const hl_op *op, const hl_batch *batch, int64_t 
             mark(op, batch, feature, counts, &s.squares);
         }
         for (int64_t j = 0, nv; j < width; j += nv * VL) {
-            nv = block_vectors(width - j);
+            nv = even_part((width - j) / VL, MOST_VECTORS);
             if (fused) {
 #define CASE(n, rule)                                                                              \
     case n: step_on_entries(n, rule, &constants, of, D + j, ldd, w + j, width); break;
@@ -527,7 +518,7 @@ static void csr_update(const hl_op *op, const hl_batch *batch, int64_t begin, in
     const int64_t width = padded(op->O);
     double *counts = counts_of(op, batch, begin / op->grain);
     sink s = sink_of(op, batch);
-    V squares = v_zero();
+    V squares = v_zero(); /* before the steps, as a loss has them: the sink sums those after */
     if (begin == 0) step_bias(&s, in_store(batch, op->bias_gradient), 0, width);
     for (int64_t k = begin; k < end; k++) {
         const int64_t feature = batch->touched->features[k];

@@ -41,7 +41,19 @@ static void round_rows(const hl_op *op, const hl_batch *batch, int64_t begin, in
 
 /* ------------------------------------------------------------------ forward */
 
-/* relu is part of a rows_tile; the others run over rows that were just written. */
+/* relu is computed before a result is stored: by a rows_tile, or by these. */
+INLINE V relu_of(const hl_op *op, V c) {
+    return op->activation == HL_relu ? v_max(v_zero(), c) : c;
+}
+INLINE REAL relu_of_one(const hl_op *op, REAL z) {
+    return op->activation == HL_relu && z < 0 ? 0 : z;
+}
+
+/* Where vector j of nv in a row starts: the last may go over columns of the one before, to end where
+ * a row without padding does. */
+INLINE int64_t vector_at(int j, const int nv, int64_t last) { return j < nv - 1 ? j * VL : last; }
+
+/* The other activations run over rows that were just written. */
 static void activate(const hl_op *op, REAL *output, int64_t begin, int64_t end) {
     if (op->activation == HL_identity || op->activation == HL_relu) return;
     for (int64_t r = begin; r < end; r++) {
@@ -87,8 +99,8 @@ static void narrow_forward(const hl_op *op, const hl_batch *batch, const REAL *A
             if (rows == 8) dots(8, A + r * lda, lda, w, op->I, sums);
             else dots(1, A + r * lda, lda, w, op->I, sums);
             for (int64_t i = 0; i < rows; i++) {
-                REAL z = bias[o] + sums[i];
-                output[(r + i) * op->ld_output + o] = op->activation == HL_relu && z < 0 ? 0 : z;
+                REAL *out = output + (r + i) * op->ld_output + o;
+                *out = relu_of_one(op, bias[o] + sums[i]);
             }
         }
         r += rows;
@@ -165,35 +177,35 @@ typedef struct unit {
     int bias;
 } unit;
 
-INLINE unit unit_of(const hl_op *op, int64_t u) {
-    unit s;
+INLINE unit unit_of(const hl_op *op, int64_t k) {
+    unit u;
     if (op->layout == HL_narrow) {
-        int64_t left = padded(op->I) - u * NARROW_COLUMNS;
-        s.i = s.offset = u * NARROW_COLUMNS;
-        s.rows = s.length = left < NARROW_COLUMNS ? left : NARROW_COLUMNS;
-        s.j = 0;
-        s.width = s.runs = op->O;
-        s.stride = padded(op->I);
-        s.bias = u == 0;
+        int64_t left = padded(op->I) - k * NARROW_COLUMNS;
+        u.i = u.offset = k * NARROW_COLUMNS;
+        u.rows = u.length = left < NARROW_COLUMNS ? left : NARROW_COLUMNS;
+        u.j = 0;
+        u.width = u.runs = op->O;
+        u.stride = padded(op->I);
+        u.bias = k == 0;
     } else if (op->layout == HL_rows) {
-        s.i = u * UNIT_ROWS;
-        s.rows = s.runs = op->I - s.i < UNIT_ROWS ? op->I - s.i : UNIT_ROWS;
-        s.j = 0;
-        s.width = s.length = padded(op->O);
-        s.stride = op->ld_weight;
-        s.offset = s.i * op->ld_weight;
-        s.bias = u == 0;
+        u.i = k * UNIT_ROWS;
+        u.rows = u.runs = op->I - u.i < UNIT_ROWS ? op->I - u.i : UNIT_ROWS;
+        u.j = 0;
+        u.width = u.length = padded(op->O);
+        u.stride = op->ld_weight;
+        u.offset = u.i * op->ld_weight;
+        u.bias = k == 0;
     } else {
-        s.i = u / panels(op->O) * UNIT_ROWS;
-        s.rows = op->I - s.i < MOST_UNIT_ROWS ? op->I - s.i : UNIT_ROWS;
-        s.j = u % panels(op->O) * NR;
-        s.width = panel_width(op->O, s.j);
-        s.offset = s.j * op->I + s.i * s.width;
-        s.length = s.stride = s.rows * s.width;
-        s.runs = 1;
-        s.bias = s.i == 0;
+        u.i = k / panels(op->O) * UNIT_ROWS;
+        u.rows = op->I - u.i < MOST_UNIT_ROWS ? op->I - u.i : UNIT_ROWS;
+        u.j = k % panels(op->O) * NR;
+        u.width = panel_width(op->O, u.j);
+        u.offset = u.j * op->I + u.i * u.width;
+        u.length = u.stride = u.rows * u.width;
+        u.runs = 1;
+        u.bias = u.i == 0;
     }
-    return s;
+    return u;
 }
 
 /* Transposes VL vectors in place, by log2(VL) rounds of exchanges between lanes 2^s apart. */
@@ -214,55 +226,55 @@ INLINE void transpose(V t[]) {
 }
 
 /* mirror <- transpose of the unit's weights; rows past I become zero columns. */
-static void mirror_unit(const hl_op *op, const hl_batch *batch, unit s) {
-    const REAL *W = in_store(batch, op->weight) + s.offset;
+static void mirror_unit(const hl_op *op, const hl_batch *batch, unit u) {
+    const REAL *W = in_store(batch, op->weight) + u.offset;
     OPERAND *mirror = (OPERAND *)(batch->store + op->mirror);
-    for (int64_t i = 0; i < s.rows; i += VL) {
-        int64_t panel = panel_of(op->I, s.i + i), width = panel_width(op->I, panel);
-        OPERAND *column = mirror + panel * operands(op->O) + (s.i + i - panel);
-        for (int64_t j = 0; j < s.width; j += VL) {
+    for (int64_t i = 0; i < u.rows; i += VL) {
+        int64_t panel = panel_of(op->I, u.i + i), width = panel_width(op->I, panel);
+        OPERAND *column = mirror + panel * operands(op->O) + (u.i + i - panel);
+        for (int64_t j = 0; j < u.width; j += VL) {
             V t[HL_VECTOR_BYTES / sizeof(REAL)];
             for (int64_t k = 0; k < VL; k++)
-                t[k] = i + k < s.rows ? v_load(W + (i + k) * s.width + j) : v_zero();
+                t[k] = i + k < u.rows ? v_load(W + (i + k) * u.width + j) : v_zero();
             transpose(t);
-            for (int64_t k = 0; k < VL && s.j + j + k < op->O; k += PER_OPERAND)
-                v_store_operand(column + (s.j + j + k) / PER_OPERAND * width, v_operand(t + k));
+            for (int64_t k = 0; k < VL && u.j + j + k < op->O; k += PER_OPERAND)
+                v_store_operand(column + (u.j + j + k) / PER_OPERAND * width, v_operand(t + k));
         }
     }
 }
 
 /* Products read the unit's weights elsewhere than the optimizer does, where they are rounded. */
-static void operand_unit(const hl_op *op, const hl_batch *batch, unit s) {
-    const REAL *W = in_store(batch, op->weight) + s.offset;
-    OPERAND *panel = (OPERAND *)(batch->store + op->operand) + s.j * operands(op->I);
-    for (int64_t i = 0; i < s.rows; i += PER_OPERAND)
-        for (int64_t j = 0; j < s.width; j += VL) {
+static void operand_unit(const hl_op *op, const hl_batch *batch, unit u) {
+    const REAL *W = in_store(batch, op->weight) + u.offset;
+    OPERAND *panel = (OPERAND *)(batch->store + op->operand) + u.j * operands(op->I);
+    for (int64_t i = 0; i < u.rows; i += PER_OPERAND)
+        for (int64_t j = 0; j < u.width; j += VL) {
             V t[PER_OPERAND];
             for (int64_t k = 0; k < PER_OPERAND; k++)
-                t[k] = i + k < s.rows ? v_load(W + (i + k) * s.width + j) : v_zero();
-            v_store_operand(panel + (s.i + i) / PER_OPERAND * s.width + j, v_operand(t));
+                t[k] = i + k < u.rows ? v_load(W + (i + k) * u.width + j) : v_zero();
+            v_store_operand(panel + (u.i + i) / PER_OPERAND * u.width + j, v_operand(t));
         }
 }
 
 /* What products read of weights that were just written. */
-INLINE void refresh_unit(const hl_op *op, const hl_batch *batch, unit s) {
-    if (PAIRED) operand_unit(op, batch, s);
-    if (op->mirror >= 0) mirror_unit(op, batch, s);
+INLINE void refresh_unit(const hl_op *op, const hl_batch *batch, unit u) {
+    if (PAIRED) operand_unit(op, batch, u);
+    if (op->mirror >= 0) mirror_unit(op, batch, u);
 }
 
 /* What a step keeps up to date besides the weights, made anew for weights from elsewhere. */
 static void prepare(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
     if (op->squares < 0) return; /* predictions need neither */
-    for (int64_t u = begin; u < end; u++) {
-        unit s = unit_of(op, u);
+    for (int64_t k = begin; k < end; k++) {
+        unit u = unit_of(op, k);
         V sum = v_zero();
-        for (int64_t run = 0; run < s.runs; run++) {
-            const REAL *w = in_store(batch, op->weight) + s.offset + run * s.stride;
-            for (int64_t k = 0; k < s.length; k += VL)
-                sum = v_fma(v_load(w + k), v_load(w + k), sum);
+        for (int64_t run = 0; run < u.runs; run++) {
+            const REAL *w = in_store(batch, op->weight) + u.offset + run * u.stride;
+            for (int64_t i = 0; i < u.length; i += VL)
+                sum = v_fma(v_load(w + i), v_load(w + i), sum);
         }
-        ((double *)(batch->store + op->squares))[u] = v_sum(sum);
-        refresh_unit(op, batch, s);
+        ((double *)(batch->store + op->squares))[k] = v_sum(sum);
+        refresh_unit(op, batch, u);
     }
 }
 
@@ -377,7 +389,7 @@ static void unit_products(const sink *s, unit u, REAL *C, int64_t ld, const OPER
     const int64_t stepped[] = {op->weight, op->weight_slot_0, op->weight_slot_1};
     int64_t tile = 0;
     for (int64_t r = 0, mr; r < rows; r += mr, tile++) {
-        mr = tile_rows(rows - r, narrow ? NR : columns);
+        mr = even_part(rows - r, most_rows(narrow ? NR : columns));
         int64_t asked = tile / 3 * (K / 4) * VL;
         const REAL *soon = (const REAL *)left;
         if (next && !narrow && asked < u.length && stepped[tile % 3] >= 0)
@@ -398,7 +410,7 @@ static void units_gradient(const sink *s, int64_t begin, int64_t end, REAL *unit
     const hl_op *op = s->op;
     const hl_batch *batch = s->batch;
     const int fused = op->gradient == HL_update, narrow = op->layout == HL_narrow;
-    const int64_t n = operands(batch->n), block = block_of(n, COLUMNS_BLOCK);
+    const int64_t n = operands(batch->n), block = even_part(n, COLUMNS_BLOCK);
     OPERAND *packed = (OPERAND *)(units + op->grain * UNIT_SIZE);
     OPERAND *columns = packed + COLUMNS_BLOCK * MOST_UNIT_ROWS;
     for (int64_t b = 0; b < n; b += block) {

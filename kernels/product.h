@@ -35,6 +35,12 @@ INLINE int64_t panel_of(int64_t n, int64_t j) {
     return j / NR * NR < last ? j / NR * NR : last;
 }
 
+/* The first of as few and as even parts of n as may be, none over `most`. */
+INLINE int64_t even_part(int64_t n, int64_t most) {
+    int64_t parts = (n - 1) / most + 1; /* of nothing, too, there is one */
+    return (n + parts - 1) / parts;
+}
+
 /* Operands that n elements along a reduction make. */
 INLINE int64_t operands(int64_t n) { return (n + PER_OPERAND - 1) / PER_OPERAND; }
 
@@ -44,7 +50,7 @@ enum epilogue { STORE, RELU, TIMES_RELU_SLOPE, TIMES_LOGISTIC_SLOPE, TIMES_TANH_
 typedef struct rows_product {
     int64_t K, lda, ldb, ldc;
     const OPERAND *A, *B;
-    OPERAND *packed;      /* room for a panel of B, if its rows are not of whole vectors */
+    OPERAND *packed;      /* room for a panel of a row-major B, or NULL: see rows_product_run */
     const REAL *start;    /* start of the chains, rows ld_start apart; NULL for zero */
     int64_t ld_start;     /* 0 for a bias, which is the same for every row */
     const STORED *output; /* for the slopes: the activation's output, rows ld_output apart */
@@ -196,22 +202,14 @@ static void columns_tile_any(int64_t mr, int64_t width, int64_t K, const OPERAND
 #undef CASE3
 }
 
-/* Rows of the next tile when `left` rows are left: tiles as even as can be. */
-INLINE int64_t tile_rows(int64_t left, int64_t width) {
-    int64_t most = width == 3 * VL ? MR3 : MR;
-    int64_t tiles = (left + most - 1) / most;
-    return (left + tiles - 1) / tiles;
-}
+/* The most rows of a tile that is so wide. */
+INLINE int64_t most_rows(int64_t width) { return width == 3 * VL ? MR3 : MR; }
 
 /* Lengths of a reduction that is done in one go, so that the panel of B stays in the second-level
  * cache while rows go by, and the rows of B in a columns_tile in the first: K is cut evenly, and
  * a chain goes on from where it was stored. */
 #define ROWS_BLOCK 1024
 #define COLUMNS_BLOCK 256
-INLINE int64_t block_of(int64_t K, int64_t most) {
-    int64_t blocks = (K + most - 1) / most;
-    return blocks ? (K + blocks - 1) / blocks : 1;
-}
 
 #if !PAIRED
 /* A panel of rows as they come; columns past n become zero. */
@@ -230,7 +228,7 @@ static void pack_panel(const REAL *B, int64_t ldb, int64_t K, int64_t n, int64_t
  * C is written in whole vectors, up to padded(N). */
 static void rows_product_run(rows_product t, int in_panels, int64_t N, int64_t begin, int64_t end) {
     const rows_product whole = t;
-    const int64_t block = block_of(whole.K, ROWS_BLOCK);
+    const int64_t block = even_part(whole.K, ROWS_BLOCK);
     for (int64_t k = 0; k < whole.K; k += block) {
         t.K = whole.K - k < block ? whole.K - k : block;
         t.A = whole.A + k;
@@ -247,7 +245,7 @@ static void rows_product_run(rows_product t, int in_panels, int64_t N, int64_t b
             }
 #endif
             for (int64_t r = begin, mr; r < end; r += mr) {
-                mr = tile_rows(end - r, width);
+                mr = even_part(end - r, most_rows(width));
                 rows_tile_any(mr, width, &t, r, j);
             }
         }

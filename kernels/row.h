@@ -4,23 +4,20 @@
 
 #define ROW_VECTORS 8 /* chains that are in flight at a time */
 
-/* nv vectors of columns, the last of which starts at `last`: it may go over columns of the one
- * before, to end where the row does. */
+/* nv vectors of columns. */
 INLINE void row_tile(const int nv, const hl_op *op, const REAL *x, const REAL *W, const REAL *bias,
                      REAL *output, int64_t last) {
     V c[ROW_VECTORS];
-#define AT(j) ((j) < nv - 1 ? (j) * VL : last)
 #pragma GCC unroll 8
-    for (int j = 0; j < nv; j++) c[j] = v_load(bias + AT(j));
+    for (int j = 0; j < nv; j++) c[j] = v_load(bias + vector_at(j, nv, last));
     for (int64_t k = 0; k < op->I; k++) {
         V xk = v_set1(x[k]);
 #pragma GCC unroll 8
-        for (int j = 0; j < nv; j++) c[j] = v_fma(xk, v_load(W + k * op->O + AT(j)), c[j]);
+        for (int j = 0; j < nv; j++)
+            c[j] = v_fma(xk, v_load(W + k * op->O + vector_at(j, nv, last)), c[j]);
     }
 #pragma GCC unroll 8
-    for (int j = 0; j < nv; j++)
-        v_store(output + AT(j), op->activation == HL_relu ? v_max(v_zero(), c[j]) : c[j]);
-#undef AT
+    for (int j = 0; j < nv; j++) v_store(output + vector_at(j, nv, last), relu_of(op, c[j]));
 }
 
 /* All columns, where they are fewer than a vector has lanes. */
@@ -28,7 +25,7 @@ static void short_row(const hl_op *op, const REAL *x, const REAL *W, const REAL 
                       REAL *output) {
     V c = v_load_n(bias, op->O);
     for (int64_t k = 0; k < op->I; k++) c = v_fma(v_set1(x[k]), v_load_n(W + k * op->O, op->O), c);
-    v_store_n(output, op->O, op->activation == HL_relu ? v_max(v_zero(), c) : c);
+    v_store_n(output, op->O, relu_of(op, c));
 }
 
 /* Lanes along I, as in `dots`. */
@@ -45,10 +42,7 @@ static void narrow_row(const hl_op *op, const REAL *x, const REAL *W, const REAL
             for (int64_t o = 0; o < op->O; o++) columns[o][l] = W[(i + l) * op->O + o];
         for (int64_t o = 0; o < op->O; o++) c[o] = v_fma(xi, v_load(columns[o]), c[o]);
     }
-    for (int64_t o = 0; o < op->O; o++) {
-        REAL z = bias[o] + v_sum(c[o]);
-        output[o] = op->activation == HL_relu && z < 0 ? 0 : z;
-    }
+    for (int64_t o = 0; o < op->O; o++) output[o] = relu_of_one(op, bias[o] + v_sum(c[o]));
 }
 
 static void row_forward(const hl_op *op, const void *input, const void *weight, const void *bias,
@@ -59,8 +53,7 @@ static void row_forward(const hl_op *op, const void *input, const void *weight, 
     else if (op->O < VL) short_row(op, x, W, b, out);
     else
         for (int64_t j = 0, left = padded(op->O) / VL, nv; left > 0; left -= nv, j += nv * VL) {
-            int64_t tiles = (left + ROW_VECTORS - 1) / ROW_VECTORS;
-            nv = (left + tiles - 1) / tiles;
+            nv = even_part(left, ROW_VECTORS);
             int64_t last = nv == left ? op->O - VL - j : (nv - 1) * VL;
             switch (nv) {
 #define CASE(n)                                                                                    \

@@ -132,6 +132,24 @@ def test_script_runs(tmp_path, script, options, said):
     assert all(one["value"] > 0 and one["void"] is None for one in records)
 
 
+@pytest.mark.parametrize(
+    ("losses", "agree"),
+    [
+        pytest.param([{"a": 1.0, "b": 1.0009}, {"a": 2.0, "b": 2.0}], True, id="within"),
+        pytest.param([{"a": 1.0, "b": 1.0}, {"a": 2.0, "b": 2.003}], False, id="beyond"),
+        pytest.param([{"a": 1.0, "b": 1.0}, {"a": 2.0, "b": float("nan")}], False, id="NaN"),
+        pytest.param([{"a": 1.0, "b": 1.0}, {"a": float("nan"), "b": 2.0}], False, id="NaN first"),
+    ],
+)
+def test_losses_that_differ_are_named(monkeypatch, losses, agree):
+    """Those of the process where they do, which is not always the first."""
+    monkeypatch.syspath_prepend(FOLDER)
+    from records import why_losses_differ
+
+    reason = why_losses_differ([{"loss": of_process} for of_process in losses])
+    assert reason is None if agree else str(losses[1]) in reason
+
+
 def test_heat_map_is_drawn(tmp_path):
     """A PNG, also where a cell is void."""
     pytest.importorskip("matplotlib")
