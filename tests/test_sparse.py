@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -195,11 +196,15 @@ def test_an_interrupted_step_is_dropped_whole(alpha):
     problem = rare(replace(STACK, widths=(3000, 24, 5), n=96), density=0.05)
     per_epoch = steps_per_epoch(problem.stack.n, BATCH)
     orders, scalars = inputs(problem, "adam", alpha, 3000)
+    runner, _ = opened(problem)
+    start = time.process_time()
+    runner.run(orders[:, :2], scalars[:, : 2 * per_epoch])
+    some_epochs = max(0.04, time.process_time() - start)  # emulated processors take longer
     for turn in range(3):
         runner, state = opened(problem)
         before = signal.signal(signal.SIGPROF, signal.default_int_handler)
         try:
-            signal.setitimer(signal.ITIMER_PROF, 0.04 + 0.007 * turn)  # of its own time
+            signal.setitimer(signal.ITIMER_PROF, (1 + 0.2 * turn) * some_epochs)  # of its own time
             with pytest.raises(KeyboardInterrupt):
                 runner.run(orders, scalars)
         finally:
