@@ -213,18 +213,14 @@ def oracle_gradients(problem, *, alpha=0.1):
     return oracle.gradients(problem.net, problem.X, problem.Y, problem.sample_weight, alpha)
 
 
-def predict(problem, X=None, parameters=None, *, in_place=False, n_jobs=1):
+def predict(problem, X=None, parameters=None):
     """Output activations (n, O) of hotloop's inference."""
     compiled = plan.compile_inference(
-        problem.network,
-        dtype=np.dtype(problem.stack.dtype),
-        sparse=problem.stack.sparse,
-        in_place=in_place,
+        problem.network, dtype=np.dtype(problem.stack.dtype), sparse=problem.stack.sparse
     )
     flat = problem.parameters if parameters is None else parameters
     coefs, intercepts = plan.weight_views(problem.network, flat)
-    X = problem.streams["X"] if X is None else X
-    return backends.predict(compiled, coefs, intercepts, X, n_jobs=n_jobs)
+    return backends.predict(compiled, coefs, intercepts, problem.streams["X"] if X is None else X)
 
 
 def oracle_predict(problem):
