@@ -36,6 +36,7 @@
     F(LOSS, rows)                 /* output <- delta of the loss; row_loss <- loss of a row */     \
     F(OUTPUT, rows)               /* stream out <- output activation of output */                  \
     F(DENSE_BACKWARD_INPUT, rows) /* d_input <- (d_output . weight') * activation'(input) */       \
+    F(DENSE_BACKWARD_SHARD, rows) /* gradient of a shard of the rows <- input' . d_output */       \
     F(DENSE_BACKWARD_WEIGHT, parameters) /* gradient <- input' . d_output, see GRADIENTS */        \
     F(CSR_BACKWARD_WEIGHT, parameters)   /* the same, input being rows of a CSR stream X */        \
     F(UPDATE, updates)     /* weight, bias <- optimizer step on materialised gradients */          \
@@ -89,13 +90,15 @@
     F(int64_t, weight)    /* store, and so are all below; -1, -2 ..: plain_weights[0], [1] .. */   \
     F(int64_t, weight_slot_0)                                                                      \
     F(int64_t, weight_slot_1)                                                                      \
-    F(int64_t, weight_gradient)                                                                    \
+    F(int64_t, weight_gradient) /* of the first shard, if there are more */                        \
     F(int64_t, operand) /* what products read, where it is not the weight itself */                \
     F(int64_t, mirror)                                                                             \
     F(int64_t, bias) /* (Opad,) */                                                                 \
     F(int64_t, bias_slot_0)                                                                        \
     F(int64_t, bias_slot_1)                                                                        \
     F(int64_t, bias_gradient)                                                                      \
+    F(int64_t, shard_rows)  /* rows of the batch whose gradients are summed apart; -1: all */      \
+    F(int64_t, shard_bytes) /* between the gradients of two shards */                              \
     F(double, beta_2)                                                                              \
     F(double, epsilon)
 

@@ -28,6 +28,7 @@ cdef extern from "abi.h" nogil:
         int64_t bias_slot_0
         int64_t bias_slot_1
         int64_t bias_gradient
+        int64_t shard_rows
         int64_t squares
         int64_t ld_weight
         int32_t weight_group

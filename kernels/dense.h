@@ -462,6 +462,35 @@ static void dense_backward_weight(const hl_op *op, const hl_batch *batch, int64_
     }
 }
 
+/* Rows begin .. end are a shard. Its gradients stay with who made its rows. */
+static void dense_backward_shard(const hl_op *op, const hl_batch *batch, int64_t begin,
+                                 int64_t end) {
+    const int64_t place = begin / op->shard_rows * op->shard_bytes;
+    hl_op shard = *op;
+    hl_batch rows = *batch;
+    shard.input += begin * op->ld_input * (int64_t)sizeof(STORED);
+    shard.d_output += begin * op->ld_output * (int64_t)sizeof(STORED);
+    shard.weight_gradient += place;
+    shard.bias_gradient += place;
+    rows.n = end - begin;
+    dense_backward_weight(&shard, &rows, 0, op->units);
+}
+
+/* n elements of the gradient at a place in the store: of the shards in order, if there are any. */
+static const REAL *whole_gradient(const hl_op *op, const hl_batch *batch, int64_t place,
+                                  int64_t n) {
+    if (op->shard_rows < 0) return in_store(batch, place);
+    REAL *sums = (REAL *)batch->scratch;
+    const int64_t shards = (batch->n - 1) / op->shard_rows + 1;
+    for (int64_t i = 0; i < n; i += VL) {
+        V sum = v_load(in_store(batch, place) + i);
+        for (int64_t shard = 1; shard < shards; shard++)
+            sum += v_load(in_store(batch, place + shard * op->shard_bytes) + i);
+        v_store(sums + i, sum);
+    }
+    return sums;
+}
+
 /* The optimizer on gradients that a BACKWARD_WEIGHT kept; the same steps in the same order as
  * when they are fused, so the same bits. */
 static void update(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
@@ -471,9 +500,13 @@ static void update(const hl_op *op, const hl_batch *batch, int64_t begin, int64_
         s.squares = v_zero();
         for (int64_t run = 0; run < u.runs; run++) {
             int64_t offset = u.offset + run * u.stride;
-            step_weights(&s, in_store(batch, op->weight_gradient) + offset, offset, u.length);
+            int64_t place = op->weight_gradient + offset * (int64_t)sizeof(REAL);
+            step_weights(&s, whole_gradient(op, batch, place, u.length), offset, u.length);
         }
-        if (u.bias) step_bias(&s, in_store(batch, op->bias_gradient) + u.j, u.j, padded(u.width));
+        if (u.bias) {
+            int64_t place = op->bias_gradient + u.j * (int64_t)sizeof(REAL);
+            step_bias(&s, whole_gradient(op, batch, place, padded(u.width)), u.j, padded(u.width));
+        }
         refresh_unit(op, batch, u);
         ((double *)(batch->store + op->squares))[k] = v_sum(s.squares);
     }

@@ -55,6 +55,7 @@ const hl_kernels HL_THIS_TABLE = {
 #endif
             [HL_DENSE_FORWARD] = dense_forward,
             [HL_DENSE_BACKWARD_INPUT] = dense_backward_input,
+            [HL_DENSE_BACKWARD_SHARD] = dense_backward_shard,
             [HL_DENSE_BACKWARD_WEIGHT] = dense_backward_weight,
             [HL_UPDATE] = update,
         },

@@ -145,7 +145,14 @@ def make_orders(problem, n_epochs):
     return np.stack([rng.permutation(n) for _ in range(n_epochs)])[None].astype(np.intp)
 
 
-def open_training(problem, optimizer, batch_size, *, fused=True, lazy=False, state=None, n_jobs=1):
+def gradient_kinds(sparse):
+    """What may become of gradients, see `compile_training`."""
+    return ("fused", "kept") if sparse else ("fused", "kept", "sharded")
+
+
+def open_training(
+    problem, optimizer, batch_size, *, gradients="fused", lazy=False, state=None, n_jobs=1
+):
     """A runner for the problem, and the state it started from."""
     chosen = OPTIMIZERS[optimizer]
     compiled = plan.compile_training(
@@ -154,17 +161,19 @@ def open_training(problem, optimizer, batch_size, *, fused=True, lazy=False, sta
         batch_size=batch_size,
         optimizer=chosen,
         sparse=plan.CSRInput(lazy=lazy) if problem.stack.sparse else False,
-        fused=fused,
+        gradients=gradients,
         operands=problem.stack.operands,
     )
     state = plan.new_state(problem.parameters.copy(), chosen) if state is None else state
     return backends.open_runner(compiled, state, problem.streams, n_jobs=n_jobs), state
 
 
-def train(problem, optimizer, batch_size, *, n_epochs=2, fused=True, alpha=0.1, n_jobs=1):
+def train(problem, optimizer, batch_size, *, n_epochs=2, gradients="fused", alpha=0.1, n_jobs=1):
     """Whole epochs on hotloop: parameters (P,), slots {name: (P,)}, losses (n_epochs,)."""
     n_steps = n_epochs * steps_per_epoch(problem.stack.n, batch_size)
-    runner, state = open_training(problem, optimizer, batch_size, fused=fused, n_jobs=n_jobs)
+    runner, state = open_training(
+        problem, optimizer, batch_size, gradients=gradients, n_jobs=n_jobs
+    )
     losses = runner.run(
         make_orders(problem, n_epochs), make_scalars(optimizer, n_steps, alpha=alpha)
     )

@@ -13,6 +13,7 @@ from stacks import (
     OPTIMIZERS,
     Stack,
     build,
+    gradient_kinds,
     make_orders,
     make_scalars,
     open_training,
@@ -22,6 +23,9 @@ from stacks import (
 
 both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 dense_and_sparse = pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
+input_and_gradients = pytest.mark.parametrize(
+    ("sparse", "gradients"), [(s, g) for s in (False, True) for g in gradient_kinds(s)]
+)
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 BATCH = 10
 STACK = Stack((17, 21, 5), ("relu",), n=37, weighted=True)
@@ -150,17 +154,16 @@ def test_the_compiled_loop_stops_by_sklearns_rule(patience, tol):
 
 
 @both_dtypes
-@dense_and_sparse
 @every_optimizer
-@pytest.mark.parametrize("fused", [True, False], ids=["fused", "materialised"])
-def test_a_batch_of_zero_weight_is_skipped_whole(fused, optimizer, sparse, dtype):
+@input_and_gradients
+def test_a_batch_of_zero_weight_is_skipped_whole(gradients, optimizer, sparse, dtype):
     """No step, no loss, no scalars used up: the state is that of the other batches."""
     problem, orders, scalars = problem_and_inputs(1, optimizer, sparse=sparse, dtype=dtype)
     weights = problem.streams["sample_weight"]
     orders = np.arange(37)[None, None].astype(np.intp)
     weights[:] = 1
     weights[10:20] = 0
-    runner, state = open_training(problem, optimizer, BATCH, fused=fused)
+    runner, state = open_training(problem, optimizer, BATCH, gradients=gradients)
     losses = runner.run(orders, scalars)
     assert runner.steps == 3
     runner.read_state(state)
@@ -168,7 +171,7 @@ def test_a_batch_of_zero_weight_is_skipped_whole(fused, optimizer, sparse, dtype
 
     rows = np.r_[0:10, 20:37]
     problem.streams.update({name: stream[rows] for name, stream in problem.streams.items()})
-    runner, expected = open_training(problem, optimizer, BATCH, fused=fused)
+    runner, expected = open_training(problem, optimizer, BATCH, gradients=gradients)
     alone = runner.run(np.arange(27)[None, None].astype(np.intp), scalars[:, :3])
     runner.read_state(expected)
     runner.close()

@@ -70,15 +70,15 @@ def test_ties_are_rounded_to_even(x, rounded, operands):
 
 @every_way
 @dense_and_sparse
-@pytest.mark.parametrize("fused", [True, False], ids=["fused", "materialised"])
+@pytest.mark.parametrize("gradients", ["fused", "kept"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("loss", LOSSES)
-def test_training_with_every_optimizer(loss, optimizer, fused, sparse, operands):
+def test_training_with_every_optimizer(loss, optimizer, gradients, sparse, operands):
     """Two epochs in batches, the last one short: parameters, slots and losses."""
     stack = stack_of(
         (6, 9, 5, 3), ("relu", "tanh"), loss, 23, sparse=sparse, weighted=True, operands=operands
     )
-    assert_training_matches(build(stack), optimizer, 10, fused=fused)
+    assert_training_matches(build(stack), optimizer, 10, gradients=gradients)
 
 
 @every_way

@@ -21,6 +21,7 @@ from stacks import (
     OPTIMIZERS,
     Stack,
     build,
+    gradient_kinds,
     gradients,
     oracle_gradients,
     oracle_predict,
@@ -32,6 +33,9 @@ from stacks import (
 DTYPES = ("float32", "float64")
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES)
 dense_and_sparse = pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
+input_and_gradients = pytest.mark.parametrize(
+    ("sparse", "gradients"), [(s, g) for s in (False, True) for g in gradient_kinds(s)]
+)
 
 #: Widths around the vector lengths and tiles: ones, odd tails, primes.
 SHAPES = (
@@ -89,7 +93,7 @@ def assert_trained_match(parameters, net, problem):
 def assert_training_matches(problem, optimizer, batch_size, **how):
     parameters, slots, losses = train(problem, optimizer, batch_size, **how)
     assert parameters.dtype == problem.stack.dtype
-    how.pop("fused", None)
+    how.pop("gradients", None)
     net, expected_slots, expected_losses = oracle_train(problem, optimizer, batch_size, **how)
     assert_trained_match(parameters, net, problem)
     for name, flat in slots.items():
@@ -175,8 +179,8 @@ def test_long_reductions_and_large_batches(widths, n, activation, sparse, dtype)
     if activation == "relu" and dtype == "float32":
         return  # units at the kink widen the bounds of gradients too far
     assert_gradients_match(problem)
-    for fused in (True, False):
-        assert_training_matches(problem, "sgd", n, fused=fused, n_epochs=1)
+    for kind in gradient_kinds(problem.stack.sparse):
+        assert_training_matches(problem, "sgd", n, gradients=kind, n_epochs=1)
 
 
 @pytest.mark.parametrize(("of_X", "of_plan"), [DTYPES, DTYPES[::-1]])
@@ -196,24 +200,24 @@ def test_dense_input_of_the_other_dtype_is_converted_on_the_way(of_X, of_plan):
 
 
 @both_dtypes
-@dense_and_sparse
-@pytest.mark.parametrize("fused", [True, False], ids=["fused", "materialised"])
+@input_and_gradients
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("loss", LOSSES)
-def test_training_with_every_optimizer(loss, optimizer, fused, sparse, dtype):
+def test_training_with_every_optimizer(loss, optimizer, gradients, sparse, dtype):
     """Two epochs in batches, the last one short: parameters, slots and losses."""
     stack = Stack((6, 9, 5, 3), ("relu", "tanh"), loss, 23, dtype, sparse, weighted=True)
-    assert_training_matches(build(stack), optimizer, 10, fused=fused)
+    assert_training_matches(build(stack), optimizer, 10, gradients=gradients)
 
 
 @both_dtypes
-@pytest.mark.parametrize("fused", [True, False], ids=["fused", "materialised"])
+@pytest.mark.parametrize("gradients", ["fused", "kept", "sharded"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("widths", SHAPES[3:], ids=str)
-def test_training_on_every_shape(widths, optimizer, fused, dtype):
+def test_training_on_every_shape(widths, optimizer, gradients, dtype):
     """The update reaches every weight of every shape, in registers or not."""
-    stack = Stack(widths, hidden(widths), "binary_log_loss", 41, dtype, sparse=widths[0] % 2 == 0)
-    assert_training_matches(build(stack), optimizer, 16, fused=fused)
+    stack = Stack(widths, hidden(widths), "binary_log_loss", 41, dtype)
+    stack = replace(stack, sparse=widths[0] % 2 == 0 and gradients != "sharded")
+    assert_training_matches(build(stack), optimizer, 16, gradients=gradients)
 
 
 @both_dtypes
@@ -226,8 +230,8 @@ def test_training_with_every_batch_size(batch_size, sparse, dtype):
 
 
 @both_dtypes
-@pytest.mark.parametrize("fused", [True, False], ids=["fused", "materialised"])
-def test_adams_constants_are_rounded_once(fused, dtype, monkeypatch):
+@pytest.mark.parametrize("gradients", ["fused", "kept", "sharded"])
+def test_adams_constants_are_rounded_once(gradients, dtype, monkeypatch):
     """After one step v / m^2 is (1 - beta_2) / (1 - beta_1)^2 to a few roundings.
 
     1 - beta_2 formed in float32 would be off by 6e-5 at 0.999, which no bound on the gradient
@@ -235,7 +239,7 @@ def test_adams_constants_are_rounded_once(fused, dtype, monkeypatch):
     """
     monkeypatch.setitem(OPTIMIZERS, "adam", spec.Adam())
     problem = build(Stack((6, 9, 3), ("tanh",), n=20, dtype=dtype))
-    _, slots, _ = train(problem, "adam", 20, n_epochs=1, fused=fused)
+    _, slots, _ = train(problem, "adam", 20, n_epochs=1, gradients=gradients)
     m, v = (slots[name].astype(np.float64) for name in ("first_moment", "second_moment"))
     assert (np.abs(m) > 1e-6).mean() > 0.9
     np.testing.assert_allclose(
@@ -284,15 +288,16 @@ def stacks(draw, *, largest=24):
 
 
 @settings(max_examples=150)
-@given(stacks(), st.sampled_from(list(OPTIMIZERS)), st.integers(1, 40), st.booleans())
-def test_random_stacks_train_as_the_oracle_does(stack, optimizer, batch_size, fused):
+@given(stacks(), st.sampled_from(list(OPTIMIZERS)), st.integers(1, 40), st.data())
+def test_random_stacks_train_as_the_oracle_does(stack, optimizer, batch_size, data):
     """Whatever the stack: prediction and one epoch agree with the oracle."""
     problem = build(stack)
+    gradients = data.draw(st.sampled_from(gradient_kinds(stack.sparse)))
     net, slots, _ = oracle_train(problem, optimizer, batch_size, n_epochs=1)
     parts = [*changes(net, problem), *(p for slot in slots.values() for p in slot)]
     assume(all(p.conclusive for p in [*parts, oracle_predict(problem)]))
     assert_within(predict(problem), oracle_predict(problem), "prediction")
-    assert_training_matches(problem, optimizer, batch_size, fused=fused, n_epochs=1)
+    assert_training_matches(problem, optimizer, batch_size, gradients=gradients, n_epochs=1)
 
 
 def assert_gradient_is_the_slope(stack):

@@ -5,7 +5,7 @@ import pytest
 from sklearn.neural_network import MLPRegressor
 
 from hotloop import plan, spec
-from stacks import Stack, build, layers_of
+from stacks import Stack, build, gradient_kinds, layers_of
 
 STACK = Stack((5, 7, 4, 3), ("relu", "tanh"))
 
@@ -22,14 +22,14 @@ def every_plan(network, dtype="float64", sparse=False):
         )
     yield plan.compile_gradients(network, dtype=np.dtype(dtype), sparse=sparse)
     for optimizer in (spec.SGD(), spec.SGD(nesterov=False), spec.Adam()):
-        for fused in (True, False):
+        for gradients in gradient_kinds(sparse):
             yield plan.compile_training(
                 network,
                 dtype=np.dtype(dtype),
                 batch_size=8,
                 optimizer=optimizer,
                 sparse=sparse,
-                fused=fused,
+                gradients=gradients,
             )
 
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*Maximum iterations")
 both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 alphas = pytest.mark.parametrize("alpha", [0.0, 0.1])
-fused_or_not = pytest.mark.parametrize("fused", [True, False], ids=["fused", "materialised"])
+either_way = pytest.mark.parametrize("gradients", ["fused", "kept"])
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 #: Wide enough that dense input has its lanes along the outputs, too, in every instruction set.
 STACK = Stack((400, 40, 5), ("tanh",), n=90, sparse=True)
@@ -81,12 +81,14 @@ def assert_alike(got, expected, dtype):
 @both_dtypes
 @every_optimizer
 @alphas
-@fused_or_not
-def test_exact_updates_are_those_of_dense_input(fused, alpha, optimizer, dtype):
+@either_way
+def test_exact_updates_are_those_of_dense_input(gradients, alpha, optimizer, dtype):
     """Parameters, moments and losses; bit for bit where the steps are replayed one by one."""
     stack = replace(STACK, dtype=dtype)
-    got = trained(rare(stack), optimizer, alpha=alpha, fused=fused)
-    expected = trained(rare(replace(stack, sparse=False)), optimizer, alpha=alpha, fused=fused)
+    got = trained(rare(stack), optimizer, alpha=alpha, gradients=gradients)
+    expected = trained(
+        rare(replace(stack, sparse=False)), optimizer, alpha=alpha, gradients=gradients
+    )
     assert_alike(got, expected, dtype)
     if alpha:
         np.testing.assert_array_equal(got[0], expected[0])
@@ -328,12 +330,12 @@ def test_sixty_four_threads_predict_on_one_estimator():
 @both_dtypes
 @every_optimizer
 @alphas
-@fused_or_not
-def test_lazy_updates_leave_what_a_batch_does_not_touch(fused, alpha, optimizer, dtype):
+@either_way
+def test_lazy_updates_leave_what_a_batch_does_not_touch(gradients, alpha, optimizer, dtype):
     """Weights and moments step in batches that have the feature; the loss has all weights."""
     stack = replace(STACK, dtype=dtype)
     problem = rare(stack)
-    runner, state = opened(problem, optimizer, fused=fused, lazy=True)
+    runner, state = opened(problem, optimizer, gradients=gradients, lazy=True)
     orders, scalars = inputs(problem, optimizer, alpha, 2)
     losses = runner.run(orders, scalars)[0]
     runner.read_state(state)

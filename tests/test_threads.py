@@ -19,7 +19,16 @@ from sklearn.model_selection import GridSearchCV
 
 from hotloop import MLPClassifier, MLPRegressor, backends, plan
 from hotloop.threads import thread_count
-from stacks import OPTIMIZERS, Stack, build, child, make_orders, make_scalars, steps_per_epoch
+from stacks import (
+    OPTIMIZERS,
+    Stack,
+    build,
+    child,
+    gradient_kinds,
+    make_orders,
+    make_scalars,
+    steps_per_epoch,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -41,7 +50,7 @@ def _no_limits(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def trained(problem, n_jobs, *, optimizer="adam", batch_size=601, fused=True):
+def trained(problem, n_jobs, *, optimizer="adam", batch_size=601, gradients="fused"):
     """Parameters, losses and predictions after two epochs, and the threads that took part."""
     stack = problem.stack
     compiled = plan.compile_training(
@@ -50,7 +59,7 @@ def trained(problem, n_jobs, *, optimizer="adam", batch_size=601, fused=True):
         batch_size=min(batch_size, stack.n),
         optimizer=OPTIMIZERS[optimizer],
         sparse=stack.sparse,
-        fused=fused,
+        gradients=gradients,
     )
     state = plan.new_state(problem.parameters.copy(), OPTIMIZERS[optimizer])
     runner = backends.open_runner(compiled, state, problem.streams, n_jobs=n_jobs)
@@ -72,15 +81,16 @@ def always_shared(monkeypatch):
 # ---- the same bits ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stack", STACKS, ids=str)
-@pytest.mark.parametrize("fused", [True, False], ids=["fused", "kept"])
-def test_any_number_of_threads_gives_the_same_bits(stack, fused, monkeypatch):
+@pytest.mark.parametrize(
+    ("stack", "gradients"), [(s, g) for s in STACKS for g in gradient_kinds(s.sparse)], ids=str
+)
+def test_any_number_of_threads_gives_the_same_bits(stack, gradients, monkeypatch):
     """Over batches, optimizers and 2, 3, 4 and 8 threads, all of which take part."""
     always_shared(monkeypatch)
     monkeypatch.setenv("HOTLOOP_NUM_THREADS", "8")
     problem = build(stack)
     for optimizer, batch_size in (("adam", 601), ("nesterov", 97)):
-        kind = {"optimizer": optimizer, "batch_size": batch_size, "fused": fused}
+        kind = {"optimizer": optimizer, "batch_size": batch_size, "gradients": gradients}
         expected, alone = trained(problem, 1, **kind)
         assert alone == 1
         for n_jobs in (2, 3, 4, 8):

@@ -57,6 +57,9 @@ ENTRY_COST = 16
 FEATURES_GRAIN = 128
 #: So few rows go one by one (row.h), through weights of so many bytes: an interrupt can wait.
 FEW_ROWS, FEW_ROWS_BYTES = 4, 64 * 2**20
+#: Parts of a batch whose gradients are summed apart in steps between these two, so that only sums
+#: go from core to core, where rows hold so many times as much. Of two parts one core loses least.
+SHARDS, SHARDED_FROM = 2, 4
 #: Rows of a batch of the gradient plan; part of what its bits depend on.
 GRADIENT_ROWS = 512
 
@@ -370,11 +373,11 @@ class _Lowering:
     def panels(self, n: int) -> int:
         return max(1, self.padded(n) // self.sizes["panel_width"])
 
-    def parameter_fields(self, layer: int, *, train: bool, keep_gradient: bool) -> dict[str, int]:
+    def parameter_fields(self, layer: int, *, train: bool, n_gradients: int) -> dict[str, int]:
         """Room in the store for a layer's parameters and all that goes with them."""
         I, O = self.shapes[layer]
         if self.layout(layer) == "rows":
-            return self.row_fields(I, O, train=train, keep_gradient=keep_gradient)
+            return self.row_fields(I, O, train=train, keep_gradient=n_gradients > 0)
         n_weight = O * self.padded(I) if self.narrow(layer) else self.padded(O) * I
         n_bias = self.padded(O)
         if self.in_place and not self.narrow(layer):
@@ -382,8 +385,6 @@ class _Lowering:
         fields = {"weight": n_weight, "bias": n_bias}
         for k in range(len(self.optimizer.slots) if self.optimizer else 0):
             fields |= {f"weight_slot_{k}": n_weight, f"bias_slot_{k}": n_bias}
-        if keep_gradient:
-            fields |= {"weight_gradient": n_weight, "bias_gradient": n_bias}
         if train and layer > 0 and not self.narrow(layer):
             fields["mirror"] = self.padded(I) * O
         rounded = self.products_of(layer) != self.dtype.name
@@ -394,6 +395,12 @@ class _Lowering:
         placed = {name: self.take(self.store, n) for name, n in fields.items()}
         if train:
             placed["squares"] = self.store.take(8 * self.units(layer))
+        if n_gradients:
+            start = self.store.n_bytes
+            placed["weight_gradient"] = self.take(self.store, n_weight)
+            placed["bias_gradient"] = self.take(self.store, n_bias)
+            placed["shard_bytes"] = self.store.n_bytes - start
+            self.store.take((n_gradients - 1) * placed["shard_bytes"])
         return placed | {"units": self.units(layer)}
 
     def plain_fields(self, layer: int) -> dict[str, int]:
@@ -523,7 +530,7 @@ class _Lowering:
         return shared, outputs, d_outputs
 
     def training(
-        self, parameters: list[dict[str, int]], batch_size: int, *, fused: bool
+        self, parameters: list[dict[str, int]], batch_size: int, *, gradients: str
     ) -> tuple[np.ndarray, int]:
         """The ops of one step, rows first and parameters after, and the arena they need."""
         arena, last = _Buffer(), len(self.shapes) - 1
@@ -584,7 +591,7 @@ class _Lowering:
                     activation=ACTIVATIONS[self.network.layers[layer - 1].activation],
                 )
             )
-        ops += self.parameter_ops(parameters, sources, deltas, batch_size, fused=fused)
+        ops += self.parameter_ops(parameters, sources, deltas, batch_size, gradients)
         return np.array(ops, dtype=OP_DTYPE), arena.n_bytes
 
     def parameter_ops(
@@ -593,13 +600,14 @@ class _Lowering:
         sources: list[dict[str, int]],
         deltas: Mapping[int, _Rows],
         batch_size: int,
-        *,
-        fused: bool,
+        gradients: str,
     ) -> list[np.ndarray]:
-        """The stages of a step that follow that over rows."""
+        """The rest of a step, after the gradients of the inputs."""
         ops, updates = [], []
-        mode = "update" if fused else "overwrite"
+        mode = "update" if gradients == "fused" else "overwrite"
         for layer, fields in enumerate(parameters):
+            if gradients == "sharded":
+                fields = fields | {"shard_rows": -(-batch_size // SHARDS)}
             delta = {
                 "d_output": deltas[layer].place,
                 "ld_output": deltas[layer].ld,
@@ -609,8 +617,11 @@ class _Lowering:
                 ops.append(self.touched("CSR_BACKWARD_WEIGHT", fields, **delta))
             else:
                 delta |= sources[layer]
-                ops.append(self.backward_weight(layer, fields, batch_size, **delta))
-            if not fused and self.optimizer:
+                if gradients == "sharded":
+                    ops.append(self.record("DENSE_BACKWARD_SHARD", layer, **{**fields, **delta}))
+                else:
+                    ops.append(self.backward_weight(layer, fields, batch_size, **delta))
+            if gradients != "fused" and self.optimizer:
                 updates.append(self.update(layer, fields))
         return ops + updates
 
@@ -626,6 +637,20 @@ class _Lowering:
         flops = 2 * passes * self.network_size * (2 if self.rounds else 1)  # if pairs are slow
         return math.ceil(seconds * self.sizes["vector_lanes"] * FLOPS_PER_LANE / flops)
 
+    def may_shard(self) -> bool:
+        """Touched features are a stage of their own, and pairs need the scratch of a thread."""
+        return not (self.sparse or self.rounds)
+
+    def gradients(self, batch_size: int) -> str:
+        """What becomes of the gradients of such batches, see :func:`compile_training`."""
+        if batch_size > self.rows_of(PATIENCE_SECONDS, passes=1):
+            return "kept"
+        least, most = (self.rows_of(s, passes=3) for s in (SMALL_SECONDS, LARGE_SECONDS))
+        if not (self.may_shard() and least <= batch_size < most):
+            return "fused"
+        rows = batch_size * (self.shapes[0][0] + sum(2 * O for _, O in self.shapes))
+        return "sharded" if rows >= SHARDED_FROM * self.network_size else "fused"
+
     def few_rows(self) -> int:
         n_bytes = self.network_size * self.dtype.itemsize
         return 0 if self.sparse or n_bytes > FEW_ROWS_BYTES else FEW_ROWS
@@ -639,7 +664,7 @@ class _Lowering:
     def scratch_bytes(self, ops: np.ndarray) -> int:
         """Room for the gradients of units that are summed together, and for what they pack."""
         scratch = _Buffer()
-        dense = ops[ops["kind"] == KINDS["DENSE_BACKWARD_WEIGHT"]]
+        dense = ops[np.isin(ops["kind"], (KINDS["DENSE_BACKWARD_WEIGHT"], KINDS["UPDATE"]))]
         self.take(scratch, int(dense["grain"].max(initial=0)) * self.sizes["unit_size"])
         if dense["pack_input"].any():
             self.take(scratch, self.sizes["packed_size"])
@@ -676,20 +701,22 @@ def _chunk_rows(row_bytes: int) -> int:
 
 
 def _compile(
-    lowering: _Lowering, *, batch_size: int = 0, fused: bool | None = None, raw: bool = False
+    lowering: _Lowering, *, batch_size: int = 0, gradients: str | None = None, raw: bool = False
 ) -> Plan:
     network = lowering.network
-    if fused is None:
-        fused = batch_size <= lowering.rows_of(PATIENCE_SECONDS, passes=1)
+    gradients = gradients or lowering.gradients(batch_size)
+    if gradients == "sharded" and not lowering.may_shard():
+        raise ValueError('gradients="sharded" needs dense input and operands of the same dtype.')
     train = batch_size > 0
+    n_gradients = {"fused": 0, "kept": 1, "sharded": SHARDS}[gradients] if train else 0
     parameters = [
-        lowering.parameter_fields(layer, train=train, keep_gradient=train and not fused)
+        lowering.parameter_fields(layer, train=train, n_gradients=n_gradients)
         for layer in range(len(network.layers))
     ]
     inference_ops, inference_rows, inference_arena, scratch = lowering.inference(parameters, raw)
     ops, arena = np.zeros(0, OP_DTYPE), 0
     if train:
-        ops, arena = lowering.training(parameters, batch_size, fused=fused)
+        ops, arena = lowering.training(parameters, batch_size, gradients=gradients)
     accumulate_ops = ops.copy()
     accumulate_ops["gradient"] = GRADIENTS["accumulate"]
     records = [
@@ -745,7 +772,7 @@ def store_bytes(
     """
     lowering = _Lowering(network, dtype, optimizer, sparse=sparse)
     for layer in range(len(lowering.shapes)):
-        lowering.parameter_fields(layer, train=True, keep_gradient=optimizer is None)
+        lowering.parameter_fields(layer, train=True, n_gradients=int(optimizer is None))
     return lowering.store.n_bytes
 
 
@@ -756,7 +783,7 @@ def compile_training(
     batch_size: int,
     optimizer: Optimizer,
     sparse: bool | CSRInput = False,
-    fused: bool | None = None,
+    gradients: str | None = None,
     operands: str | None = None,
 ) -> Plan:
     """Compile training steps of `batch_size` rows.
@@ -773,11 +800,13 @@ def compile_training(
         The rule that updates the parameters.
     sparse : bool or CSRInput, default=False
         Whether X is CSR, and what more is to be said of it.
-    fused : bool or None, default=None
-        Whether the optimizer runs on each piece of a gradient while the cache has it, or
-        after all gradients were written to memory. The second is the oracle of the first, and
-        can be given up half-way. None takes the second if a step is so long that an interrupt
-        would have to wait for the first.
+    gradients : {"fused", "kept", "sharded"} or None, default=None
+        What becomes of a gradient: the optimizer runs on each piece of it while the cache has it;
+        or after all of it was written to memory, which is the oracle of the first and can be given
+        up half-way; or those of SHARDS parts of the batch are kept, each summed by the thread that
+        has its rows in its cache, and the optimizer adds them up. None takes the second if a step
+        is so long that an interrupt would have to wait for the first, and the third for short steps
+        of dense input if it pays with two threads: no bit depends on how many there are.
     operands : {"bfloat16", "bfloat16_emulated"} or None, default=None
         What weights, activations and deltas are rounded to for products, under dtype float32.
         Sums, the optimizer's weights and moments, and the inference ops stay float32, and so
@@ -788,7 +817,7 @@ def compile_training(
     Plan
     """
     lowering = _Lowering(network, dtype, optimizer, sparse=sparse, operands=operands)
-    return _compile(lowering, batch_size=batch_size, fused=fused)
+    return _compile(lowering, batch_size=batch_size, gradients=gradients)
 
 
 def compile_gradients(
@@ -800,7 +829,7 @@ def compile_gradients(
 ) -> Plan:
     """Compile the loss and gradient of a whole data set, in batches of at most `n_rows` rows."""
     lowering = _Lowering(network, dtype, None, sparse=sparse)
-    return _compile(lowering, batch_size=min(n_rows, GRADIENT_ROWS), fused=False)
+    return _compile(lowering, batch_size=min(n_rows, GRADIENT_ROWS), gradients="kept")
 
 
 def reads_in_place(plan: Plan, n_rows: int) -> bool:
