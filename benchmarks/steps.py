@@ -30,47 +30,63 @@ def measure(request: dict) -> dict:
     step = STEPS[request["case"]]
     if step.instruction_set:
         os.environ["HOTLOOP_ISA"] = step.instruction_set  # before hotloop is imported
-    run_epoch, steps = _training(step)
-    start = time.perf_counter()
-    run_epoch(1)
-    epochs = max(1, int(TURN_SECONDS / (time.perf_counter() - start)))
+    training = Training(step)
+    epochs = max(1, int(TURN_SECONDS / (training.seconds(1) * training.steps)))
     peaks, seconds = [], []
     for _ in range(TURNS):
         peaks.append(peak.measure(request["instruction_set"])[step.dtype])
-        start = time.perf_counter()
-        run_epoch(epochs)
-        seconds.append((time.perf_counter() - start) / (epochs * steps))
+        seconds.append(training.seconds(epochs))
     return {"us": 1e6 * min(seconds), "peak": max(peaks)}
 
 
-def _training(step: Step):
-    """A function that trains for so many epochs, and the steps of each."""
-    from hotloop import backends, plan, spec
+class Training:
+    """A network that is trained by such steps, on random rows in random order.
 
-    *hidden, outputs = step.widths[1:]
-    layers = (*(spec.Dense(units, "relu") for units in hidden), spec.Dense(outputs))
-    network = spec.Network((step.widths[0],), layers, spec.LOSSES["log_loss"])
-    steps = max(2, 4096 // step.batch)
-    n = steps * step.batch
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(n, step.widths[0])).astype(step.dtype)
-    streams = {"X": X, "y": rng.integers(outputs, size=n).astype(np.int32)}
-    optimizer = spec.Adam()
-    compiled = plan.compile_training(
-        network, dtype=step.dtype, batch_size=step.batch, optimizer=optimizer
-    )
-    start = plan.init_parameters(network, np.random.RandomState(0), np.dtype(step.dtype))
-    runner = backends.open_runner(compiled, plan.new_state(start, optimizer), streams)
-    order = rng.permutation(n).astype(np.intp)
+    Attributes
+    ----------
+    steps : int
+        Steps of an epoch.
+    """
 
-    def run(epochs: int) -> None:
-        scalars = np.zeros((1, epochs * steps, len(plan.GROUPS), len(plan.SCALARS)))
-        scalars[..., plan.SCALARS.index("rate")] = 1e-4
-        scalars[..., plan.SCALARS.index("momentum")] = 0.9
-        losses = runner.run(np.broadcast_to(order, (1, epochs, n)), scalars)
+    def __init__(self, step: Step, n_jobs: int = 1) -> None:
+        from hotloop import backends, plan, spec
+
+        self.steps = max(2, 4096 // step.batch)
+        *hidden, outputs = step.widths[1:]
+        layers = (*(spec.Dense(units, "relu") for units in hidden), spec.Dense(outputs))
+        loss = spec.LOSSES["log_loss" if outputs > 1 else "binary_log_loss"]
+        network, optimizer = spec.Network((step.widths[0],), layers, loss), spec.Adam()
+        n = self.steps * step.batch
+        rng = np.random.default_rng(0)
+        X = rng.normal(size=(n, step.widths[0])).astype(step.dtype)
+        codes = rng.integers(max(outputs, 2), size=n).astype(np.int32)
+        streams = {"X": X, "y": codes if outputs > 1 else codes[:, None]}
+        self._order = rng.permutation(n).astype(np.intp)
+        compiled = plan.compile_training(
+            network, dtype=step.dtype, batch_size=step.batch, optimizer=optimizer
+        )
+        start = plan.init_parameters(network, np.random.RandomState(0), np.dtype(step.dtype))
+        self._state = plan.new_state(start, optimizer)
+        self._runner = backends.open_runner(compiled, self._state, streams, n_jobs=n_jobs)
+        scalars = {"rate": 1e-4, "momentum": 0.9}
+        self._scalars = np.array(
+            [[scalars.get(name, 0.0) for name in plan.SCALARS]] * len(plan.GROUPS)
+        )
+
+    def seconds(self, epochs: int) -> float:
+        """Train for so many epochs; what a step took."""
+        scalars = np.tile(self._scalars, (1, epochs * self.steps, 1, 1))
+        orders = np.broadcast_to(self._order, (1, epochs, len(self._order)))
+        start = time.perf_counter()
+        losses = self._runner.run(orders, scalars)
+        seconds = time.perf_counter() - start
         assert np.isfinite(losses).all()
+        return seconds / (epochs * self.steps)
 
-    return run, steps
+    def weights(self) -> bytes:
+        """All parameters as they are now."""
+        self._runner.read_state(self._state)
+        return self._state.parameters.tobytes()
 
 
 def main() -> int:

@@ -3,26 +3,30 @@
     python benchmarks/threads.py                       all rows in float32, 5 processes
     python benchmarks/threads.py --rows 1 5 --dtype float64 --json out.jsonl
 
-The time of a step is what more epochs add to a fit, divided by their steps. Both numbers of threads
-take turns within a process; a figure is the median over fresh processes, a ratio that of medians.
-Where a bit of the weights differs the row is void, and says so.
+Both numbers of threads take short turns within a process, of which the best count: a virtual
+machine may have its second core for some tenths of a second, and not for the next. A figure is the
+median over fresh processes, a ratio that of medians. Where a bit of the weights differs the row is
+void, and says so.
 """
 
 from __future__ import annotations
 
 import sys
-from functools import partial
+import time
 
 import joblib
 
 import cases
-import peers
 import processes
 from records import append, new_parser, new_record, table_line, three_digits
+from steps import Training
 
 #: Classes of steps, the longest first: a name, the least microseconds on one thread, and how many
 #: times sooner two threads are to be.
 TARGETS = (("over 150 us", 150.0, 1.8), ("around 20 us", 15.0, 1.4))
+
+#: Seconds that a turn takes.
+TURN_SECONDS = 0.02
 
 HEADER = """
 | n x d (hidden) classes, batch, dtype | one thread, us/step | two threads, us/step | times |
@@ -32,11 +36,18 @@ HEADER = """
 def measure(request: dict) -> dict:
     """Time one case with one thread and with two, in turns; the work of a fresh process."""
     case = cases.CASES[request["row"]]
-    X, y = cases.make_data(case, request["dtype"])
-    runs = {str(n): partial(peers.fit, "hotloop", case, X, y, n_jobs=n) for n in (1, 2)}
-    ms, models = peers.time_epochs(runs, case.epochs, request["rounds"])
-    one, two = ([a.tobytes() for a in m.coefs_ + m.intercepts_] for m in models.values())
-    return {"us": {n: 1e3 * ms[n] / case.steps for n in runs}, "same_bits": one == two}
+    step = cases.Step(case.batch, case.widths, (0, 0), request["dtype"])
+    trainings = {str(n): Training(step, n_jobs=n) for n in (1, 2)}
+    for training in trainings.values():
+        seconds = training.seconds(1)  # first touches, and the threads
+    epochs = max(1, int(TURN_SECONDS / (seconds * training.steps)))
+    times: dict[str, list[float]] = {n: [] for n in trainings}
+    end = time.perf_counter() + request["seconds"]
+    while time.perf_counter() < end or len(times["2"]) < 2:
+        for n, training in trainings.items():
+            times[n].append(training.seconds(epochs))
+    one, two = (training.weights() for training in trainings.values())
+    return {"us": {n: 1e6 * min(times[n]) for n in times}, "same_bits": one == two}
 
 
 def summarise(row: int, dtype: str, answers: list[dict]) -> list[dict]:
@@ -55,13 +66,13 @@ def main() -> int:
     parser = new_parser(__doc__)
     cases.add_rows(parser)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--rounds", type=int, default=2, help="turns within a process (2)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of turns in a process (5)")
     arguments = parser.parse_args()
     print(f"{joblib.cpu_count()} processors\n{HEADER}")
     voids = 0
     found: dict[str, list[float]] = {name: [] for name, _, _ in TARGETS}
     for row in arguments.rows:
-        request = {"row": row, "dtype": arguments.dtype, "rounds": arguments.rounds}
+        request = {"row": row, "dtype": arguments.dtype, "seconds": arguments.seconds}
         answers = processes.answers(__file__, request, arguments.processes, pinned=False)
         records = summarise(row, arguments.dtype, answers)
         append(arguments.json, records)

@@ -77,7 +77,7 @@ def test_fails(tmp_path, base, head):
             marks=NEEDS_COMPILER,
         ),
         pytest.param(
-            "threads.py", "--rows 0 --rounds 1", "All weights have the same bits.", id="threads.py"
+            "threads.py", "--rows 0 --seconds 1", "All weights have the same bits.", id="threads.py"
         ),
         pytest.param(
             "searches.py",
