@@ -25,6 +25,7 @@ PYTEST ?= $(BIN)/pytest -n 2
 
 BIN := .venv/bin
 STAMPS := .venv/stamps
+EXTRAS_test := test,numba
 SOURCES := pyproject.toml setup.py README.md \
   $(shell find src kernels -name '*.py' -o -name '*.px[yi]' -o -name '*.[ch]' -o -name py.typed)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -95,5 +96,5 @@ $(STAMPS)/package: $(SOURCES) | $(BIN)/python
 	@touch $@
 
 $(STAMPS)/demo $(STAMPS)/test $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml $(STAMPS)/package
-	$(BIN)/pip install -q "hotloop[$*]"
+	$(BIN)/pip install -q "hotloop[$(or $(EXTRAS_$*),$*)]"
 	@touch $@

@@ -3,7 +3,10 @@
 Everything here is read from abi.h through the compiled engine: there is no second list.
 """
 
-from .engine import OP_DTYPE, STAGES, geometry, isa, provider, usable, vocabulary
+import os
+
+from . import engine
+from .engine import OP_DTYPE, STAGES, isa, provider, usable, vocabulary
 
 KINDS = vocabulary("kinds")
 DTYPES = vocabulary("dtypes")
@@ -14,8 +17,33 @@ GRADIENTS = vocabulary("gradients")
 OPTIMIZERS = vocabulary("optimizers")
 SCALARS = tuple(vocabulary("scalars"))
 
+#: The geometry (see abi.h) of who works on plain rows: one panel, one unit, nothing padded.
+_ENDLESS = 2**40
+ROW_MAJOR = {
+    "vector_lanes": 1,
+    "panel_width": _ENDLESS,
+    "unit_rows": _ENDLESS,
+    "most_unit_rows": _ENDLESS,
+    "narrow_columns": _ENDLESS,
+    "unit_size": 0,
+    "packed_size": 0,
+    "reduction": _ENDLESS,
+    "counted_steps": 0,
+}
+
+
+#: Who runs a plan unless something else is said.
+DEFAULT_BACKEND = os.environ.get("HOTLOOP_BACKEND", "compiled")
+
+
+def geometry(dtype: int, backend: str = DEFAULT_BACKEND) -> dict[str, int]:
+    """Sizes that a plan lays buffers out by, for a value of DTYPES and who runs it."""
+    return engine.geometry(dtype) if backend == "compiled" else ROW_MAJOR
+
+
 __all__ = [
     "ACTIVATIONS",
+    "DEFAULT_BACKEND",
     "DTYPES",
     "GRADIENTS",
     "KINDS",

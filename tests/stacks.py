@@ -157,12 +157,11 @@ def open_training(
     chosen = OPTIMIZERS[optimizer]
     compiled = plan.compile_training(
         problem.network,
-        dtype=np.dtype(problem.stack.dtype),
+        dtype=problem.stack.operands or problem.stack.dtype,
         batch_size=batch_size,
         optimizer=chosen,
         sparse=plan.CSRInput(lazy=lazy) if problem.stack.sparse else False,
         gradients=gradients,
-        operands=problem.stack.operands,
     )
     state = plan.new_state(problem.parameters.copy(), chosen) if state is None else state
     return backends.open_runner(compiled, state, problem.streams, n_jobs=n_jobs), state

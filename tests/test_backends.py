@@ -304,8 +304,12 @@ def test_an_unknown_backend_is_refused_by_name():
     """Nothing is swapped silently: the message says what came and what there is."""
     problem = build(STACK)
     compiled = plan.compile_training(
-        problem.network, dtype=np.dtype("float64"), batch_size=8, optimizer=OPTIMIZERS["sgd"]
+        problem.network,
+        dtype=np.dtype("float64"),
+        batch_size=8,
+        optimizer=OPTIMIZERS["sgd"],
+        backend="abacus",
     )
     state = plan.new_state(problem.parameters, OPTIMIZERS["sgd"])
     with pytest.raises(ValueError, match=r"abacus.*compiled"):
-        backends.open_runner(compiled, state, problem.streams, backend="abacus")
+        backends.open_runner(compiled, state, problem.streams)

@@ -59,7 +59,7 @@ def test_ties_are_rounded_to_even(x, rounded, operands):
     """What multiplies is seen in the loss of w x = rounded x, whose half square it is."""
     layers = spec.Network((1,), (spec.Dense(1),), spec.LOSSES["squared_error"])
     compiled = plan.compile_training(
-        layers, dtype="float32", batch_size=1, optimizer=OPTIMIZERS["sgd"], operands=operands
+        layers, dtype=operands, batch_size=1, optimizer=OPTIMIZERS["sgd"]
     )
     state = plan.new_state(np.array([1, 0], np.float32), OPTIMIZERS["sgd"])
     streams = {"X": np.full((1, 1), x, np.float32), "y": np.zeros((1, 1), np.float32)}
@@ -192,13 +192,12 @@ def test_rows_take_little_more_than_half_the_memory():
         plain, rounded = (
             plan.compile_training(
                 network,
-                dtype=np.float32,
+                dtype=dtype,
                 batch_size=200,
                 optimizer=OPTIMIZERS["adam"],
                 sparse=sparse,
-                operands=operands,
             )
-            for operands in (None, "bfloat16_emulated")
+            for dtype in ("float32", "bfloat16_emulated")
         )
         assert rounded.arena_bytes < 0.75 * plain.arena_bytes
         assert rounded.store_bytes <= 1.05 * plain.store_bytes

@@ -107,7 +107,7 @@ def test_classes_of_a_failed_partial_fit_are_forgotten(name):
 def interrupt_gradients(monkeypatch):
     """L-BFGS' third evaluation of the loss is interrupted."""
     calls = []
-    original = backends.CompiledRunner.gradients
+    original = backends.TableRunner.gradients
 
     def gradients(self, *args, **kwargs):
         calls.append(1)
@@ -115,7 +115,7 @@ def interrupt_gradients(monkeypatch):
             raise KeyboardInterrupt
         return original(self, *args, **kwargs)
 
-    monkeypatch.setattr(backends.CompiledRunner, "gradients", gradients)
+    monkeypatch.setattr(backends.TableRunner, "gradients", gradients)
 
 
 @every_class
@@ -131,7 +131,7 @@ def test_an_interrupted_lbfgs_raises_and_keeps_the_old_state(name, interrupt_gra
 def interrupt_after(monkeypatch, n_calls):
     """The n-th call into the runner does its epoch and is then interrupted."""
     calls = []
-    original = backends.CompiledRunner.run
+    original = backends.TableRunner.run
 
     def run(self, *args, **kwargs):
         calls.append(1)
@@ -140,7 +140,7 @@ def interrupt_after(monkeypatch, n_calls):
             raise KeyboardInterrupt
         return result
 
-    monkeypatch.setattr(backends.CompiledRunner, "run", run)
+    monkeypatch.setattr(backends.TableRunner, "run", run)
     monkeypatch.setattr(train.EpochLoop, "_epochs_a_call", lambda self: 1)
 
 

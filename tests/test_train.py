@@ -55,13 +55,13 @@ def test_epochs_that_did_not_run_are_taken_back(kept):
 def epochs_of_calls(monkeypatch):
     """How many epochs each call into the runner was asked for."""
     asked = []
-    original = backends.CompiledRunner.run
+    original = backends.TableRunner.run
 
     def run(self, orders, scalars, stop=None, *, n_epochs=None):
         asked.append(n_epochs if orders is None else orders.shape[1])
         return original(self, orders, scalars, stop, n_epochs=n_epochs)
 
-    monkeypatch.setattr(backends.CompiledRunner, "run", run)
+    monkeypatch.setattr(backends.TableRunner, "run", run)
     return asked
 
 

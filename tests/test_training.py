@@ -262,7 +262,7 @@ def test_early_stopping_restores_the_best_weights(name):
 @pytest.mark.parametrize("during", ["run", "predict"])
 def test_an_interrupted_epoch_that_has_no_score_is_not_counted(during, monkeypatch):
     """Losses and scores stay as many, whether it was trained or scored when Ctrl-C came."""
-    true, calls = getattr(backends.CompiledRunner, during), []
+    true, calls = getattr(backends.TableRunner, during), []
 
     def interrupted(*args, **kwargs):
         calls.append(during)
@@ -271,7 +271,7 @@ def test_an_interrupted_epoch_that_has_no_score_is_not_counted(during, monkeypat
             raise KeyboardInterrupt
         return result
 
-    monkeypatch.setattr(backends.CompiledRunner, during, interrupted)
+    monkeypatch.setattr(backends.TableRunner, during, interrupted)
     with pytest.warns(UserWarning, match="interrupted"):
         model = new("MLPClassifier", early_stopping=True).fit(X, y)
     assert len(model.loss_curve_) == len(model.validation_scores_) == model.n_iter_ == 2

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import numpy as np
@@ -57,8 +58,8 @@ class Runner(Protocol):
     def close(self) -> None: ...
 
 
-class CompiledRunner:
-    """Runs a plan by the compiled kernels; see :func:`open_runner`.
+class TableRunner:
+    """Runs a plan's tables by the engine of its backend; see :func:`open_runner`.
 
     Attributes
     ----------
@@ -73,7 +74,7 @@ class CompiledRunner:
         self.plan = plan
         self._streams = {name: _stream(name, value, plan) for name, value in streams.items()}
         _require_fit(self._streams, plan)
-        self._engine: Any = Engine(plan, self._streams, *threads)
+        self._engine: Any = engine_of(plan.backend)(plan, self._streams, *threads)
         self._losses = np.empty(0)
         self._first_step = 0
         if state is not None:
@@ -241,10 +242,18 @@ class _CSR:
         self.data, self.indices, self.indptr, self.shape = data, indices, indptr, shape
 
 
-#: Every backend by name: who makes its runners, or why there is none here.
-BACKENDS: Mapping[str, type | str] = {
-    "compiled": CompiledRunner,
-    "numba": "it is not part of this release; use 'compiled'",
+def _numba_engine() -> Any:
+    from hotloop.kernels import numba_cpu  # imports numba, which takes half a second
+
+    return numba_cpu.Engine
+
+
+#: Every backend by name: how to get the class of its engines, or why there is none here.
+BACKENDS: Mapping[str, Callable[[], Any] | str] = {
+    "compiled": lambda: Engine,
+    "numba": _numba_engine
+    if find_spec("numba")
+    else "numba is not installed; pip install 'hotloop[numba]'",
     "cuda": "it is not part of this release; use 'compiled'",
 }
 
@@ -257,8 +266,31 @@ def why_unavailable(backend: str) -> str | None:
     return entry if isinstance(entry, str) else None
 
 
-def why_no_operands(name: str) -> str | None:
+def chosen(backend: str) -> str:
+    """Who is meant by the name of a backend, or by "auto"."""
+    return kernels.DEFAULT_BACKEND if backend == "auto" else backend
+
+
+def engine_of(backend: str) -> Any:
+    """The class of a backend's engines: what :class:`hotloop.kernels.engine.Engine` is, or does as
+    that does.
+
+    Raises
+    ------
+    ValueError
+        If the backend is not to be had here; the message says why.
+    """
+    reason = why_unavailable(backend)
+    if reason is not None:
+        raise ValueError(f"backend={backend!r} cannot be used: {reason}.")
+    make: Any = BACKENDS[backend]
+    return make()
+
+
+def why_no_operands(name: str, backend: str = kernels.DEFAULT_BACKEND) -> str | None:
     """The reason why products cannot read numbers of a type here, or None if they can."""
+    if backend == "numba":
+        return "backend='numba' computes in float32 and float64; use backend='compiled'"
     if kernels.provider(DTYPES[name]) is not None:
         return None
     return (
@@ -272,7 +304,6 @@ def open_runner(
     plan: Plan,
     state: State | None,
     streams: Streams,
-    backend: str = "compiled",
     *,
     n_jobs: int | None = 1,
 ) -> Runner:
@@ -281,11 +312,11 @@ def open_runner(
     Parameters
     ----------
     plan : Plan
+        Its backend is who runs it.
     state : State or None
         Where training starts; None where parameters come with each call.
     streams : mapping of str to array
         See :data:`Streams`; read in place, never written, alive as long as the runner.
-    backend : str, default="compiled"
     n_jobs : int or None, default=1
         Threads that may share a step; see :func:`hotloop.threads.thread_count`.
 
@@ -295,16 +326,12 @@ def open_runner(
 
     Raises
     ------
-    RuntimeError
-        If the backend is not to be had here; the message says why.
+    ValueError
+        If the plan's backend is not to be had here; the message says why.
     MemoryError
         If there is no room for the plan's buffers.
     """
-    reason = why_unavailable(backend)
-    if reason is not None:
-        raise RuntimeError(f"backend {backend!r} cannot be used: {reason}.")
-    make: Any = BACKENDS[backend]
-    return make(plan, state, streams, thread_count(n_jobs))
+    return TableRunner(plan, state, streams, thread_count(n_jobs))
 
 
 def predict(
@@ -335,7 +362,7 @@ def predict(
     """
     check_n_jobs(n_jobs)
     few = X.shape[0] < plan.inference_small_rows
-    engine = Engine(plan, {}, *thread_count(1 if few else n_jobs))
+    engine = engine_of(plan.backend)(plan, {}, *thread_count(1 if few else n_jobs))
     dtype = plan.dtype
     engine.pack(
         "parameters",
@@ -387,6 +414,7 @@ def config() -> dict[str, Any]:
         "instruction_set": kernels.isa(),
         "usable_instruction_sets": kernels.usable(),
         "products": {name: _provider(name) for name in DTYPES},
+        "HOTLOOP_BACKEND": os.environ.get("HOTLOOP_BACKEND"),
         "HOTLOOP_ISA": os.environ.get("HOTLOOP_ISA"),
         "threads": threads,
         "HOTLOOP_NUM_THREADS": os.environ.get("HOTLOOP_NUM_THREADS"),
@@ -425,11 +453,12 @@ def show_config() -> None:
 
 
 __all__ = [
-    "CompiledRunner",
     "FewRows",
     "Runner",
     "Streams",
+    "TableRunner",
     "check_n_jobs",
+    "chosen",
     "config",
     "open_runner",
     "predict",

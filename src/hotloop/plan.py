@@ -18,6 +18,7 @@ import numpy as np
 
 from hotloop.kernels import (
     ACTIVATIONS,
+    DEFAULT_BACKEND,
     DTYPES,
     GRADIENTS,
     KINDS,
@@ -34,8 +35,8 @@ from hotloop.spec import SGD, Adam, Network, Optimizer
 GROUPS = ("weight", "bias")
 
 LINE_BYTES = 64
-#: Of a bfloat16 number.
-ROUNDED_BYTES = 2
+#: What products may read instead of float32, and the bytes of such a number.
+ROUNDED, ROUNDED_BYTES = ("bfloat16", "bfloat16_emulated"), 2
 #: Bytes of activations and deltas that one chunk of rows may take, to stay in a core's cache.
 CHUNK_BYTES = 512 * 1024
 #: A batch goes in one piece if inputs and outputs of each layer take no more: weights then pass
@@ -90,6 +91,8 @@ class Plan:
     ----------
     network : Network
         What was compiled.
+    backend : str
+        Who runs it; others would not find what lies in its buffers.
     dtype : numpy.dtype
         float32 or float64.
     operands : str
@@ -121,6 +124,7 @@ class Plan:
     """
 
     network: Network
+    backend: str
     dtype: np.dtype
     operands: str
     optimizer: Optimizer | None
@@ -287,8 +291,10 @@ class _Lowering:
         sparse: bool | CSRInput,
         operands: str | None = None,
         in_place: bool = False,
+        backend: str = DEFAULT_BACKEND,
     ) -> None:
         self.network = network
+        self.backend = backend
         self.dtype = np.dtype(dtype)
         self.operands = operands or self.dtype.name
         self.rounds = self.operands != self.dtype.name
@@ -296,7 +302,7 @@ class _Lowering:
         self.in_place = in_place
         self.sparse = bool(sparse)
         self.csr = sparse if isinstance(sparse, CSRInput) else CSRInput()
-        self.sizes = geometry(DTYPES[self.dtype.name])
+        self.sizes = geometry(DTYPES[self.dtype.name], backend)
         self.shapes = layer_shapes(network)
         self.store = _Buffer()
         self.network_size = sum(I * O for I, O in self.shapes)
@@ -731,6 +737,7 @@ def _compile(
         table.flags.writeable = False  # plans are shared
     return Plan(
         network=network,
+        backend=lowering.backend,
         dtype=lowering.dtype,
         operands=lowering.operands,
         optimizer=lowering.optimizer,
@@ -779,12 +786,12 @@ def store_bytes(
 def compile_training(
     network: Network,
     *,
-    dtype: np.dtype | type,
+    dtype: np.dtype | type | str,
     batch_size: int,
     optimizer: Optimizer,
     sparse: bool | CSRInput = False,
     gradients: str | None = None,
-    operands: str | None = None,
+    backend: str = DEFAULT_BACKEND,
 ) -> Plan:
     """Compile training steps of `batch_size` rows.
 
@@ -792,8 +799,10 @@ def compile_training(
     ----------
     network : Network
         What to train.
-    dtype : float32 or float64
-        Of parameters, activations and gradients.
+    dtype : float32 or float64, or {"bfloat16", "bfloat16_emulated"}
+        Of parameters, activations and gradients. The last two are float32 whose weights,
+        activations and deltas are rounded for products. Sums, the optimizer's weights and moments,
+        and the inference ops stay float32, and so does a first layer on CSR.
     batch_size : int
         Rows of a step; the last of an epoch may have fewer.
     optimizer : SGD or Adam
@@ -807,16 +816,18 @@ def compile_training(
         has its rows in its cache, and the optimizer adds them up. None takes the second if a step
         is so long that an interrupt would have to wait for the first, and the third for short steps
         of dense input if it pays with two threads: no bit depends on how many there are.
-    operands : {"bfloat16", "bfloat16_emulated"} or None, default=None
-        What weights, activations and deltas are rounded to for products, under dtype float32.
-        Sums, the optimizer's weights and moments, and the inference ops stay float32, and so
-        does a first layer on CSR. None rounds nothing.
+    backend : {"compiled", "numba"}
+        Who is to run the plan; by default who HOTLOOP_BACKEND names, or "compiled".
 
     Returns
     -------
     Plan
     """
-    lowering = _Lowering(network, dtype, optimizer, sparse=sparse, operands=operands)
+    operands = dtype if isinstance(dtype, str) and dtype in ROUNDED else None
+    dtype = np.float32 if operands else dtype
+    lowering = _Lowering(
+        network, dtype, optimizer, sparse=sparse, operands=operands, backend=backend
+    )
     return _compile(lowering, batch_size=batch_size, gradients=gradients)
 
 
@@ -826,15 +837,16 @@ def compile_gradients(
     dtype: np.dtype | type,
     n_rows: int = GRADIENT_ROWS,
     sparse: bool = False,
+    backend: str = DEFAULT_BACKEND,
 ) -> Plan:
     """Compile the loss and gradient of a whole data set, in batches of at most `n_rows` rows."""
-    lowering = _Lowering(network, dtype, None, sparse=sparse)
+    lowering = _Lowering(network, dtype, None, sparse=sparse, backend=backend)
     return _compile(lowering, batch_size=min(n_rows, GRADIENT_ROWS), gradients="kept")
 
 
 def reads_in_place(plan: Plan, n_rows: int) -> bool:
     """Whether so many rows are predicted sooner without copying the weights first."""
-    return n_rows <= plan.inference_rows
+    return plan.backend == "compiled" and n_rows <= plan.inference_rows
 
 
 def compile_inference(
@@ -844,10 +856,12 @@ def compile_inference(
     sparse: bool = False,
     raw: bool = False,
     in_place: bool = False,
+    backend: str = DEFAULT_BACKEND,
 ) -> Plan:
     """Compile a forward pass; with `raw` the output activation is left out.
 
     With `in_place` it reads weights where they lie, each thread panel by panel for each piece of
     the rows; see :func:`reads_in_place` (measured by benchmarks/predictions.py, "few").
     """
-    return _compile(_Lowering(network, dtype, None, sparse=sparse, in_place=in_place), raw=raw)
+    lowering = _Lowering(network, dtype, None, sparse=sparse, in_place=in_place, backend=backend)
+    return _compile(lowering, raw=raw)

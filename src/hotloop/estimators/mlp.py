@@ -37,7 +37,6 @@ from ..compat import (
 from ..plan import (
     FEW_ROWS,
     CSRInput,
-    Plan,
     compile_gradients,
     compile_inference,
     compile_training,
@@ -136,26 +135,21 @@ def _loss_through(output_activation: str) -> spec.Loss:
 
 
 @lru_cache(maxsize=64)
-def _inference_plan(
-    widths: tuple[int, ...],
-    activation: str,
-    output: str,
-    dtype: Any,
-    sparse: bool,
-    raw: bool,
-    in_place: bool = False,
-) -> Plan:
-    """The plan of a network with that output activation, or with none if `raw`."""
-    network = _network(widths, activation, _loss_through(output))
-    return compile_inference(network, dtype=dtype, sparse=sparse, raw=raw, in_place=in_place)
+def _inference_network(widths: tuple[int, ...], activation: str, output: str) -> spec.Network:
+    """The network that ends in that output activation."""
+    return _network(widths, activation, _loss_through(output))
+
+
+_inference_plan = lru_cache(maxsize=64)(compile_inference)
 
 
 @lru_cache(maxsize=64)
 def _few_rows(
     widths: tuple[int, ...], activation: str, output: str, dtype: Any, raw: bool
 ) -> backends.FewRows:
-    """That plan for a few rows."""
-    return backends.FewRows(_inference_plan(widths, activation, output, dtype, False, raw))
+    """What predicts a few rows; before the output activation if `raw`."""
+    network = _inference_network(widths, activation, output)
+    return backends.FewRows(_inference_plan(network, dtype=dtype, raw=raw, backend="compiled"))
 
 
 class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
@@ -199,6 +193,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             Interval(Integral, None, -1, closed="right"),
             None,
         ],
+        "backend": [StrOptions({"auto", "compiled", "numba"})],
         "sparse_updates": [StrOptions({"exact", "lazy"})],
     }
 
@@ -267,6 +262,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         afresh = "coefs_" not in vars(self) or not (incremental or self.warm_start)
+        backends.engine_of(self._backend())  # or say why there is none
         operands = self._operands()
         hidden = validate.hidden_layer_sizes(self.hidden_layer_sizes)
         data = validate.training_data(
@@ -311,10 +307,13 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                 f"solver='lbfgs' computes in float64, but precision is {self.precision!r}. Use "
                 "precision='float32' for a result rounded to that, or solver='adam' or 'sgd'."
             )
-        reason = backends.why_no_operands(self.precision)
+        reason = backends.why_no_operands(self.precision, self._backend())
         if reason is not None:
             raise ValueError(f"precision={self.precision!r} cannot be used: {reason}.")
         return self.precision
+
+    def _backend(self) -> str:
+        return backends.chosen(self.backend)
 
     def _initial(
         self, network: spec.Network, data: TrainingData, rng: np.random.RandomState
@@ -384,6 +383,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             dtype=np.float64,
             n_rows=job.data.X.shape[0],
             sparse=job.data.is_sparse,
+            backend=self._backend(),
         )
         options = {"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol}
         result = train.minimize_lbfgs(
@@ -423,11 +423,11 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         csr = CSRInput(self.sparse_updates == "lazy", data.row_entries)
         plan = _training_plan(
             job.network,
-            dtype=dtype,
+            dtype=job.operands or dtype,
             batch_size=batch_size,
             optimizer=optimizer.record,
             sparse=csr if data.is_sparse else False,
-            operands=job.operands,
+            backend=self._backend(),
         )
         names = ("max_iter", "tol", "n_iter_no_change", "shuffle", "verbose", "alpha", "n_jobs")
         settings = train.Settings(
@@ -535,6 +535,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                 coefs, intercepts, dtype = known["coefs_"], known["intercepts_"], X.dtype
                 if (
                     dtype in FLOATS
+                    and backends.chosen(known["backend"]) == "compiled"
                     and X.shape[1] == known["n_features_in_"]
                     and "feature_names_in_" not in known
                 ):
@@ -559,10 +560,11 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             coefs, intercepts = (validate.as_dtype(arrays, dtype) for arrays in (coefs, intercepts))
         X = validate.narrowed(self, X, dtype)
         sparse = scipy.sparse.issparse(X)
-        kind = widths, self.activation, self.out_activation_, dtype, sparse, raw
-        plan = _inference_plan(*kind)
+        network = _inference_network(widths, self.activation, self.out_activation_)
+        kind = {"dtype": dtype, "sparse": sparse, "raw": raw, "backend": self._backend()}
+        plan = _inference_plan(network, **kind)
         if reads_in_place(plan, X.shape[0]):
-            plan = _inference_plan(*kind, in_place=True)
+            plan = _inference_plan(network, **kind, in_place=True)
         return backends.predict(plan, coefs, intercepts, X, n_jobs=self.n_jobs)
 
     def __sklearn_tags__(self) -> Any:
@@ -713,6 +715,12 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         momentum, moments and `alpha` work on a feature only in batches that have it; it is
         sooner, and another result.
 
+    backend : {'auto', 'compiled', 'numba'}, default='auto'
+        Who computes. 'compiled', which is 'auto', are the compiled kernels; 'numba' are others,
+        on one thread and several times slower, that need numba
+        (``pip install 'hotloop[numba]'``) and are compiled when they are first used. Results
+        are the same up to rounding. 'numba' has no bfloat16.
+
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
@@ -814,6 +822,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         precision="auto",
         n_jobs=None,
         sparse_updates="exact",
+        backend="auto",
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -841,6 +850,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         self.precision = precision
         self.n_jobs = n_jobs
         self.sparse_updates = sparse_updates
+        self.backend = backend
 
     @property
     def _labels(self) -> Labels:
@@ -1170,6 +1180,12 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         momentum, moments and `alpha` work on a feature only in batches that have it; it is
         sooner, and another result.
 
+    backend : {'auto', 'compiled', 'numba'}, default='auto'
+        Who computes. 'compiled', which is 'auto', are the compiled kernels; 'numba' are others,
+        on one thread and several times slower, that need numba
+        (``pip install 'hotloop[numba]'``) and are compiled when they are first used. Results
+        are the same up to rounding. 'numba' has no bfloat16.
+
     Attributes
     ----------
     loss_ : float
@@ -1270,6 +1286,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         precision="auto",
         n_jobs=None,
         sparse_updates="exact",
+        backend="auto",
     ):
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -1298,6 +1315,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         self.precision = precision
         self.n_jobs = n_jobs
         self.sparse_updates = sparse_updates
+        self.backend = backend
 
     def _encoded(self, data: TrainingData, classes: Any, *, incremental: bool) -> TrainingData:
         return replace(data, target=validate.regression_target(data.target, self.loss))

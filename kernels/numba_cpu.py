@@ -1,0 +1,692 @@
+"""The op table run by numba on one thread: portable, and a second implementation of every op.
+
+Plans for it are laid out by `ROW_MAJOR` (``hotloop.kernels``): weights are plain (I, O) rows, and
+nothing is padded. Offsets of an op are bytes, here they become elements. Everything is one flat
+array of the plan's dtype; `O` elements from a place on are a row.
+"""
+
+import time
+from collections import namedtuple
+from math import exp, log, sqrt, tanh
+
+import numpy as np
+from numba import njit
+
+from . import ACTIVATIONS, DTYPES, GRADIENTS, KINDS, LOSSES, OPTIMIZERS, SCALARS
+
+#: Names of abi.h's vocabularies with their values. They are an argument of what is compiled: the
+#: cache of compiled code would not notice that a constant has changed.
+_WORDS = {
+    **KINDS,
+    **ACTIVATIONS,
+    **LOSSES,
+    **GRADIENTS,
+    **OPTIMIZERS,
+    **{name: k for k, name in enumerate(SCALARS)},
+    "n_scalars": len(SCALARS),
+}
+Words = namedtuple("Words", _WORDS)
+WORDS = Words(**_WORDS)
+
+#: What a run reads: X dense (n * I,), or its CSR arrays; codes (n,) or targets (n * O,); weights
+#: (n,). What there is not is empty.
+Streams = namedtuple("Streams", "X indices indptr codes targets weights")
+#: What it works on, flat: activations and deltas, parameters, a weight that is read where the user
+#: has it, the gradient of one row of a weight or of a whole one on CSR input, and the features that
+#: a batch has.
+Memory = namedtuple("Memory", "arena store plain gradient touched marks")
+#: The rows of a step, and what its optimizer is to know.
+Batch = namedtuple("Batch", "order first n scalars inverse_weight")
+#: Epochs of n rows in batches of `size`; mean losses and the stopping rule are kept up to date.
+Epochs = namedtuple("Epochs", "orders n size scalars losses stop")
+#: How far they have come. done: epochs, rows of the one under way, scalars used up, steps of all
+#: calls; loss: of the epoch under way.
+Progress = namedtuple("Progress", "done loss")
+
+#: How long a call of compiled code may take: signals are answered between calls.
+CALL_SECONDS = 0.02
+
+jit = njit(cache=True, nogil=True, error_model="numpy")
+
+
+@jit
+def row_of(batch, r):
+    """Row of the streams that is row r of the batch."""
+    return batch.order[batch.first + r] if batch.order.size else batch.first + r
+
+
+# ------------------------------------------------------------------------------ forward
+
+
+@jit
+def activate(words, activation, row):
+    """Overwrites a row with its activation, which may be that of an output layer."""
+    one = row.dtype.type(1)
+    if activation == words.relu:
+        for o in range(row.size):
+            row[o] = max(row[o], row.dtype.type(0))
+    elif activation == words.logistic:
+        for o in range(row.size):
+            e = exp(-abs(row[o]))
+            row[o] = (one if row[o] >= 0 else e) / (one + e)
+    elif activation == words.tanh:
+        for o in range(row.size):
+            row[o] = tanh(row[o])
+    elif activation == words.exp:
+        for o in range(row.size):
+            row[o] = exp(row[o])
+    elif activation == words.softmax:
+        top, total = row.max(), row.dtype.type(0)
+        for o in range(row.size):
+            row[o] = exp(row[o] - top)
+            total += row[o]
+        for o in range(row.size):
+            row[o] /= total
+
+
+@jit
+def add_product(row, factor, other):
+    """Row += factor * other"""
+    for o in range(row.size):
+        row[o] += factor * other[o]
+
+
+@jit
+def forward_row(words, op, values, columns, memory, row):
+    """Row <- activation(bias + sum over entries of value * weight[column])"""
+    item, weight, start = memory.store.itemsize, memory.plain, 0
+    if op.weight >= 0:
+        weight, start = memory.store, op.weight // item
+    row[:] = memory.store[op.bias // item : op.bias // item + op.O]
+    for e in range(values.size):
+        i = columns[e] if columns.size else e
+        place = start + i * (op.ld_weight if op.ld_weight > 0 else op.O)
+        add_product(row, values[e], weight[place : place + op.O])
+    activate(words, op.activation, row)
+
+
+@jit
+def dense_forward(words, op, batch, streams, memory):
+    """Output <- activation(input . weight + bias), of rows of the arena or of stream X."""
+    item = memory.store.itemsize
+    for r in range(batch.n):
+        source = memory.arena
+        place = op.input // item + r * op.ld_input
+        if op.from_stream:
+            source, place = streams.X, (batch.first + r) * op.I
+        at = op.output // item + r * op.ld_output
+        values, all_columns = source[place : place + op.I], streams.indices[:0]
+        forward_row(words, op, values, all_columns, memory, memory.arena[at : at + op.O])
+
+
+@jit
+def csr_forward(words, op, batch, streams, memory):
+    """The same, of rows of a CSR stream X."""
+    for r in range(batch.n):
+        row, at = row_of(batch, r), op.output // memory.arena.itemsize + r * op.ld_output
+        begin, end = streams.indptr[row], streams.indptr[row + 1]
+        values, columns = streams.X[begin:end], streams.indices[begin:end]
+        forward_row(words, op, values, columns, memory, memory.arena[at : at + op.O])
+
+
+@jit
+def gather(op, batch, streams, memory):
+    """Output <- rows of stream X"""
+    for r in range(batch.n):
+        place = op.output // memory.arena.itemsize + r * op.ld_output
+        start = row_of(batch, r) * op.I
+        memory.arena[place : place + op.I] = streams.X[start : start + op.I]
+
+
+# --------------------------------------------------------------------------------- ends
+
+
+@jit
+def output_rows(words, op, batch, memory, out):
+    """Out <- output activation of output"""
+    for r in range(batch.n):
+        place = op.output // memory.arena.itemsize + r * op.ld_output
+        row = out[(batch.first + r) * op.O : (batch.first + r + 1) * op.O]
+        row[:] = memory.arena[place : place + op.O]
+        activate(words, op.activation, row)
+
+
+@jit
+def clipped(p, eps):
+    """A probability between eps and 1 - eps."""
+    return max(eps, min(1 - eps, p))
+
+
+@jit
+def loss_row(words, op, z, streams, row):
+    """The loss of a row of outputs before their activation; z becomes the delta dL/dz."""
+    real, total = z.dtype.type, 0.0
+    eps = np.finfo(z.dtype).eps
+    if op.loss == words.log_loss:
+        activate(words, words.softmax, z)
+        code = streams.codes[row]
+        total = -log(clipped(z[code], eps))
+        z[code] -= real(1)
+        return total
+    for o in range(op.O):
+        y = streams.targets[row * op.O + o]
+        if op.loss == words.squared_error:
+            z[o] -= y
+            total += 0.5 * z[o] * z[o] / op.O
+        elif op.loss == words.poisson:
+            mean = exp(z[o])
+            entropy = y * (log(np.float64(y)) - z[o]) if y > 0 else 0.0
+            total += entropy - y + exp(np.float64(z[o]))
+            z[o] = mean - y
+        else:
+            activate(words, words.logistic, z[o : o + 1])
+            c = clipped(z[o], eps)
+            total -= y * log(c) + (1 - y) * log(1 - c)
+            z[o] -= y
+    return total
+
+
+@jit
+def loss(words, op, batch, streams, memory):
+    """Deltas of all rows; returns the sum of their losses."""
+    item, total = memory.arena.itemsize, 0.0
+    for r in range(batch.n):
+        place, to, row = op.output // item + r * op.ld_output, op.d_output // item, row_of(batch, r)
+        z = memory.arena[place : place + op.O]
+        loss_of_row = loss_row(words, op, z, streams, row)
+        weight = streams.weights[row] if streams.weights.size else 1.0
+        total += weight * loss_of_row
+        delta = memory.arena[to + r * op.ld_output : to + r * op.ld_output + op.O]
+        for o in range(op.O):
+            delta[o] = z[o] * z.dtype.type(weight)
+    return total
+
+
+# ------------------------------------------------------------------------------ backward
+
+
+@jit
+def dense_backward_input(words, op, batch, memory):
+    """d_input <- (d_output . weight') * activation'(input), by the weight's mirror (O, I)"""
+    item, one = memory.arena.itemsize, memory.arena.dtype.type(1)
+    for r in range(batch.n):
+        at, of = op.d_input // item + r * op.ld_d_input, op.d_output // item + r * op.ld_output
+        row, delta = memory.arena[at : at + op.I], memory.arena[of : of + op.O]
+        row[:] = 0
+        for o in range(op.O):
+            start = op.mirror // item + o * op.I
+            add_product(row, delta[o], memory.store[start : start + op.I])
+        at = op.input // item + r * op.ld_input
+        made = memory.arena[at : at + op.I]  # by the activation, which is known from it
+        for i in range(op.I):
+            if op.activation == words.relu:
+                row[i] = row[i] if made[i] != 0 else 0 * one
+            elif op.activation == words.logistic:
+                row[i] *= made[i] * (one - made[i])
+            elif op.activation == words.tanh:
+                row[i] *= one - made[i] * made[i]
+
+
+@jit
+def step(words, op, batch, store, group, gradient, places):
+    """Steps as many elements as the gradient has, at places of weight and slots in the store."""
+    weight, slot_0, slot_1 = places
+    real, at = store.dtype.type, group * words.n_scalars
+    rate, decay = real(batch.scalars[at + words.rate]), real(batch.scalars[at + words.decay])
+    momentum = batch.scalars[at + words.momentum]
+    beta, rest = real(momentum), real(1 - momentum)
+    beta_2, rest_2 = real(op.beta_2), real(1 - op.beta_2)
+    inverse, epsilon = real(batch.inverse_weight), real(op.epsilon)
+    tiny = np.finfo(store.dtype).tiny  # what is smaller is taken for zero: arithmetic on it is slow
+    for j in range(gradient.size):
+        w = store[weight + j]
+        g = (gradient[j] + decay * w) * inverse
+        first = store[slot_0 + j]
+        if op.optimizer == words.adam:
+            first = beta * first + rest * g
+            second = beta_2 * store[slot_1 + j] + rest_2 * (g * g)
+            store[slot_1 + j] = second if second >= tiny else real(0)
+            w -= rate * first / (sqrt(second) + epsilon)
+        else:
+            first = beta * first - rate * g
+            w += beta * first - rate * g if op.optimizer == words.nesterov else first
+        store[slot_0 + j] = first if abs(first) >= tiny else real(0)
+        store[weight + j] = w
+
+
+@jit
+def sink_weight(words, op, batch, memory, i, gradient):
+    """The gradient of row i of a weight: it is stepped on, or kept."""
+    item = memory.store.itemsize
+    ld = op.ld_weight if op.ld_weight > 0 else op.O
+    if op.gradient == words.update:
+        weight, slot_0, slot_1 = op.weight, op.weight_slot_0, op.weight_slot_1
+        places = weight // item + i * ld, slot_0 // item + i * ld, slot_1 // item + i * ld
+        step(words, op, batch, memory.store, op.weight_group, gradient, places)
+        return
+    keep(words, op, memory.store, op.weight_gradient // item + i * op.O, gradient)
+
+
+@jit
+def sink_bias(words, op, batch, memory, gradient):
+    """The gradient of a bias: it is stepped on, or kept."""
+    item = memory.store.itemsize
+    if op.gradient == words.update:
+        places = op.bias // item, op.bias_slot_0 // item, op.bias_slot_1 // item
+        step(words, op, batch, memory.store, op.bias_group, gradient, places)
+        return
+    keep(words, op, memory.store, op.bias_gradient // item, gradient)
+
+
+@jit
+def keep(words, op, store, place, gradient):
+    """Writes a gradient over what is at a place of the store, or adds it there."""
+    if op.gradient == words.overwrite:
+        store[place : place + op.O] = 0
+    add_product(store[place : place + op.O], store.dtype.type(1), gradient)
+
+
+@jit
+def sum_columns(memory, place, ld, begin, end, columns):
+    """Columns <- sum over rows of the arena, ld apart from a place on"""
+    columns[:] = 0
+    for r in range(begin, end):
+        at = place + r * ld
+        add_product(columns, columns.dtype.type(1), memory.arena[at : at + columns.size])
+
+
+@jit
+def dense_backward_weight(words, op, batch, memory, begin, end):
+    """Gradients of the rows begin .. end of the batch."""
+    item, gradient = memory.arena.itemsize, memory.gradient[: op.O]
+    delta = op.d_output // item
+    for i in range(op.I):
+        gradient[:] = 0
+        for r in range(begin, end):
+            at, value = delta + r * op.ld_output, op.input // item + r * op.ld_input + i
+            add_product(gradient, memory.arena[value], memory.arena[at : at + op.O])
+        sink_weight(words, op, batch, memory, i, gradient)
+    sum_columns(memory, delta, op.ld_output, begin, end, gradient)
+    sink_bias(words, op, batch, memory, gradient)
+    if op.gradient == words.update:
+        refresh(op, memory)
+
+
+@jit
+def keep_shard(op, memory, begin, end, place):
+    """dense_backward_weight to where the gradient of a shard is kept, `place` bytes further on."""
+    item, delta = memory.arena.itemsize, op.d_output // memory.arena.itemsize
+    for i in range(op.I):
+        at = (op.weight_gradient + place) // item + i * op.O
+        gradient = memory.store[at : at + op.O]
+        gradient[:] = 0
+        for r in range(begin, end):
+            of, value = delta + r * op.ld_output, op.input // item + r * op.ld_input + i
+            add_product(gradient, memory.arena[value], memory.arena[of : of + op.O])
+    at = (op.bias_gradient + place) // item
+    sum_columns(memory, delta, op.ld_output, begin, end, memory.store[at : at + op.O])
+
+
+@jit
+def refresh(op, memory):
+    """Mirror <- transpose of the weight"""
+    item = memory.store.itemsize
+    if op.mirror >= 0:
+        for i in range(op.I):
+            for o in range(op.O):
+                weight = memory.store[op.weight // item + i * op.O + o]
+                memory.store[op.mirror // item + o * op.I + i] = weight
+
+
+@jit
+def csr_gradient(op, batch, streams, memory, gradient):
+    """Gradient (I * O) += input' . d_output; returns how many features are touched."""
+    n = 0
+    for r in range(batch.n):
+        row, at = row_of(batch, r), op.d_output // memory.arena.itemsize + r * op.ld_output
+        delta = memory.arena[at : at + op.O]
+        for e in range(streams.indptr[row], streams.indptr[row + 1]):
+            i = streams.indices[e]
+            if not memory.marks[i]:
+                memory.marks[i] = 1
+                memory.touched[n] = i
+                n += 1
+            add_product(gradient[i * op.O : (i + 1) * op.O], streams.X[e], delta)
+    return n
+
+
+@jit
+def csr_step(words, op, batch, memory, gradient, n):
+    """Steps features: those that the batch touched, or all, since what it did not touch has a
+    gradient of zero. Leaves no mark.
+    """
+    for k in range(n if op.lazy else op.I):
+        i = memory.touched[k] if op.lazy else k
+        sink_weight(words, op, batch, memory, i, gradient[i * op.O : (i + 1) * op.O])
+    for k in range(n):
+        memory.marks[memory.touched[k]] = 0
+
+
+@jit
+def csr_backward_weight(words, op, batch, streams, memory):
+    """Gradient <- input' . d_output, of rows of a CSR stream X"""
+    bias = memory.gradient[: op.O]
+    sum_columns(memory, op.d_output // memory.arena.itemsize, op.ld_output, 0, batch.n, bias)
+    sink_bias(words, op, batch, memory, bias)
+    if op.gradient == words.update:
+        gradient = memory.gradient[: op.I * op.O]
+        gradient[:] = 0
+        n = csr_gradient(op, batch, streams, memory, gradient)
+        csr_step(words, op, batch, memory, gradient, n)
+        return
+    place = op.weight_gradient // memory.store.itemsize
+    gradient = memory.store[place : place + op.I * op.O]
+    if op.gradient == words.overwrite:
+        gradient[:] = 0
+    for k in range(csr_gradient(op, batch, streams, memory, gradient)):
+        memory.marks[memory.touched[k]] = 0
+
+
+@jit
+def csr_update(words, op, batch, streams, memory):
+    """Steps on kept gradients, for the features that the batch touches."""
+    item, place = memory.store.itemsize, op.weight_gradient // memory.store.itemsize
+    n = 0
+    for r in range(batch.n):
+        row = row_of(batch, r)
+        for e in range(streams.indptr[row], streams.indptr[row + 1]):
+            i = streams.indices[e]
+            if not memory.marks[i]:
+                memory.marks[i] = 1
+                memory.touched[n] = i
+                n += 1
+    csr_step(words, op, batch, memory, memory.store[place : place + op.I * op.O], n)
+    bias = op.bias_gradient // item
+    sink_bias(words, op, batch, memory, memory.store[bias : bias + op.O])
+
+
+@jit
+def update(words, op, batch, memory):
+    """Steps on kept gradients, which those of the shards are added to first."""
+    item = memory.store.itemsize
+    if op.shard_rows > 0:
+        for shard in range(1, (batch.n - 1) // op.shard_rows + 1):
+            apart = shard * op.shard_bytes
+            for first, size in ((op.weight_gradient, op.I * op.O), (op.bias_gradient, op.O)):
+                whole = memory.store[first // item : first // item + size]
+                part = memory.store[(first + apart) // item : (first + apart) // item + size]
+                add_product(whole, whole.dtype.type(1), part)
+    for i in range(op.I):
+        place = op.weight_gradient // item + i * op.O
+        sink_weight(words, op, batch, memory, i, memory.store[place : place + op.O])
+    place = op.bias_gradient // item
+    sink_bias(words, op, batch, memory, memory.store[place : place + op.O])
+    refresh(op, memory)
+
+
+# ---------------------------------------------------------------------------------- walk
+
+
+@jit
+def walk(words, ops, batch, streams, memory, out):
+    """All ops on a batch; returns the sum of its losses. CSR_INDEX and CSR_CATCH_UP, which the
+    compiled kernels put off steps by, have nothing to do where all are taken at once.
+    """
+    total = 0.0
+    for k in range(ops.size):
+        op = ops[k]
+        if op.kind == words.GATHER:
+            gather(op, batch, streams, memory)
+        elif op.kind == words.DENSE_FORWARD:
+            dense_forward(words, op, batch, streams, memory)
+        elif op.kind == words.CSR_FORWARD:
+            csr_forward(words, op, batch, streams, memory)
+        elif op.kind == words.LOSS:
+            total += loss(words, op, batch, streams, memory)
+        elif op.kind == words.OUTPUT:
+            output_rows(words, op, batch, memory, out)
+        elif op.kind == words.DENSE_BACKWARD_INPUT:
+            dense_backward_input(words, op, batch, memory)
+        elif op.kind == words.DENSE_BACKWARD_SHARD:
+            for begin in range(0, batch.n, op.shard_rows):
+                place = begin // op.shard_rows * op.shard_bytes
+                keep_shard(op, memory, begin, min(begin + op.shard_rows, batch.n), place)
+        elif op.kind == words.DENSE_BACKWARD_WEIGHT:
+            dense_backward_weight(words, op, batch, memory, 0, batch.n)
+        elif op.kind == words.CSR_BACKWARD_WEIGHT:
+            csr_backward_weight(words, op, batch, streams, memory)
+        elif op.kind == words.UPDATE:
+            update(words, op, batch, memory)
+        elif op.kind == words.CSR_UPDATE:
+            csr_update(words, op, batch, streams, memory)
+        elif op.kind != words.CSR_INDEX and op.kind != words.CSR_CATCH_UP:
+            raise NotImplementedError("an op that numba has no function for")
+    return total
+
+
+@jit
+def squares(words, parameters, store, scalars):
+    """Sum over the weights of decay times their square."""
+    total, item = 0.0, store.itemsize
+    for k in range(parameters.size):
+        op = parameters[k]
+        decay = scalars[op.weight_group * words.n_scalars + words.decay]
+        ld = op.ld_weight if op.ld_weight > 0 else op.O
+        if decay != 0:
+            for i in range(op.I):
+                for o in range(op.O):
+                    weight = np.float64(store[op.weight // item + i * ld + o])
+                    total += decay * weight * weight
+    return total
+
+
+@jit
+def sum_weights(streams, batch):
+    """Sum of the sample weights of a batch."""
+    if not streams.weights.size:
+        return np.float64(batch.n)
+    total = 0.0
+    for r in range(batch.n):
+        total += streams.weights[row_of(batch, r)]
+    return total
+
+
+@jit
+def train(words, tables, streams, memory, epochs, progress, most):
+    """At most so many steps, from where the last call left off; whether there is more to do."""
+    ops, parameters = tables
+    done = progress.done
+    while done[0] < epochs.losses.size:
+        order = epochs.orders[done[0]] if epochs.orders.size else epochs.orders.reshape(-1)
+        while done[1] < epochs.n:
+            if most == 0:
+                return True
+            most -= 1
+            rows = min(epochs.size, epochs.n - done[1])
+            batch = Batch(order, done[1], rows, epochs.scalars[0], 0.0)
+            weight = sum_weights(streams, batch)
+            if weight != 0:
+                batch = Batch(order, done[1], rows, epochs.scalars[done[2]], 1 / weight)
+                penalty = 0.5 * squares(words, parameters, memory.store, batch.scalars)
+                total = walk(words, ops, batch, streams, memory, memory.plain)
+                progress.loss[0] += (total + penalty) * batch.inverse_weight * rows
+                done[2] += 1
+                done[3] += 1
+            done[1] += rows
+        loss = progress.loss[0] / epochs.n
+        epochs.losses[done[0]] = loss
+        progress.loss[0] = 0
+        done[0] += 1
+        done[1] = 0
+        if epochs.stop.size:
+            best, tol, failed, most_failed = epochs.stop
+            epochs.stop[2] = failed + 1 if loss > best - tol else 0
+            epochs.stop[0] = min(best, loss)
+            if epochs.stop[2] > most_failed:
+                return False
+    return False
+
+
+@jit
+def predict(words, ops, streams, memory, chunk, out):
+    """All rows of `out` through the ops, so many at a time."""
+    order, no_scalars = np.empty(0, np.intp), np.empty(0)
+    n = out.size // ops[ops.size - 1].O
+    for first in range(0, n, chunk):
+        batch = Batch(order, first, min(chunk, n - first), no_scalars, 1.0)
+        walk(words, ops, batch, streams, memory, out)
+
+
+class Engine:
+    """What the compiled ``engine.Engine`` is, for numba, on one thread; see there.
+
+    Parameters
+    ----------
+    plan : hotloop.plan.Plan
+        Compiled for the backend "numba".
+    streams : dict of str to array
+        "X", and for training "y" and optionally "sample_weight".
+    n_threads, limit : int
+        Not used: it always has one thread.
+    """
+
+    threads = 1
+
+    def __init__(self, plan, streams, n_threads=1, limit=1):
+        self.plan = plan
+        self._tables = tuple(_readied(t, plan.dtype) for t in (plan.ops, plan.parameter_ops))
+        self._inference = _readied(plan.inference_ops, plan.dtype)
+        self._accumulate = _readied(plan.accumulate_ops, plan.dtype)
+        self._streams = _flat(streams, plan)
+        self._n_rows = streams["X"].shape[0] if "X" in streams else 0
+        self._progress = Progress(np.zeros(4, np.int64), np.zeros(1))
+        self._busy = False
+        training = [op for op in plan.ops if op["kind"] != KINDS["GATHER"]]
+        widest = max((int(op["O"]) for op in training), default=0)
+        touched = 0
+        if any(op["kind"] == KINDS["CSR_FORWARD"] for op in training):
+            touched = int(plan.ops[0]["I"])
+            widest = max(widest, touched * int(plan.ops[0]["O"]))
+        self._memory = Memory(
+            np.zeros(plan.arena_bytes // plan.dtype.itemsize, plan.dtype),
+            np.zeros(plan.store_bytes // plan.dtype.itemsize, plan.dtype),
+            np.empty(0, plan.dtype),
+            np.zeros(widest, plan.dtype),
+            np.zeros(touched, np.int32),
+            np.zeros(touched, np.uint8),
+        )
+
+    @property
+    def epochs(self):
+        return int(self._progress.done[0])
+
+    @property
+    def steps(self):
+        return int(self._progress.done[3])
+
+    def pack(self, which, weights, biases):
+        """Copies plain row-major arrays into the store; keeps a weight that it has no room for."""
+        for op, weight, bias in zip(self._tables[1], weights, biases, strict=True):
+            there, bias_there = self._places(op, which)
+            if there is None:
+                self._memory = self._memory._replace(plain=weight.reshape(-1))
+            else:
+                there[...] = weight
+            bias_there[...] = bias
+            if which == "parameters":
+                refresh(op, self._memory)
+
+    def unpack(self, which, weights, biases):
+        """The way back; ``which`` may also be "gradient"."""
+        for op, weight, bias in zip(self._tables[1], weights, biases, strict=True):
+            there, bias_there = self._places(op, which)
+            if there is None:
+                raise ValueError(f"the store has no {which} of this plan to read")
+            weight[...], bias[...] = there, bias_there
+
+    def _places(self, op, which):
+        """Views of a layer's weight (None if it lies elsewhere) and bias of one sort."""
+        names = {"parameters": ("weight", "bias")}
+        names |= {f"slot_{k}": (f"weight_slot_{k}", f"bias_slot_{k}") for k in range(2)}
+        names |= {"gradient": ("weight_gradient", "bias_gradient")}
+        store, I, O = self._memory.store, int(op["I"]), int(op["O"])
+        weight, bias = (int(op[name]) for name in names[which])
+        ld = O if which == "gradient" or op["ld_weight"] <= 0 else int(op["ld_weight"])
+        there = None
+        if weight >= 0:
+            start = store[weight // store.itemsize :]
+            strides = ld * store.itemsize, store.itemsize
+            there = np.lib.stride_tricks.as_strided(start, (I, O), strides)
+        return there, store[bias // store.itemsize :][:O]
+
+    def catch_up(self):
+        """Nothing: no feature misses a step."""
+
+    def run(self, orders, scalars, losses, stop):
+        """Trains for whole epochs; see the compiled one."""
+        if self._busy:
+            raise RuntimeError("this runner is running already; open one for each thread")
+        self._busy = True
+        try:
+            self._progress.done[:3] = self._progress.loss[0] = 0
+            n = self._n_rows if orders is None else orders.shape[1]
+            orders = np.empty((0, 0), np.intp) if orders is None else orders
+            rules = np.empty(0) if stop is None else stop
+            epochs = Epochs(orders, n, self.plan.batch_size, scalars, losses, rules)
+            where = WORDS, self._tables, self._streams, self._memory, epochs, self._progress
+            most, more = 1, True
+            while more:
+                start = time.perf_counter()
+                more = train(*where, most)
+                seconds = max(time.perf_counter() - start, 1e-6)
+                most = max(1, min(2 * most, int(most * CALL_SECONDS / seconds)))
+        finally:
+            self._busy = False
+        return self.epochs
+
+    def gradient(self, scalars):
+        """Sums the gradients of all rows into the store; see the compiled one."""
+        loss = weight = 0.0
+        order, memory = np.empty(0, np.intp), self._memory
+        for first in range(0, self._n_rows, self.plan.batch_size):
+            rows = min(self.plan.batch_size, self._n_rows - first)
+            batch = Batch(order, first, rows, scalars[0], 0.0)
+            ops = self._accumulate if first else self._tables[0]
+            loss += walk(WORDS, ops, batch, self._streams, memory, memory.plain)
+            weight += sum_weights(self._streams, batch)
+        return loss, weight, squares(WORDS, self._tables[1], self._memory.store, scalars[0])
+
+    def predict(self, X, out):
+        """Forward pass of the rows of X into out, (n, O); safe to call from several threads."""
+        arena = np.zeros(self.plan.inference_arena_bytes // out.itemsize, out.dtype)
+        memory = self._memory._replace(arena=arena)
+        streams = _flat({"X": X}, self.plan)
+        rows = self.plan.inference_rows
+        predict(WORDS, self._inference, streams, memory, rows, out.reshape(-1))
+        return out
+
+
+def _readied(ops, dtype):
+    """A table whose epsilon is not 0 in its dtype: a moment of zero would make that 0 / 0."""
+    if (ops["dtype"] != DTYPES[dtype.name]).any():
+        raise ValueError("numba runs ops of float32 and float64; bfloat16 is for compiled kernels")
+    ops = ops.copy()
+    ops["epsilon"] = np.maximum(ops["epsilon"], np.finfo(dtype).tiny)
+    return ops
+
+
+def _flat(streams, plan):
+    """Streams as flat arrays of the plan's dtype; what is already so is not copied."""
+    X, y = streams.get("X"), streams.get("y")
+    indices, indptr = np.empty(0, np.int32), np.empty(0, np.int64)
+    codes, targets = np.empty(0, np.int32), np.empty(0, plan.dtype)
+    if X is None:
+        X = targets
+    elif not isinstance(X, np.ndarray):
+        X, indices, indptr = X.data, X.indices, X.indptr
+    if y is not None and y.dtype == np.int32 and plan.network.loss.targets == "codes":
+        codes = y
+    elif y is not None:
+        targets = y.reshape(-1)
+    X = np.ascontiguousarray(X, plan.dtype).reshape(-1)
+    return Streams(X, indices, indptr, codes, targets, streams.get("sample_weight", np.empty(0)))
