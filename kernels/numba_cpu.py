@@ -25,7 +25,7 @@ _WORDS = {
     **{name: k for k, name in enumerate(SCALARS)},
     "n_scalars": len(SCALARS),
 }
-Words = namedtuple("Words", _WORDS)
+Words = namedtuple("Words", list(_WORDS))  # type: ignore[misc]
 WORDS = Words(**_WORDS)
 
 #: What a run reads: X dense (n * I,), or its CSR arrays; codes (n,) or targets (n * O,); weights

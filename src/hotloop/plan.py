@@ -824,9 +824,9 @@ def compile_training(
     Plan
     """
     operands = dtype if isinstance(dtype, str) and dtype in ROUNDED else None
-    dtype = np.float32 if operands else dtype
+    kind = np.dtype(np.float32 if operands else dtype)
     lowering = _Lowering(
-        network, dtype, optimizer, sparse=sparse, operands=operands, backend=backend
+        network, kind, optimizer, sparse=sparse, operands=operands, backend=backend
     )
     return _compile(lowering, batch_size=batch_size, gradients=gradients)
 
