@@ -169,10 +169,15 @@ engine = Extension(
 )
 engine.cython_c_in_temp = True  # the C that Cython writes stays out of the tree, and of the wheel
 
+if os.environ.get("HOTLOOP_WITHOUT_EXTENSION"):  # for platforms without a C compiler: numba runs it
+    libraries, extensions = [], []
+else:
+    extensions = [engine]
+
 setup(
     packages=[*find_packages("src"), "hotloop.kernels"],
     package_dir={"": "src", "hotloop.kernels": "kernels"},
     libraries=libraries,
-    ext_modules=[engine],
+    ext_modules=extensions,
     cmdclass={"build_clib": BuildLibraries, "build_ext": BuildExtension},
 )

@@ -1,12 +1,21 @@
 """The hot loops, and the vocabulary that plans are written in.
 
-Everything here is read from abi.h through the compiled engine: there is no second list.
+Everything here is read from abi.h, through the compiled engine or, in an install without that, from
+its text: there is no second list.
 """
 
 import os
+from importlib.util import find_spec
 
-from . import engine
-from .engine import OP_DTYPE, STAGES, isa, provider, usable, vocabulary
+#: Whether this install has compiled kernels.
+COMPILED = find_spec(f"{__name__}.engine") is not None
+if COMPILED:
+    from . import engine as _source
+else:
+    from . import abi as _source  # type: ignore[no-redef]
+
+OP_DTYPE, STAGES, vocabulary = _source.OP_DTYPE, _source.STAGES, _source.vocabulary
+isa, provider, usable = _source.isa, _source.provider, _source.usable
 
 KINDS = vocabulary("kinds")
 DTYPES = vocabulary("dtypes")
@@ -33,16 +42,17 @@ ROW_MAJOR = {
 
 
 #: Who runs a plan unless something else is said.
-DEFAULT_BACKEND = os.environ.get("HOTLOOP_BACKEND", "compiled")
+DEFAULT_BACKEND = os.environ.get("HOTLOOP_BACKEND") or ("compiled" if COMPILED else "numba")
 
 
 def geometry(dtype: int, backend: str = DEFAULT_BACKEND) -> dict[str, int]:
     """Sizes that a plan lays buffers out by, for a value of DTYPES and who runs it."""
-    return engine.geometry(dtype) if backend == "compiled" else ROW_MAJOR
+    return _source.geometry(dtype) if backend == "compiled" else ROW_MAJOR
 
 
 __all__ = [
     "ACTIVATIONS",
+    "COMPILED",
     "DEFAULT_BACKEND",
     "DTYPES",
     "GRADIENTS",

@@ -46,14 +46,15 @@ def files_below(folder, *patterns):
 
 
 def test_the_wheel_has_the_modules_and_one_extension_and_nothing_else(wheel):
-    """No C, no header, no Cython and no C that Cython wrote; one file for all instruction sets."""
+    """No C, no Cython and no C that Cython wrote; one file for all instruction sets. Of headers
+    abi.h, which is read where there is none of those."""
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     extensions = {name for name in names if name.endswith((".so", ".pyd"))}
     assert len(extensions) == 1
     installed = files_below(ROOT / "src", "*.py", "py.typed")
     installed |= {f"hotloop/kernels/{name}" for name in files_below(ROOT / "kernels", "*.py")}
-    assert names - extensions == installed
+    assert names - extensions == installed | {"hotloop/kernels/abi.h"}
 
 
 def test_the_wheel_is_small(wheel):
@@ -67,6 +68,23 @@ def test_the_source_distribution_has_every_source(source):
         assert expected <= files_below(source / name, "*")
     for name in ("Makefile", "LICENSE", "README.md", ".ci/run", "pyproject.toml", "setup.py"):
         assert (source / name).is_file()
+
+
+def test_an_install_without_a_compiler_trains_on_numba(source, tmp_path):
+    """From the source distribution, where C compilers fail: pure Python, and it fits."""
+    venv.create(tmp_path, with_pip=True)
+    python = tmp_path / ("Scripts" if os.name == "nt" else "bin") / "python"
+    environment = {**os.environ, "CC": "false", "HOTLOOP_WITHOUT_EXTENSION": "1"}
+    command = [python, "-m", "pip", "install", "-q", f"{source}[numba]"]
+    subprocess.run(command, check=True, env=environment)
+    code = (
+        "import hotloop, numpy as np; from hotloop import backends, kernels\n"
+        "X = np.eye(20); model = hotloop.MLPRegressor(max_iter=5).fit(X, X[:, 0])\n"
+        "print(kernels.COMPILED, backends.chosen('auto'), model.predict(X).shape)"
+    )
+    command = [python, "-W", "ignore", "-c", code]
+    said = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert said.stdout.split("\n")[0] == "False numba (20,)"
 
 
 def test_what_an_empty_environment_gets_from_the_wheel_passes_the_tests(wheel, source, tmp_path):

@@ -14,12 +14,12 @@ import time
 import numpy as np
 import pytest
 import scipy.sparse
-from hotloop.kernels import KINDS
+from hotloop.kernels import KINDS, abi
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_digits
 
 import hotloop
-from hotloop import MLPClassifier, MLPRegressor, backends
+from hotloop import MLPClassifier, MLPRegressor, backends, kernels
 
 pytest.importorskip("numba", reason="numba is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -116,7 +116,7 @@ def test_an_unknown_backend_is_refused():
 
 
 def in_fresh_process(code, **environment):
-    environment = {**os.environ, **environment}
+    environment = {k: v for k, v in {**os.environ, **environment}.items() if v}
     command = [sys.executable, "-c", code]
     start = time.perf_counter()
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -148,6 +148,38 @@ def test_numba_has_a_function_for_every_op():
     numba_cpu = sys.modules[backends.engine_of("numba").__module__]
     told = inspect.getsource(numba_cpu.walk.py_func)
     assert [kind for kind in KINDS if f"words.{kind}" not in told] == ["ROUND"]
+
+
+def test_the_text_of_the_abi_says_what_the_library_says():
+    """The op record, to the byte, and all vocabularies: who reads one finds the other."""
+    assert abi.OP_DTYPE == kernels.OP_DTYPE
+    assert abi.OP_DTYPE.itemsize == kernels.OP_DTYPE.itemsize
+    assert abi.STAGES == kernels.STAGES
+    for name in ("kinds", "dtypes", "layouts", "activations", "losses", "gradients", "scalars"):
+        assert abi.vocabulary(name) == kernels.vocabulary(name)
+    with pytest.raises(KeyError):
+        abi.vocabulary("colours")
+
+
+def test_an_install_without_compiled_kernels_works():
+    """As if the engine had not been built: fits, predicts, and says what there is."""
+    code = (
+        "import importlib.util, sys\n"
+        "find = importlib.util.find_spec\n"
+        "def absent(name, *rest):\n"
+        "    return None if name == 'hotloop.kernels.engine' else find(name, *rest)\n"
+        "importlib.util.find_spec = absent\n"
+        "sys.modules['hotloop.kernels.engine'] = None\n"
+        "import hotloop; from sklearn.datasets import load_iris\n"
+        "X, y = load_iris(return_X_y=True)\n"
+        "model = hotloop.MLPClassifier(max_iter=300, random_state=0, tol=1e-3).fit(X, y)\n"
+        "print(model.score(X, y) > 0.95, model.predict(X[:2]), len(hotloop.show_config() or ''))\n"
+        "try: model.set_params(backend='compiled').fit(X, y)\n"
+        "except ValueError as error: print(error)\n"
+    )
+    said, _ = in_fresh_process(code, HOTLOOP_BACKEND="")
+    assert "True [0 0]" in said
+    assert "built without compiled kernels; use 'numba'" in said
 
 
 def test_the_environment_names_the_backend_of_auto():

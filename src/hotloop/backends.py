@@ -16,10 +16,12 @@ import sklearn
 
 from hotloop import kernels
 from hotloop.kernels import DTYPES
-from hotloop.kernels.engine import Engine, FewRows
-from hotloop.kernels.engine import shuffle as shuffle_orders
 from hotloop.plan import GROUPS, SCALARS, Plan, State, weight_views
 from hotloop.threads import Threads, check_n_jobs, thread_count
+
+if kernels.COMPILED:
+    from hotloop.kernels.engine import Engine, FewRows
+    from hotloop.kernels.engine import shuffle as shuffle_orders
 
 #: Input arrays of a run by name. "X": C-contiguous (n, I) of float32 or float64, or CSR in the
 #: plan's dtype. "y": int32 codes (n,) or C-contiguous (n, O) of the plan's dtype, as the loss
@@ -250,7 +252,9 @@ def _numba_engine() -> Any:
 
 #: Every backend by name: how to get the class of its engines, or why there is none here.
 BACKENDS: Mapping[str, Callable[[], Any] | str] = {
-    "compiled": lambda: Engine,
+    "compiled": (lambda: Engine)
+    if kernels.COMPILED
+    else "this install was built without compiled kernels; use 'numba'",
     "numba": _numba_engine
     if find_spec("numba")
     else "numba is not installed; pip install 'hotloop[numba]'",
@@ -390,7 +394,7 @@ def shuffle(rng: np.random.RandomState, orders: np.ndarray) -> None:
         The first holds the order to start from; all are overwritten.
     """
     state = rng.get_state(legacy=False) if len(orders) > 1 else {}
-    if state.get("bit_generator") == "MT19937":
+    if kernels.COMPILED and state.get("bit_generator") == "MT19937":
         key = state["state"]["key"]
         state["state"]["pos"] = shuffle_orders(key, state["state"]["pos"], orders)
         rng.set_state(state)
