@@ -66,6 +66,20 @@ def test_fails(tmp_path, base, head):
     assert exit_status(tmp_path, base, head) == 1
 
 
+def test_every_command_in_readme_is_run_by_one():
+    """readme.py finds each command that stands beside a figure, and its program is there."""
+    command = [sys.executable, FOLDER / "readme.py", "--list", "--data", "somewhere"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    listed = [line.split()[1:] for line in said.splitlines() if line.startswith("## ")]
+    text = (FOLDER.parent / "README.md").read_text()
+    assert len(listed) == text.count("\n    make bench") + text.count(
+        "\n    .venv/bin/python bench"
+    )
+    assert all((FOLDER.parent / program).is_file() for program, *_ in listed)
+    assert ["benchmarks/threads.py"] in listed
+    assert any(words[-2:] == ["--data", "somewhere"] for words in listed)
+
+
 @pytest.mark.parametrize(
     ("script", "options", "said"),
     [
