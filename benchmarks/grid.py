@@ -25,7 +25,7 @@ PEERS = ("hotloop", "sklearn", "torch", "torch compiled", "jax")
 WIDTHS = (32, 64, 128, 256, 512, 1024)
 BATCHES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 #: Multiply-adds that a timed run of a cell has about, for each of its epochs and rounds.
-RUN_WORK, ROUNDS = 2e9, 2
+RUN_WORK, ROUNDS = 2e9, 4
 
 
 def case_of(width: int, batch: int) -> Case:
@@ -49,6 +49,8 @@ def measure(request: dict) -> dict:
 def summarise(request: dict, answers: list[dict]) -> list[dict]:
     """Make a record for each peer; void where losses differ."""
     void = why_losses_differ(answers)
+    if any(us <= 0 for answer in answers for us in answer["us"].values()):
+        void = "more epochs took no longer: something else had the processors"
     cell = {key: request[key] for key in ("width", "batch", "threads")}
     name = "grid " + " ".join(f"{key}={value}" for key, value in cell.items())
     times = {peer: [answer["us"][peer] for answer in answers] for peer in answers[0]["us"]}

@@ -4,7 +4,7 @@
     make bench BENCH=readme ARGS="--only threads steps --data FOLDER"
     python benchmarks/readme.py --list                          what would be run
 
-The commands are read from README.md, so no figure is without one. Nothing else should run meanwhile.
+The commands are read from README.md. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
