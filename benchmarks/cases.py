@@ -73,7 +73,7 @@ CASES = (
 
 @dataclass(frozen=True)
 class Step:
-    """A training step with Adam and a softmax.
+    """A training step with Adam and a softmax, or one logistic output.
 
     Attributes
     ----------

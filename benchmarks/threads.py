@@ -55,7 +55,7 @@ def summarise(row: int, dtype: str, answers: list[dict]) -> list[dict]:
     void = None if all(answer["same_bits"] for answer in answers) else "weights differ"
     records = []
     for n in answers[0]["us"]:
-        case = f"threads {cases.CASES[row].name} {dtype} n_jobs={n}"
+        case = f"threads, a step of {cases.CASES[row].name} {dtype} n_jobs={n}"
         values = [answer["us"][n] for answer in answers]
         records.append(new_record(case, "hotloop", "us/step", values, void))
     return records

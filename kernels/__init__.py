@@ -41,8 +41,14 @@ ROW_MAJOR = {
 }
 
 
+BACKENDS = ("compiled", "numba")
 #: Who runs a plan unless something else is said.
-DEFAULT_BACKEND = os.environ.get("HOTLOOP_BACKEND") or ("compiled" if COMPILED else "numba")
+DEFAULT_BACKEND = os.environ.get("HOTLOOP_BACKEND") or BACKENDS[not COMPILED]
+if DEFAULT_BACKEND not in BACKENDS:
+    raise ImportError(
+        f"HOTLOOP_BACKEND={DEFAULT_BACKEND!r} is no backend. Set it to one of "
+        f"{', '.join(BACKENDS)}, or unset it."
+    )
 
 
 def geometry(dtype: int, backend: str = DEFAULT_BACKEND) -> dict[str, int]:

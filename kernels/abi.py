@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-_TEXT = Path(__file__).with_name("abi.h").read_text()
+_TEXT = Path(__file__).with_name("abi.h").read_text(encoding="utf-8")
 _FORMATS = {"int32_t": "i4", "int64_t": "i8", "double": "f8"}
 
 
@@ -42,6 +42,11 @@ def usable():
     return []
 
 
+def geometry(dtype):
+    """Sizes that plans for compiled kernels are laid out by: there are none."""
+    raise ValueError("this install was built without compiled kernels")
+
+
 def provider(dtype):
-    """Who multiplies matrices of a value of the vocabulary ``dtypes``; None if nobody can."""
-    return "numba" if list(vocabulary("dtypes"))[dtype] in ("float32", "float64") else None
+    """Name of the set whose kernels are used for a value of the vocabulary ``dtypes``: none."""
+    return None

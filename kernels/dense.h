@@ -491,8 +491,8 @@ static const REAL *whole_gradient(const hl_op *op, const hl_batch *batch, int64_
     return sums;
 }
 
-/* The optimizer on gradients that a BACKWARD_WEIGHT kept; the same steps in the same order as
- * when they are fused, so the same bits. */
+/* The optimizer on gradients that a BACKWARD_WEIGHT or a BACKWARD_SHARD kept. Those of the first
+ * take the same steps in the same order as when they are fused, so have the same bits. */
 static void update(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
     sink s = sink_of(op, batch);
     for (int64_t k = begin; k < end; k++) {

@@ -7,15 +7,15 @@ array of the plan's dtype; `O` elements from a place on are a row.
 
 import time
 from collections import namedtuple
+from hashlib import sha256
 from math import exp, log, sqrt, tanh
 
 import numpy as np
 from numba import njit
 
-from . import ACTIVATIONS, DTYPES, GRADIENTS, KINDS, LOSSES, OPTIMIZERS, SCALARS
+from . import ACTIVATIONS, DTYPES, GRADIENTS, KINDS, LOSSES, OP_DTYPE, OPTIMIZERS, SCALARS
 
-#: Names of abi.h's vocabularies with their values. They are an argument of what is compiled: the
-#: cache of compiled code would not notice that a constant has changed.
+#: Names of abi.h's vocabularies with their values, an argument of what is compiled.
 _WORDS = {
     **KINDS,
     **ACTIVATIONS,
@@ -46,7 +46,25 @@ Progress = namedtuple("Progress", "done loss")
 #: How long a call of compiled code may take: signals are answered between calls.
 CALL_SECONDS = 0.02
 
-jit = njit(cache=True, nogil=True, error_model="numpy")
+
+def digest_of(words, dtype):
+    """A name for a vocabulary and a record."""
+    return sha256(repr((words, dtype)).encode()).hexdigest()[:16]
+
+
+#: Of all that compiled code takes from abi.h: numba's cache notices changes of this file alone.
+_DIGEST = digest_of(_WORDS, OP_DTYPE)
+
+
+def jit(function):
+    """Compiles when first called: once for this abi.h on a machine, or in each process where
+    nothing can be kept.
+    """
+    function.__qualname__ += f"_{_DIGEST}"  # which the cache names its files by
+    try:
+        return njit(cache=True, nogil=True, error_model="numpy")(function)
+    except RuntimeError:  # no folder to write to
+        return njit(nogil=True, error_model="numpy")(function)
 
 
 @jit
@@ -220,7 +238,7 @@ def dense_backward_input(words, op, batch, memory):
         made = memory.arena[at : at + op.I]  # by the activation, which is known from it
         for i in range(op.I):
             if op.activation == words.relu:
-                row[i] = row[i] if made[i] != 0 else 0 * one
+                row[i] = row[i] if made[i] != 0 else row.dtype.type(0)
             elif op.activation == words.logistic:
                 row[i] *= made[i] * (one - made[i])
             elif op.activation == words.tanh:
@@ -296,17 +314,17 @@ def sum_columns(memory, place, ld, begin, end, columns):
 
 
 @jit
-def dense_backward_weight(words, op, batch, memory, begin, end):
-    """Gradients of the rows begin .. end of the batch."""
+def dense_backward_weight(words, op, batch, memory):
+    """Gradient <- input' . d_output"""
     item, gradient = memory.arena.itemsize, memory.gradient[: op.O]
     delta = op.d_output // item
     for i in range(op.I):
         gradient[:] = 0
-        for r in range(begin, end):
+        for r in range(batch.n):
             at, value = delta + r * op.ld_output, op.input // item + r * op.ld_input + i
             add_product(gradient, memory.arena[value], memory.arena[at : at + op.O])
         sink_weight(words, op, batch, memory, i, gradient)
-    sum_columns(memory, delta, op.ld_output, begin, end, gradient)
+    sum_columns(memory, delta, op.ld_output, 0, batch.n, gradient)
     sink_bias(words, op, batch, memory, gradient)
     if op.gradient == words.update:
         refresh(op, memory)
@@ -373,11 +391,14 @@ def csr_backward_weight(words, op, batch, streams, memory):
     bias = memory.gradient[: op.O]
     sum_columns(memory, op.d_output // memory.arena.itemsize, op.ld_output, 0, batch.n, bias)
     sink_bias(words, op, batch, memory, bias)
+    bias[:] = 0
     if op.gradient == words.update:
-        gradient = memory.gradient[: op.I * op.O]
-        gradient[:] = 0
+        gradient = memory.gradient[: op.I * op.O]  # zero between steps
         n = csr_gradient(op, batch, streams, memory, gradient)
         csr_step(words, op, batch, memory, gradient, n)
+        for k in range(n):
+            i = memory.touched[k]
+            gradient[i * op.O : (i + 1) * op.O] = 0
         return
     place = op.weight_gradient // memory.store.itemsize
     gradient = memory.store[place : place + op.I * op.O]
@@ -452,7 +473,7 @@ def walk(words, ops, batch, streams, memory, out):
                 place = begin // op.shard_rows * op.shard_bytes
                 keep_shard(op, memory, begin, min(begin + op.shard_rows, batch.n), place)
         elif op.kind == words.DENSE_BACKWARD_WEIGHT:
-            dense_backward_weight(words, op, batch, memory, 0, batch.n)
+            dense_backward_weight(words, op, batch, memory)
         elif op.kind == words.CSR_BACKWARD_WEIGHT:
             csr_backward_weight(words, op, batch, streams, memory)
         elif op.kind == words.UPDATE:
@@ -508,7 +529,7 @@ def train(words, tables, streams, memory, epochs, progress, most):
             if weight != 0:
                 batch = Batch(order, done[1], rows, epochs.scalars[done[2]], 1 / weight)
                 penalty = 0.5 * squares(words, parameters, memory.store, batch.scalars)
-                total = walk(words, ops, batch, streams, memory, memory.plain)
+                total = walk(words, ops, batch, streams, memory, memory.arena)
                 progress.loss[0] += (total + penalty) * batch.inverse_weight * rows
                 done[2] += 1
                 done[3] += 1
@@ -528,12 +549,12 @@ def train(words, tables, streams, memory, epochs, progress, most):
 
 
 @jit
-def predict(words, ops, streams, memory, chunk, out):
-    """All rows of `out` through the ops, so many at a time."""
+def predict(words, ops, streams, memory, rows, chunk, out):
+    """Some rows of `out`, from the first to before the last, through the ops in chunks."""
     order, no_scalars = np.empty(0, np.intp), np.empty(0)
-    n = out.size // ops[ops.size - 1].O
-    for first in range(0, n, chunk):
-        batch = Batch(order, first, min(chunk, n - first), no_scalars, 1.0)
+    first, last = rows
+    for begin in range(first, last, chunk):
+        batch = Batch(order, begin, min(chunk, last - begin), no_scalars, 1.0)
         walk(words, ops, batch, streams, memory, out)
 
 
@@ -561,17 +582,16 @@ class Engine:
         self._n_rows = streams["X"].shape[0] if "X" in streams else 0
         self._progress = Progress(np.zeros(4, np.int64), np.zeros(1))
         self._busy = False
-        training = [op for op in plan.ops if op["kind"] != KINDS["GATHER"]]
-        widest = max((int(op["O"]) for op in training), default=0)
-        touched = 0
-        if any(op["kind"] == KINDS["CSR_FORWARD"] for op in training):
-            touched = int(plan.ops[0]["I"])
-            widest = max(widest, touched * int(plan.ops[0]["O"]))
+        widest = max((int(op["O"]) for op in plan.ops), default=0)
+        csr = plan.ops[plan.ops["kind"] == KINDS["CSR_BACKWARD_WEIGHT"]]
+        touched = int(csr["I"].max(initial=0))
+        fused = csr[csr["gradient"] == GRADIENTS["update"]]
+        whole = int((fused["I"] * fused["O"]).max(initial=0))
         self._memory = Memory(
             np.zeros(plan.arena_bytes // plan.dtype.itemsize, plan.dtype),
             np.zeros(plan.store_bytes // plan.dtype.itemsize, plan.dtype),
-            np.empty(0, plan.dtype),
-            np.zeros(widest, plan.dtype),
+            _frozen(np.empty(0, plan.dtype)),
+            np.zeros(max(widest, whole), plan.dtype),
             np.zeros(touched, np.int32),
             np.zeros(touched, np.uint8),
         )
@@ -589,7 +609,7 @@ class Engine:
         for op, weight, bias in zip(self._tables[1], weights, biases, strict=True):
             there, bias_there = self._places(op, which)
             if there is None:
-                self._memory = self._memory._replace(plain=weight.reshape(-1))
+                self._memory = self._memory._replace(plain=_frozen(weight.reshape(-1)))
             else:
                 there[...] = weight
             bias_there[...] = bias
@@ -632,14 +652,14 @@ class Engine:
             n = self._n_rows if orders is None else orders.shape[1]
             orders = np.empty((0, 0), np.intp) if orders is None else orders
             rules = np.empty(0) if stop is None else stop
-            epochs = Epochs(orders, n, self.plan.batch_size, scalars, losses, rules)
+            size = self.plan.batch_size
+            epochs = Epochs(_frozen(orders), n, size, _frozen(scalars), losses, rules)
             where = WORDS, self._tables, self._streams, self._memory, epochs, self._progress
             most, more = 1, True
             while more:
                 start = time.perf_counter()
                 more = train(*where, most)
-                seconds = max(time.perf_counter() - start, 1e-6)
-                most = max(1, min(2 * most, int(most * CALL_SECONDS / seconds)))
+                most = _next_most(most, time.perf_counter() - start)
         finally:
             self._busy = False
         return self.epochs
@@ -647,12 +667,12 @@ class Engine:
     def gradient(self, scalars):
         """Sums the gradients of all rows into the store; see the compiled one."""
         loss = weight = 0.0
-        order, memory = np.empty(0, np.intp), self._memory
+        order, memory, scalars = _frozen(np.empty(0, np.intp)), self._memory, _frozen(scalars)
         for first in range(0, self._n_rows, self.plan.batch_size):
             rows = min(self.plan.batch_size, self._n_rows - first)
             batch = Batch(order, first, rows, scalars[0], 0.0)
             ops = self._accumulate if first else self._tables[0]
-            loss += walk(WORDS, ops, batch, self._streams, memory, memory.plain)
+            loss += walk(WORDS, ops, batch, self._streams, memory, memory.arena)
             weight += sum_weights(self._streams, batch)
         return loss, weight, squares(WORDS, self._tables[1], self._memory.store, scalars[0])
 
@@ -661,9 +681,27 @@ class Engine:
         arena = np.zeros(self.plan.inference_arena_bytes // out.itemsize, out.dtype)
         memory = self._memory._replace(arena=arena)
         streams = _flat({"X": X}, self.plan)
-        rows = self.plan.inference_rows
-        predict(WORDS, self._inference, streams, memory, rows, out.reshape(-1))
+        chunk, flat, first, most = self.plan.inference_rows, out.reshape(-1), 0, 1
+        while first < len(out):
+            rows = first, min(first + most * chunk, len(out))
+            start = time.perf_counter()
+            predict(WORDS, self._inference, streams, memory, rows, chunk, flat)
+            first, most = rows[1], _next_most(most, time.perf_counter() - start)
         return out
+
+
+def _next_most(most, seconds):
+    """How many steps or chunks the next call may do, after so many took so long."""
+    return max(1, min(2 * most, int(most * CALL_SECONDS / max(seconds, 1e-6))))
+
+
+def _frozen(array):
+    """A view that cannot be written through: what may or may not be read-only would be two types,
+    each compiled for half a minute.
+    """
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _readied(ops, dtype):
@@ -689,4 +727,5 @@ def _flat(streams, plan):
     elif y is not None:
         targets = y.reshape(-1)
     X = np.ascontiguousarray(X, plan.dtype).reshape(-1)
-    return Streams(X, indices, indptr, codes, targets, streams.get("sample_weight", np.empty(0)))
+    weights = streams.get("sample_weight", np.empty(0))
+    return Streams(*map(_frozen, (X, indices, indptr, codes, targets, weights)))

@@ -15,7 +15,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_report_header():
-    """Say which instruction set the compiled backend chose."""
+    """Say who runs what is tested, and on which instruction set."""
     try:
         from hotloop import backends
     except ImportError as error:

@@ -124,6 +124,45 @@ def in_fresh_process(code, **environment):
     return answer.stdout.strip(), time.perf_counter() - start
 
 
+def test_a_name_in_the_environment_that_is_no_backend_is_refused_at_import():
+    command = [sys.executable, "-c", "import hotloop"]
+    environment = {**os.environ, "HOTLOOP_BACKEND": "abacus"}
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 1
+    assert (
+        "HOTLOOP_BACKEND='abacus' is no backend. Set it to one of compiled, numba" in answer.stderr
+    )
+
+
+@pytest.mark.parametrize("changed", ["X", "weights", "coefs"])
+def test_what_is_read_only_is_not_another_type(changed):
+    """joblib maps large arrays read-only: they are computed with by the same compiled code."""
+    X, y = digits("float64", sparse=True)
+    weights = np.ones(len(y))
+    model = MLPClassifier(5, max_iter=1, random_state=0, backend="numba")
+    model.fit(X, y, weights).predict(X)
+    numba_cpu = sys.modules[backends.engine_of("numba").__module__]
+    before = [len(f.signatures) for f in (numba_cpu.train, numba_cpu.predict)]
+    for array in {"X": [X.data, X.indices], "weights": [weights], "coefs": model.coefs_}[changed]:
+        array.flags.writeable = False
+    model.predict(X)
+    model.fit(X, y, weights)
+    assert [len(f.signatures) for f in (numba_cpu.train, numba_cpu.predict)] == before
+
+
+def test_compiled_code_is_kept_apart_for_each_abi():
+    """Its file is named by all that it takes from abi.h, which numba does not look at."""
+    numba_cpu = sys.modules[backends.engine_of("numba").__module__]
+    words = {**numba_cpu._WORDS, "relu": 99}
+    assert numba_cpu.digest_of(words, kernels.OP_DTYPE) != numba_cpu._DIGEST
+    assert numba_cpu._DIGEST in numba_cpu.walk.py_func.__qualname__
+    assert any(numba_cpu._DIGEST in path for path in cached_files(numba_cpu.walk))
+
+
+def cached_files(dispatcher):
+    return os.listdir(dispatcher.stats.cache_path)
+
+
 def test_importing_hotloop_does_not_import_numba():
     said, _ = in_fresh_process("import sys, hotloop; print('numba' in sys.modules)")
     assert said == "False"
@@ -174,11 +213,13 @@ def test_an_install_without_compiled_kernels_works():
         "X, y = load_iris(return_X_y=True)\n"
         "model = hotloop.MLPClassifier(max_iter=300, random_state=0, tol=1e-3).fit(X, y)\n"
         "print(model.score(X, y) > 0.95, model.predict(X[:2]), len(hotloop.show_config() or ''))\n"
-        "try: model.set_params(backend='compiled').fit(X, y)\n"
-        "except ValueError as error: print(error)\n"
+        "for call in (model.fit, lambda X, y: model.predict(X), lambda X, y: model.predict(X[:1])):\n"
+        "    try: call(X, y) if model.set_params(backend='compiled') else None\n"
+        "    except ValueError as error: print(error)\n"
     )
     said, _ = in_fresh_process(code, HOTLOOP_BACKEND="")
     assert "True [0 0]" in said
+    assert said.count("built without compiled kernels; use 'numba'") >= 3
     assert "built without compiled kernels; use 'numba'" in said
 
 

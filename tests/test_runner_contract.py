@@ -1,5 +1,6 @@
 """What a runner refuses, and corners of the number format that training must survive."""
 
+import os
 import threading
 
 import numpy as np
@@ -85,6 +86,14 @@ def test_a_runner_runs_once_at_a_time():
     assert len(done) + len(refused) == 4
     assert all("running already" in message for message in refused)
     assert runner.steps == 3 * 2000 * len(done)
+
+
+def test_the_backend_that_the_environment_names_is_the_one_that_runs():
+    """Or a second pass of the tests would be the first once more."""
+    runner, _ = trainer(np.float32)
+    named = os.environ.get("HOTLOOP_BACKEND") or "compiled"
+    modules = {"compiled": "hotloop.kernels.engine", "numba": "hotloop.kernels.numba_cpu"}
+    assert type(runner._engine).__module__ == modules[named]
 
 
 def test_moments_of_silent_inputs_reach_zero():

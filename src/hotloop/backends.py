@@ -22,6 +22,8 @@ from hotloop.threads import Threads, check_n_jobs, thread_count
 if kernels.COMPILED:
     from hotloop.kernels.engine import Engine, FewRows
     from hotloop.kernels.engine import shuffle as shuffle_orders
+else:
+    Engine = FewRows = shuffle_orders = None
 
 #: Input arrays of a run by name. "X": C-contiguous (n, I) of float32 or float64, or CSR in the
 #: plan's dtype. "y": int32 codes (n,) or C-contiguous (n, O) of the plan's dtype, as the loss
@@ -245,8 +247,11 @@ class _CSR:
 
 
 def _numba_engine() -> Any:
-    from hotloop.kernels import numba_cpu  # imports numba, which takes half a second
-
+    try:
+        from hotloop.kernels import numba_cpu  # imports numba, which takes half a second
+    except ImportError as error:
+        reason = f"backend='numba' cannot be used: numba cannot be imported ({error})."
+        raise ValueError(reason) from error
     return numba_cpu.Engine
 
 
@@ -275,6 +280,11 @@ def chosen(backend: str) -> str:
     return kernels.DEFAULT_BACKEND if backend == "auto" else backend
 
 
+def predicts_few_rows(backend: str) -> bool:
+    """Whether a backend (or "auto") has :class:`FewRows` here."""
+    return kernels.COMPILED and chosen(backend) == "compiled"
+
+
 def engine_of(backend: str) -> Any:
     """The class of a backend's engines: what :class:`hotloop.kernels.engine.Engine` is, or does as
     that does.
@@ -294,7 +304,8 @@ def engine_of(backend: str) -> Any:
 def why_no_operands(name: str, backend: str = kernels.DEFAULT_BACKEND) -> str | None:
     """The reason why products cannot read numbers of a type here, or None if they can."""
     if backend == "numba":
-        return "backend='numba' computes in float32 and float64; use backend='compiled'"
+        reason = "backend='numba' computes in float32 and float64"
+        return f"{reason}; use backend='compiled'" if kernels.COMPILED else reason
     if kernels.provider(DTYPES[name]) is not None:
         return None
     return (
@@ -418,6 +429,7 @@ def config() -> dict[str, Any]:
         "instruction_set": kernels.isa(),
         "usable_instruction_sets": kernels.usable(),
         "products": {name: _provider(name) for name in DTYPES},
+        "backend": chosen("auto"),
         "HOTLOOP_BACKEND": os.environ.get("HOTLOOP_BACKEND"),
         "HOTLOOP_ISA": os.environ.get("HOTLOOP_ISA"),
         "threads": threads,
@@ -435,6 +447,8 @@ def config() -> dict[str, Any]:
 
 def _provider(name: str) -> str:
     """What multiplies matrices of a type."""
+    if kernels.DEFAULT_BACKEND == "numba" and name in ("float32", "float64"):
+        return "numba"
     return kernels.provider(DTYPES[name]) or f"absent: {why_no_operands(name)}"
 
 
@@ -466,5 +480,6 @@ __all__ = [
     "config",
     "open_runner",
     "predict",
+    "predicts_few_rows",
     "shuffle",
 ]

@@ -1,8 +1,9 @@
 """Compiles a network into a table of op records with offsets into flat buffers.
 
 A :class:`Plan` holds no weights and no pointers. Every choice is made here, once, and
-recorded in the ops: layouts, chunk sizes, fused or kept gradients. The engine decides how rows are
-shared out, the kernels nothing but whether a panel is copied before it is read (product.h).
+recorded in the ops: layouts, chunk sizes, shards, what becomes of gradients. The engine decides how
+other rows are shared out, the kernels nothing but whether a panel is copied before it is read
+(product.h).
 """
 
 from __future__ import annotations
@@ -649,6 +650,8 @@ class _Lowering:
 
     def gradients(self, batch_size: int) -> str:
         """What becomes of the gradients of such batches, see :func:`compile_training`."""
+        if self.backend != "compiled":
+            return "fused"  # it has one thread, and no step ends before its end
         if batch_size > self.rows_of(PATIENCE_SECONDS, passes=1):
             return "kept"
         least, most = (self.rows_of(s, passes=3) for s in (SMALL_SECONDS, LARGE_SECONDS))
@@ -764,7 +767,12 @@ def _compile(
 
 
 def store_bytes(
-    network: Network, dtype: np.dtype | type, optimizer: Optimizer | None, *, sparse: bool
+    network: Network,
+    dtype: np.dtype | type,
+    optimizer: Optimizer | None,
+    *,
+    sparse: bool,
+    backend: str = DEFAULT_BACKEND,
 ) -> int:
     """What the store of a plan that trains takes, known before anything is taken or compiled.
 
@@ -776,10 +784,15 @@ def store_bytes(
         None for a plan of gradients.
     sparse : bool
         Whether rows are to come as CSR.
+    backend : str
+        Who is to run it. On CSR numba keeps the gradient of the first weight beside the store.
     """
-    lowering = _Lowering(network, dtype, optimizer, sparse=sparse)
+    lowering = _Lowering(network, dtype, optimizer, sparse=sparse, backend=backend)
     for layer in range(len(lowering.shapes)):
         lowering.parameter_fields(layer, train=True, n_gradients=int(optimizer is None))
+    if backend == "numba" and sparse and optimizer:
+        I, O = lowering.shapes[0]
+        lowering.take(lowering.store, I * O)
     return lowering.store.n_bytes
 
 
@@ -824,6 +837,8 @@ def compile_training(
     Plan
     """
     operands = dtype if isinstance(dtype, str) and dtype in ROUNDED else None
+    if operands and backend != "compiled":
+        raise ValueError(f"{operands} is for compiled kernels, not for {backend!r}.")
     kind = np.dtype(np.float32 if operands else dtype)
     lowering = _Lowering(
         network, kind, optimizer, sparse=sparse, operands=operands, backend=backend
@@ -863,5 +878,7 @@ def compile_inference(
     With `in_place` it reads weights where they lie, each thread panel by panel for each piece of
     the rows; see :func:`reads_in_place` (measured by benchmarks/predictions.py, "few").
     """
+    if in_place and backend != "compiled":
+        raise ValueError(f"only compiled kernels read weights in place, not {backend!r}.")
     lowering = _Lowering(network, dtype, None, sparse=sparse, in_place=in_place, backend=backend)
     return _compile(lowering, raw=raw)

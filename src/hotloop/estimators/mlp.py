@@ -336,7 +336,8 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             n_rows, n_vectors = min(self._batch_size(n_rows), n_rows), 1 + len(record.slots)
         n_units = sum(layer.units for layer in network.layers)
         n_numbers = n_vectors * n_parameters(network) + 2 * n_rows * n_units
-        stored = _store_bytes(network, dtype, record, sparse=data.is_sparse)
+        how = {"sparse": data.is_sparse, "backend": self._backend()}
+        stored = _store_bytes(network, dtype, record, **how)
         validate.affordable(network, stored + dtype.itemsize * n_numbers)
 
     def _dtype(self, followed: Array) -> np.dtype:
@@ -535,7 +536,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                 coefs, intercepts, dtype = known["coefs_"], known["intercepts_"], X.dtype
                 if (
                     dtype in FLOATS
-                    and backends.chosen(known["backend"]) == "compiled"
+                    and backends.predicts_few_rows(known["backend"])
                     and X.shape[1] == known["n_features_in_"]
                     and "feature_names_in_" not in known
                 ):
@@ -560,6 +561,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             coefs, intercepts = (validate.as_dtype(arrays, dtype) for arrays in (coefs, intercepts))
         X = validate.narrowed(self, X, dtype)
         sparse = scipy.sparse.issparse(X)
+        backends.engine_of(self._backend())  # or say why there is none
         network = _inference_network(widths, self.activation, self.out_activation_)
         kind = {"dtype": dtype, "sparse": sparse, "raw": raw, "backend": self._backend()}
         plan = _inference_plan(network, **kind)
@@ -714,12 +716,13 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         when the feature comes up again, or the weights are read. 'lazy': nothing, so that
         momentum, moments and `alpha` work on a feature only in batches that have it; it is
         sooner, and another result.
-
     backend : {'auto', 'compiled', 'numba'}, default='auto'
-        Who computes. 'compiled', which is 'auto', are the compiled kernels; 'numba' are others,
-        on one thread and several times slower, that need numba
-        (``pip install 'hotloop[numba]'``) and are compiled when they are first used. Results
-        are the same up to rounding. 'numba' has no bfloat16.
+        Who computes: the compiled kernels, or others that need numba
+        (``pip install 'hotloop[numba]'``), take half a minute for each precision to compile when
+        they are first used on a machine, have one thread whatever `n_jobs` says, and are 5 to 15
+        times slower on it. Results are the same up to rounding. 'numba' has no bfloat16, and
+        answers an interrupt after the step. 'auto' is 'compiled', but 'numba' in an install
+        without compiled kernels, or what the environment variable HOTLOOP_BACKEND names.
 
     Attributes
     ----------
@@ -1179,12 +1182,13 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         when the feature comes up again, or the weights are read. 'lazy': nothing, so that
         momentum, moments and `alpha` work on a feature only in batches that have it; it is
         sooner, and another result.
-
     backend : {'auto', 'compiled', 'numba'}, default='auto'
-        Who computes. 'compiled', which is 'auto', are the compiled kernels; 'numba' are others,
-        on one thread and several times slower, that need numba
-        (``pip install 'hotloop[numba]'``) and are compiled when they are first used. Results
-        are the same up to rounding. 'numba' has no bfloat16.
+        Who computes: the compiled kernels, or others that need numba
+        (``pip install 'hotloop[numba]'``), take half a minute for each precision to compile when
+        they are first used on a machine, have one thread whatever `n_jobs` says, and are 5 to 15
+        times slower on it. Results are the same up to rounding. 'numba' has no bfloat16, and
+        answers an interrupt after the step. 'auto' is 'compiled', but 'numba' in an install
+        without compiled kernels, or what the environment variable HOTLOOP_BACKEND names.
 
     Attributes
     ----------
