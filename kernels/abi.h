@@ -91,7 +91,7 @@
     F(int64_t, weight_slot_0)                                                                      \
     F(int64_t, weight_slot_1)                                                                      \
     F(int64_t, weight_gradient) /* of the first shard, if there are more */                        \
-    F(int64_t, operand) /* what products read, where it is not the weight itself */                \
+    F(int64_t, operand)         /* what products read, where it is not the weight itself */        \
     F(int64_t, mirror)                                                                             \
     F(int64_t, bias) /* (Opad,) */                                                                 \
     F(int64_t, bias_slot_0)                                                                        \
