@@ -12,7 +12,7 @@ COMPILED = find_spec(f"{__name__}.engine") is not None
 if COMPILED:
     from . import engine as _source
 else:
-    from . import abi as _source  # type: ignore[no-redef]
+    from . import abi as _source
 
 OP_DTYPE, STAGES, vocabulary = _source.OP_DTYPE, _source.STAGES, _source.vocabulary
 isa, provider, usable = _source.isa, _source.provider, _source.usable

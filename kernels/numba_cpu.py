@@ -32,9 +32,9 @@ WORDS = Words(**_WORDS)
 #: (n,). What there is not is empty.
 Streams = namedtuple("Streams", "X indices indptr codes targets weights")
 #: What it works on, flat: activations and deltas, parameters, a weight that is read where the user
-#: has it, the gradient of one row of a weight or of a whole one on CSR input, and the features that
-#: a batch has.
-Memory = namedtuple("Memory", "arena store plain gradient touched marks")
+#: has it, the gradient of one row of a weight or of a bias, that of the whole weight on CSR input
+#: (zero between steps), and the features that a batch has.
+Memory = namedtuple("Memory", "arena store plain row gradient touched marks")
 #: The rows of a step, and what its optimizer is to know.
 Batch = namedtuple("Batch", "order first n scalars inverse_weight")
 #: Epochs of n rows in batches of `size`; mean losses and the stopping rule are kept up to date.
@@ -316,7 +316,7 @@ def sum_columns(memory, place, ld, begin, end, columns):
 @jit
 def dense_backward_weight(words, op, batch, memory):
     """Gradient <- input' . d_output"""
-    item, gradient = memory.arena.itemsize, memory.gradient[: op.O]
+    item, gradient = memory.arena.itemsize, memory.row[: op.O]
     delta = op.d_output // item
     for i in range(op.I):
         gradient[:] = 0
@@ -388,12 +388,11 @@ def csr_step(words, op, batch, memory, gradient, n):
 @jit
 def csr_backward_weight(words, op, batch, streams, memory):
     """Gradient <- input' . d_output, of rows of a CSR stream X"""
-    bias = memory.gradient[: op.O]
+    bias = memory.row[: op.O]
     sum_columns(memory, op.d_output // memory.arena.itemsize, op.ld_output, 0, batch.n, bias)
     sink_bias(words, op, batch, memory, bias)
-    bias[:] = 0
     if op.gradient == words.update:
-        gradient = memory.gradient[: op.I * op.O]  # zero between steps
+        gradient = memory.gradient[: op.I * op.O]
         n = csr_gradient(op, batch, streams, memory, gradient)
         csr_step(words, op, batch, memory, gradient, n)
         for k in range(n):
@@ -591,7 +590,8 @@ class Engine:
             np.zeros(plan.arena_bytes // plan.dtype.itemsize, plan.dtype),
             np.zeros(plan.store_bytes // plan.dtype.itemsize, plan.dtype),
             _frozen(np.empty(0, plan.dtype)),
-            np.zeros(max(widest, whole), plan.dtype),
+            np.zeros(widest, plan.dtype),
+            np.zeros(whole, plan.dtype),
             np.zeros(touched, np.int32),
             np.zeros(touched, np.uint8),
         )
