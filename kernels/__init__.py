@@ -26,8 +26,8 @@ GRADIENTS = vocabulary("gradients")
 OPTIMIZERS = vocabulary("optimizers")
 SCALARS = tuple(vocabulary("scalars"))
 
-#: The geometry (see abi.h) of who works on plain rows: one panel, one unit, nothing padded.
 _ENDLESS = 2**40
+#: The geometry (see abi.h) of who works on plain rows: one panel, one unit, nothing padded.
 ROW_MAJOR = {
     "vector_lanes": 1,
     "panel_width": _ENDLESS,
@@ -51,7 +51,7 @@ if DEFAULT_BACKEND not in BACKENDS:
     )
 
 
-def geometry(dtype: int, backend: str = DEFAULT_BACKEND) -> dict[str, int]:
+def geometry(dtype: int, backend: str) -> dict[str, int]:
     """Sizes that a plan lays buffers out by, for a value of DTYPES and who runs it."""
     return _source.geometry(dtype) if backend == "compiled" else ROW_MAJOR
 

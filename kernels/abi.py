@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 _TEXT = Path(__file__).with_name("abi.h").read_text(encoding="utf-8")
+#: Why there is none of what is compiled, and what to do.
+ABSENT = "this install was built without compiled kernels; use 'numba'"
 _FORMATS = {"int32_t": "i4", "int64_t": "i8", "double": "f8"}
 
 
@@ -44,7 +46,7 @@ def usable():
 
 def geometry(dtype):
     """Sizes that plans for compiled kernels are laid out by: there are none."""
-    raise ValueError("this install was built without compiled kernels")
+    raise ValueError(f"backend='compiled' cannot be used: {ABSENT}.")
 
 
 def provider(dtype):

@@ -103,6 +103,12 @@ def activate(words, activation, row):
 
 
 @jit
+def weight_stride(op):
+    """Elements from a row of a weight to the next: more than O where slots lie between."""
+    return op.ld_weight if op.ld_weight > 0 else op.O
+
+
+@jit
 def add_product(row, factor, other):
     """Row += factor * other"""
     for o in range(row.size):
@@ -118,7 +124,7 @@ def forward_row(words, op, values, columns, memory, row):
     row[:] = memory.store[op.bias // item : op.bias // item + op.O]
     for e in range(values.size):
         i = columns[e] if columns.size else e
-        place = start + i * (op.ld_weight if op.ld_weight > 0 else op.O)
+        place = start + i * weight_stride(op)
         add_product(row, values[e], weight[place : place + op.O])
     activate(words, op.activation, row)
 
@@ -275,8 +281,7 @@ def step(words, op, batch, store, group, gradient, places):
 @jit
 def sink_weight(words, op, batch, memory, i, gradient):
     """The gradient of row i of a weight: it is stepped on, or kept."""
-    item = memory.store.itemsize
-    ld = op.ld_weight if op.ld_weight > 0 else op.O
+    item, ld = memory.store.itemsize, weight_stride(op)
     if op.gradient == words.update:
         weight, slot_0, slot_1 = op.weight, op.weight_slot_0, op.weight_slot_1
         places = weight // item + i * ld, slot_0 // item + i * ld, slot_1 // item + i * ld
@@ -305,26 +310,35 @@ def keep(words, op, store, place, gradient):
 
 
 @jit
-def sum_columns(memory, place, ld, begin, end, columns):
-    """Columns <- sum over rows of the arena, ld apart from a place on"""
+def sum_columns(op, memory, begin, end, columns):
+    """Columns <- sum of d_output over the rows begin .. end of the batch"""
     columns[:] = 0
     for r in range(begin, end):
-        at = place + r * ld
-        add_product(columns, columns.dtype.type(1), memory.arena[at : at + columns.size])
+        at = op.d_output // memory.arena.itemsize + r * op.ld_output
+        add_product(columns, columns.dtype.type(1), memory.arena[at : at + op.O])
+
+
+@jit
+def sum_products(op, memory, i, begin, end, gradient):
+    """Gradient <- row i of input' . d_output, over the rows begin .. end of the batch"""
+    item = memory.arena.itemsize
+    gradient[:] = 0
+    for r in range(begin, end):
+        delta, value = (
+            op.d_output // item + r * op.ld_output,
+            op.input // item + r * op.ld_input + i,
+        )
+        add_product(gradient, memory.arena[value], memory.arena[delta : delta + op.O])
 
 
 @jit
 def dense_backward_weight(words, op, batch, memory):
     """Gradient <- input' . d_output"""
-    item, gradient = memory.arena.itemsize, memory.row[: op.O]
-    delta = op.d_output // item
+    gradient = memory.row[: op.O]
     for i in range(op.I):
-        gradient[:] = 0
-        for r in range(batch.n):
-            at, value = delta + r * op.ld_output, op.input // item + r * op.ld_input + i
-            add_product(gradient, memory.arena[value], memory.arena[at : at + op.O])
+        sum_products(op, memory, i, 0, batch.n, gradient)
         sink_weight(words, op, batch, memory, i, gradient)
-    sum_columns(memory, delta, op.ld_output, 0, batch.n, gradient)
+    sum_columns(op, memory, 0, batch.n, gradient)
     sink_bias(words, op, batch, memory, gradient)
     if op.gradient == words.update:
         refresh(op, memory)
@@ -333,16 +347,12 @@ def dense_backward_weight(words, op, batch, memory):
 @jit
 def keep_shard(op, memory, begin, end, place):
     """dense_backward_weight to where the gradient of a shard is kept, `place` bytes further on."""
-    item, delta = memory.arena.itemsize, op.d_output // memory.arena.itemsize
+    item = memory.store.itemsize
     for i in range(op.I):
         at = (op.weight_gradient + place) // item + i * op.O
-        gradient = memory.store[at : at + op.O]
-        gradient[:] = 0
-        for r in range(begin, end):
-            of, value = delta + r * op.ld_output, op.input // item + r * op.ld_input + i
-            add_product(gradient, memory.arena[value], memory.arena[of : of + op.O])
+        sum_products(op, memory, i, begin, end, memory.store[at : at + op.O])
     at = (op.bias_gradient + place) // item
-    sum_columns(memory, delta, op.ld_output, begin, end, memory.store[at : at + op.O])
+    sum_columns(op, memory, begin, end, memory.store[at : at + op.O])
 
 
 @jit
@@ -357,69 +367,68 @@ def refresh(op, memory):
 
 
 @jit
-def csr_gradient(op, batch, streams, memory, gradient):
-    """Gradient (I * O) += input' . d_output; returns how many features are touched."""
+def find_touched(batch, streams, memory):
+    """Touched <- the features that the batch has, each once; returns how many. Leaves no mark."""
     n = 0
+    for r in range(batch.n):
+        row = row_of(batch, r)
+        for i in streams.indices[streams.indptr[row] : streams.indptr[row + 1]]:
+            if not memory.marks[i]:
+                memory.marks[i] = 1
+                memory.touched[n] = i
+                n += 1
+    for i in memory.touched[:n]:
+        memory.marks[i] = 0
+    return n
+
+
+@jit
+def csr_gradient(op, batch, streams, memory, gradient):
+    """Gradient (I * O) += input' . d_output"""
     for r in range(batch.n):
         row, at = row_of(batch, r), op.d_output // memory.arena.itemsize + r * op.ld_output
         delta = memory.arena[at : at + op.O]
         for e in range(streams.indptr[row], streams.indptr[row + 1]):
             i = streams.indices[e]
-            if not memory.marks[i]:
-                memory.marks[i] = 1
-                memory.touched[n] = i
-                n += 1
             add_product(gradient[i * op.O : (i + 1) * op.O], streams.X[e], delta)
-    return n
 
 
 @jit
 def csr_step(words, op, batch, memory, gradient, n):
-    """Steps features: those that the batch touched, or all, since what it did not touch has a
-    gradient of zero. Leaves no mark.
+    """Steps features: the n that the batch touched, or all, since what it did not touch has a
+    gradient of zero.
     """
     for k in range(n if op.lazy else op.I):
         i = memory.touched[k] if op.lazy else k
         sink_weight(words, op, batch, memory, i, gradient[i * op.O : (i + 1) * op.O])
-    for k in range(n):
-        memory.marks[memory.touched[k]] = 0
 
 
 @jit
 def csr_backward_weight(words, op, batch, streams, memory):
     """Gradient <- input' . d_output, of rows of a CSR stream X"""
     bias = memory.row[: op.O]
-    sum_columns(memory, op.d_output // memory.arena.itemsize, op.ld_output, 0, batch.n, bias)
+    sum_columns(op, memory, 0, batch.n, bias)
     sink_bias(words, op, batch, memory, bias)
     if op.gradient == words.update:
         gradient = memory.gradient[: op.I * op.O]
-        n = csr_gradient(op, batch, streams, memory, gradient)
+        n = find_touched(batch, streams, memory)
+        csr_gradient(op, batch, streams, memory, gradient)
         csr_step(words, op, batch, memory, gradient, n)
-        for k in range(n):
-            i = memory.touched[k]
+        for i in memory.touched[:n]:
             gradient[i * op.O : (i + 1) * op.O] = 0
         return
     place = op.weight_gradient // memory.store.itemsize
     gradient = memory.store[place : place + op.I * op.O]
     if op.gradient == words.overwrite:
         gradient[:] = 0
-    for k in range(csr_gradient(op, batch, streams, memory, gradient)):
-        memory.marks[memory.touched[k]] = 0
+    csr_gradient(op, batch, streams, memory, gradient)
 
 
 @jit
 def csr_update(words, op, batch, streams, memory):
     """Steps on kept gradients, for the features that the batch touches."""
     item, place = memory.store.itemsize, op.weight_gradient // memory.store.itemsize
-    n = 0
-    for r in range(batch.n):
-        row = row_of(batch, r)
-        for e in range(streams.indptr[row], streams.indptr[row + 1]):
-            i = streams.indices[e]
-            if not memory.marks[i]:
-                memory.marks[i] = 1
-                memory.touched[n] = i
-                n += 1
+    n = find_touched(batch, streams, memory)
     csr_step(words, op, batch, memory, memory.store[place : place + op.I * op.O], n)
     bias = op.bias_gradient // item
     sink_bias(words, op, batch, memory, memory.store[bias : bias + op.O])
@@ -491,7 +500,7 @@ def squares(words, parameters, store, scalars):
     for k in range(parameters.size):
         op = parameters[k]
         decay = scalars[op.weight_group * words.n_scalars + words.decay]
-        ld = op.ld_weight if op.ld_weight > 0 else op.O
+        ld = weight_stride(op)
         if decay != 0:
             for i in range(op.I):
                 for o in range(op.O):

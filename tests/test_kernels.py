@@ -210,7 +210,7 @@ def test_training_with_every_optimizer(loss, optimizer, gradients, sparse, dtype
 
 
 @both_dtypes
-@pytest.mark.parametrize("gradients", ["fused", "kept", "sharded"])
+@pytest.mark.parametrize("gradients", gradient_kinds(sparse=False))
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("widths", SHAPES[3:], ids=str)
 def test_training_on_every_shape(widths, optimizer, gradients, dtype):
@@ -230,7 +230,7 @@ def test_training_with_every_batch_size(batch_size, sparse, dtype):
 
 
 @both_dtypes
-@pytest.mark.parametrize("gradients", ["fused", "kept", "sharded"])
+@pytest.mark.parametrize("gradients", gradient_kinds(sparse=False))
 def test_adams_constants_are_rounded_once(gradients, dtype, monkeypatch):
     """After one step v / m^2 is (1 - beta_2) / (1 - beta_1)^2 to a few roundings.
 

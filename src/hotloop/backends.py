@@ -257,9 +257,7 @@ def _numba_engine() -> Any:
 
 #: Every backend by name: how to get the class of its engines, or why there is none here.
 BACKENDS: Mapping[str, Callable[[], Any] | str] = {
-    "compiled": (lambda: Engine)
-    if kernels.COMPILED
-    else "this install was built without compiled kernels; use 'numba'",
+    "compiled": (lambda: Engine) if kernels.COMPILED else kernels.abi.ABSENT,
     "numba": _numba_engine
     if find_spec("numba")
     else "numba is not installed; pip install 'hotloop[numba]'",

@@ -290,9 +290,9 @@ class _Lowering:
         optimizer: Optimizer | None,
         *,
         sparse: bool | CSRInput,
+        backend: str,
         operands: str | None = None,
         in_place: bool = False,
-        backend: str = DEFAULT_BACKEND,
     ) -> None:
         self.network = network
         self.backend = backend

@@ -561,7 +561,6 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             coefs, intercepts = (validate.as_dtype(arrays, dtype) for arrays in (coefs, intercepts))
         X = validate.narrowed(self, X, dtype)
         sparse = scipy.sparse.issparse(X)
-        backends.engine_of(self._backend())  # or say why there is none
         network = _inference_network(widths, self.activation, self.out_activation_)
         kind = {"dtype": dtype, "sparse": sparse, "raw": raw, "backend": self._backend()}
         plan = _inference_plan(network, **kind)
