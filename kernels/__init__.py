@@ -5,7 +5,9 @@ its text: there is no second list.
 """
 
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
+from typing import NamedTuple
 
 #: Whether this install has compiled kernels.
 COMPILED = find_spec(f"{__name__}.engine") is not None
@@ -41,24 +43,68 @@ ROW_MAJOR = {
 }
 
 
-BACKENDS = ("compiled", "numba")
+class Backend(NamedTuple):
+    """What plans and estimators need to know of who runs a plan.
+
+    Attributes
+    ----------
+    device : {"cpu", "cuda"}
+        Where it computes.
+    geometry : callable
+        From a value of DTYPES to the sizes that a plan lays buffers out by.
+    in_place : bool
+        Whether predictions can read weights where the user has them, a few rows one by one.
+    rounds : bool
+        Whether products can read bfloat16.
+    divides : bool
+        Whether a step is divided: among threads, and by interrupts.
+    whole_csr_gradient : bool
+        Whether it keeps the gradient of a whole weight on CSR input, beside the store.
+    """
+
+    device: str
+    geometry: Callable[[int], dict[str, int]]
+    in_place: bool = False
+    rounds: bool = False
+    divides: bool = False
+    whole_csr_gradient: bool = False
+
+
+def _row_major(dtype: int) -> dict[str, int]:
+    return ROW_MAJOR
+
+
+#: Every backend there may be, by name.
+BACKENDS = {
+    "compiled": Backend("cpu", _source.geometry, in_place=True, rounds=True, divides=True),
+    "numba": Backend("cpu", _row_major, whole_csr_gradient=True),
+    "cuda": Backend("cuda", _row_major, whole_csr_gradient=True),
+}
+
+
+def backend_of(name: str) -> Backend:
+    """A backend by its name; ValueError if there is none."""
+    if name not in BACKENDS:
+        raise ValueError(f"backend {name!r} is not known; it must be one of {list(BACKENDS)}.")
+    return BACKENDS[name]
+
+
+#: Those that `backend=` chooses from; the others are chosen by their device.
+CPU_BACKENDS = tuple(name for name, backend in BACKENDS.items() if backend.device == "cpu")
 #: Who runs a plan unless something else is said.
-DEFAULT_BACKEND = os.environ.get("HOTLOOP_BACKEND") or BACKENDS[not COMPILED]
-if DEFAULT_BACKEND not in BACKENDS:
+DEFAULT_BACKEND = os.environ.get("HOTLOOP_BACKEND") or CPU_BACKENDS[not COMPILED]
+if DEFAULT_BACKEND not in CPU_BACKENDS:
     raise ImportError(
         f"HOTLOOP_BACKEND={DEFAULT_BACKEND!r} is no backend. Set it to one of "
-        f"{', '.join(BACKENDS)}, or unset it."
+        f"{', '.join(CPU_BACKENDS)}, or unset it."
     )
-
-
-def geometry(dtype: int, backend: str) -> dict[str, int]:
-    """Sizes that a plan lays buffers out by, for a value of DTYPES and who runs it."""
-    return _source.geometry(dtype) if backend == "compiled" else ROW_MAJOR
 
 
 __all__ = [
     "ACTIVATIONS",
+    "BACKENDS",
     "COMPILED",
+    "CPU_BACKENDS",
     "DEFAULT_BACKEND",
     "DTYPES",
     "GRADIENTS",
@@ -69,7 +115,7 @@ __all__ = [
     "OP_DTYPE",
     "SCALARS",
     "STAGES",
-    "geometry",
+    "backend_of",
     "isa",
     "provider",
     "usable",

@@ -103,7 +103,7 @@ def test_a_backend_that_is_not_there_is_refused_with_the_remedy(monkeypatch):
     X, y = digits("float32", sparse=False)
     model = MLPClassifier(5, max_iter=1, random_state=0).fit(X, y)
     before = model.coefs_[0].copy()
-    monkeypatch.setattr(backends, "BACKENDS", {**backends.BACKENDS, "numba": reason})
+    monkeypatch.setattr(backends, "ENGINES", {**backends.ENGINES, "numba": reason})
     with pytest.raises(ValueError, match=r"pip install 'hotloop\[numba\]'"):
         model.set_params(backend="numba").fit(X, y)
     np.testing.assert_array_equal(model.coefs_[0], before)

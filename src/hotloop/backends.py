@@ -15,7 +15,7 @@ import scipy.sparse
 import sklearn
 
 from hotloop import kernels
-from hotloop.kernels import DTYPES
+from hotloop.kernels import CPU_BACKENDS, DTYPES, backend_of
 from hotloop.plan import GROUPS, SCALARS, Plan, State, weight_views
 from hotloop.threads import Threads, check_n_jobs, thread_count
 
@@ -255,8 +255,8 @@ def _numba_engine() -> Any:
     return numba_cpu.Engine
 
 
-#: Every backend by name: how to get the class of its engines, or why there is none here.
-BACKENDS: Mapping[str, Callable[[], Any] | str] = {
+#: Of every backend: how to get the class of its engines, or why there is none here.
+ENGINES: Mapping[str, Callable[[], Any] | str] = {
     "compiled": (lambda: Engine) if kernels.COMPILED else kernels.abi.ABSENT,
     "numba": _numba_engine
     if find_spec("numba")
@@ -267,9 +267,8 @@ BACKENDS: Mapping[str, Callable[[], Any] | str] = {
 
 def why_unavailable(backend: str) -> str | None:
     """The reason a backend cannot be used here and what to do, or None if it can."""
-    if backend not in BACKENDS:
-        raise ValueError(f"backend {backend!r} is not known; it must be one of {list(BACKENDS)}.")
-    entry = BACKENDS[backend]
+    backend_of(backend)  # or say that there is none
+    entry = ENGINES[backend]
     return entry if isinstance(entry, str) else None
 
 
@@ -280,7 +279,7 @@ def chosen(backend: str) -> str:
 
 def predicts_few_rows(backend: str) -> bool:
     """Whether a backend (or "auto") has :class:`FewRows` here."""
-    return kernels.COMPILED and chosen(backend) == "compiled"
+    return kernels.COMPILED and backend_of(chosen(backend)).in_place
 
 
 def engine_of(backend: str) -> Any:
@@ -295,14 +294,14 @@ def engine_of(backend: str) -> Any:
     reason = why_unavailable(backend)
     if reason is not None:
         raise ValueError(f"backend={backend!r} cannot be used: {reason}.")
-    make: Any = BACKENDS[backend]
+    make: Any = ENGINES[backend]
     return make()
 
 
 def why_no_operands(name: str, backend: str = kernels.DEFAULT_BACKEND) -> str | None:
     """The reason why products cannot read numbers of a type here, or None if they can."""
-    if backend == "numba":
-        reason = "backend='numba' computes in float32 and float64"
+    if not backend_of(backend).rounds:
+        reason = f"backend={backend!r} computes in float32 and float64"
         return f"{reason}; use backend='compiled'" if kernels.COMPILED else reason
     if kernels.provider(DTYPES[name]) is not None:
         return None
@@ -420,7 +419,7 @@ def config() -> dict[str, Any]:
         threads: int | str = thread_count(None).wanted
     except ValueError as error:  # whoever looks here may be after just that
         threads = str(error)
-    for name in BACKENDS:
+    for name in ENGINES:
         reason = why_unavailable(name)
         backends[name] = "available" if reason is None else f"absent: {reason}"
     return {
@@ -469,6 +468,7 @@ def show_config() -> None:
 
 
 __all__ = [
+    "CPU_BACKENDS",
     "FewRows",
     "Runner",
     "Streams",

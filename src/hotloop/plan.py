@@ -27,7 +27,7 @@ from hotloop.kernels import (
     LOSSES,
     OP_DTYPE,
     OPTIMIZERS,
-    geometry,
+    backend_of,
 )
 from hotloop.kernels import SCALARS as SCALARS
 from hotloop.spec import SGD, Adam, Network, Optimizer
@@ -296,6 +296,7 @@ class _Lowering:
     ) -> None:
         self.network = network
         self.backend = backend
+        self.runs = backend_of(backend)
         self.dtype = np.dtype(dtype)
         self.operands = operands or self.dtype.name
         self.rounds = self.operands != self.dtype.name
@@ -303,7 +304,7 @@ class _Lowering:
         self.in_place = in_place
         self.sparse = bool(sparse)
         self.csr = sparse if isinstance(sparse, CSRInput) else CSRInput()
-        self.sizes = geometry(DTYPES[self.dtype.name], backend)
+        self.sizes = self.runs.geometry(DTYPES[self.dtype.name])
         self.shapes = layer_shapes(network)
         self.store = _Buffer()
         self.network_size = sum(I * O for I, O in self.shapes)
@@ -650,8 +651,8 @@ class _Lowering:
 
     def gradients(self, batch_size: int) -> str:
         """What becomes of the gradients of such batches, see :func:`compile_training`."""
-        if self.backend != "compiled":
-            return "fused"  # it has one thread, and no step ends before its end
+        if not self.runs.divides:
+            return "fused"
         if batch_size > self.rows_of(PATIENCE_SECONDS, passes=1):
             return "kept"
         least, most = (self.rows_of(s, passes=3) for s in (SMALL_SECONDS, LARGE_SECONDS))
@@ -785,12 +786,12 @@ def store_bytes(
     sparse : bool
         Whether rows are to come as CSR.
     backend : str
-        Who is to run it. On CSR numba keeps the gradient of the first weight beside the store.
+        Who is to run it.
     """
     lowering = _Lowering(network, dtype, optimizer, sparse=sparse, backend=backend)
     for layer in range(len(lowering.shapes)):
         lowering.parameter_fields(layer, train=True, n_gradients=int(optimizer is None))
-    if backend == "numba" and sparse and optimizer:
+    if lowering.runs.whole_csr_gradient and sparse and optimizer:
         I, O = lowering.shapes[0]
         lowering.take(lowering.store, I * O)
     return lowering.store.n_bytes
@@ -829,7 +830,7 @@ def compile_training(
         has its rows in its cache, and the optimizer adds them up. None takes the second if a step
         is so long that an interrupt would have to wait for the first, and the third for short steps
         of dense input if it pays with two threads: no bit depends on how many there are.
-    backend : {"compiled", "numba"}
+    backend : {"compiled", "numba", "cuda"}
         Who is to run the plan; by default who HOTLOOP_BACKEND names, or "compiled".
 
     Returns
@@ -837,8 +838,8 @@ def compile_training(
     Plan
     """
     operands = dtype if isinstance(dtype, str) and dtype in ROUNDED else None
-    if operands and backend != "compiled":
-        raise ValueError(f"{operands} is for compiled kernels, not for {backend!r}.")
+    if operands and not backend_of(backend).rounds:
+        raise ValueError(f"backend {backend!r} has no {operands}.")
     kind = np.dtype(np.float32 if operands else dtype)
     lowering = _Lowering(
         network, kind, optimizer, sparse=sparse, operands=operands, backend=backend
@@ -861,7 +862,7 @@ def compile_gradients(
 
 def reads_in_place(plan: Plan, n_rows: int) -> bool:
     """Whether so many rows are predicted sooner without copying the weights first."""
-    return plan.backend == "compiled" and n_rows <= plan.inference_rows
+    return backend_of(plan.backend).in_place and n_rows <= plan.inference_rows
 
 
 def compile_inference(
@@ -878,7 +879,7 @@ def compile_inference(
     With `in_place` it reads weights where they lie, each thread panel by panel for each piece of
     the rows; see :func:`reads_in_place` (measured by benchmarks/predictions.py, "few").
     """
-    if in_place and backend != "compiled":
-        raise ValueError(f"only compiled kernels read weights in place, not {backend!r}.")
+    if in_place and not backend_of(backend).in_place:
+        raise ValueError(f"backend {backend!r} does not read weights in place.")
     lowering = _Lowering(network, dtype, None, sparse=sparse, in_place=in_place, backend=backend)
     return _compile(lowering, raw=raw)

@@ -193,7 +193,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             Interval(Integral, None, -1, closed="right"),
             None,
         ],
-        "backend": [StrOptions({"auto", "compiled", "numba"})],
+        "backend": [StrOptions({"auto", *backends.CPU_BACKENDS})],
         "sparse_updates": [StrOptions({"exact", "lazy"})],
     }
 
