@@ -46,8 +46,9 @@
  * processor's own instruction where it has one, or from float32 arithmetic anywhere. */
 #define HL_DTYPES(F) F(float32) F(float64) F(bfloat16) F(bfloat16_emulated)
 #define HL_LAYOUTS(F) F(panels) F(narrow) F(rows)
-#define HL_ACTIVATIONS(F) F(identity) F(relu) F(logistic) F(tanh) F(softmax) F(exp)
-#define HL_LOSSES(F) F(log_loss) F(binary_log_loss) F(squared_error) F(poisson)
+/* `custom` and `custom_loss` are functions of the user, see hl_function. */
+#define HL_ACTIVATIONS(F) F(identity) F(relu) F(logistic) F(tanh) F(softmax) F(exp) F(custom)
+#define HL_LOSSES(F) F(log_loss) F(binary_log_loss) F(squared_error) F(poisson) F(custom_loss)
 /* What a BACKWARD_WEIGHT does with the gradient: writes it over the gradient buffer, adds it
  * there, or hands it to the optimizer while it is in the cache; it is never written
  * to a buffer of its own. */
@@ -64,6 +65,7 @@
     F(int32_t, layout)     /* of the weight */                                                     \
     F(int32_t, activation) /* forward: of the output; backward: that which made the input */       \
     F(int32_t, loss)                                                                               \
+    F(int32_t, function) /* of a custom activation or loss, in batch.functions */                  \
     F(int32_t, gradient)                                                                           \
     F(int32_t, optimizer)                                                                          \
     F(int32_t, weight_group)                                                                       \
@@ -82,6 +84,8 @@
     F(int64_t, ld_input) /* row strides in elements */                                             \
     F(int64_t, ld_d_input)                                                                         \
     F(int64_t, ld_output)                                                                          \
+    F(int64_t, slope)     /* arena, (B, ld_slope): of a custom activation, where training needs */ \
+    F(int64_t, ld_slope)                                                                           \
     F(int64_t, row_loss)  /* arena, (B,) */                                                        \
     F(int64_t, squares)   /* store, (units,) float64: sum of squared weights of each unit */       \
     F(int64_t, features)  /* store, (I,) hl_feature */                                             \
@@ -164,6 +168,14 @@ typedef struct hl_history {
     double lag[HL_MOST_MISSED + 1];   /* 1 - its root */
 } hl_history;
 
+/* A function of the user over n elements of the op's dtype. Loops over such: an element's bits do
+ * not depend on its place. */
+typedef struct hl_function {
+    void (*activate)(void *z, intptr_t n);                            /* z <- f(z) */
+    void (*activate_and_slope)(void *z, void *slope, intptr_t n);     /* slope <- f'(z), too */
+    void (*loss)(const void *y, void *z, void *row_loss, intptr_t n); /* l(y, z); z <- dl/dz */
+} hl_function;
+
 /* What the ops of one step work on. Row r of the batch is row order[r] of the streams, or row
  * first + r where order is NULL. */
 typedef struct hl_batch {
@@ -182,6 +194,7 @@ typedef struct hl_batch {
     double inverse_weight; /* 1 / sum of the batch's weights */
     hl_touched *touched;   /* of CSR streams; NULL: all features */
     hl_history *history;
+    const hl_function *functions;
 } hl_batch;
 
 /* Works on [begin, end) of the batch's rows or of the op's units. */

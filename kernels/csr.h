@@ -154,7 +154,7 @@ static void csr_forward(const hl_op *op, const hl_batch *batch, int64_t begin, i
 #undef CASE
         }
     }
-    activate(op, output, begin, end);
+    activate_rows(op, batch, begin, end);
 }
 
 /* ------------------------------------------------------------------ missed steps */

@@ -52,6 +52,9 @@ cdef extern from "abi.h" nogil:
         int64_t n
         int32_t decays
 
+    ctypedef struct hl_function:
+        pass
+
     ctypedef struct hl_batch:
         char *arena
         char *store
@@ -68,6 +71,7 @@ cdef extern from "abi.h" nogil:
         double inverse_weight
         hl_touched *touched
         hl_history *history
+        const hl_function *functions
 
     ctypedef void (*hl_kernel)(const hl_op *, const hl_batch *, int64_t, int64_t) noexcept
     ctypedef void (*hl_packer)(const hl_op *, char *, int64_t, int64_t, void *, void *) noexcept

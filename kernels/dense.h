@@ -53,6 +53,18 @@ INLINE REAL relu_of_one(const hl_op *op, REAL z) {
  * a row without padding does. */
 INLINE int64_t vector_at(int j, const int nv, int64_t last) { return j < nv - 1 ? j * VL : last; }
 
+/* The user's activation of rows that were just written, and where training needs it its slope. */
+static void activate_custom(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+    const hl_function *f = &batch->functions[op->function];
+    for (int64_t r = begin; r < end; r++) {
+        REAL *row = in_arena(batch, op->output) + r * op->ld_output;
+        if (op->slope < 0) f->activate(row, (intptr_t)op->O);
+        else
+            f->activate_and_slope(row, in_arena(batch, op->slope) + r * op->ld_slope,
+                                  (intptr_t)op->O);
+    }
+}
+
 /* The other activations run over rows that were just written. */
 static void activate(const hl_op *op, REAL *output, int64_t begin, int64_t end) {
     if (op->activation == HL_identity || op->activation == HL_relu) return;
@@ -64,6 +76,11 @@ static void activate(const hl_op *op, REAL *output, int64_t begin, int64_t end) 
             v_store_n(row + o, n, v_activation(op->activation, h));
         }
     }
+}
+
+static void activate_rows(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+    if (op->activation == HL_custom) activate_custom(op, batch, begin, end);
+    else activate(op, in_arena(batch, op->output), begin, end);
 }
 
 #if !PAIRED
@@ -130,17 +147,18 @@ static void dense_forward(const hl_op *op, const hl_batch *batch, int64_t begin,
                                         .C = in_arena(batch, op->output),
                                         .epilogue = op->activation == HL_relu ? RELU : STORE},
                          !plain, op->O, begin, end);
-    activate(op, in_arena(batch, op->output), begin, end);
+    activate_rows(op, batch, begin, end);
 }
 
 /* ------------------------------------------------------- gradient of the input */
 
-/* The slope of the activation that made an input; only those known from their output. */
+/* The slope of the activation that made an input. */
 INLINE enum epilogue slope_of(enum hl_activation activation) {
     switch (activation) {
     case HL_relu: return TIMES_RELU_SLOPE;
     case HL_logistic: return TIMES_LOGISTIC_SLOPE;
     case HL_tanh: return TIMES_TANH_SLOPE;
+    case HL_custom: return TIMES_SLOPE;
     case HL_identity:
     case HL_softmax: /* of output layers only */
     case HL_exp:
@@ -161,6 +179,8 @@ static void dense_backward_input(const hl_op *op, const hl_batch *batch, int64_t
                                     .B = (const OPERAND *)(batch->store + weight),
                                     .output = stored(batch, op->input),
                                     .ld_output = op->ld_input,
+                                    .slope = op->slope < 0 ? NULL : in_arena(batch, op->slope),
+                                    .ld_slope = op->ld_slope,
                                     .C = in_arena(batch, op->d_input),
                                     .epilogue = slope_of(op->activation)},
                      !narrow, op->I, begin, end);

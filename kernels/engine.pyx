@@ -191,6 +191,14 @@ cdef inline void *address_of(array) noexcept:
     return cnp.PyArray_DATA(<cnp.ndarray> array)
 
 
+def compiled_functions(plan):
+    """The user's functions in a plan, compiled; numba is imported only where there are some."""
+    if not plan.functions:
+        return []
+    from .custom import compiled
+    return [compiled(function, plan.dtype.name) for function in plan.functions]
+
+
 def most_entries(indptr, int64_t n_rows):
     """The most entries that any so many rows of a CSR matrix have."""
     lengths = np.diff(indptr)
@@ -246,7 +254,7 @@ cdef class Engine:
     cdef hl_batch batch
     cdef hl_touched touched
     cdef hl_history *history  # NULL unless it trains on CSR
-    cdef object keep, kept_weights, store, arena, scratch, plan, plain_places, index, past, lock
+    cdef object functions, pointers, keep, kept_weights, store, arena, scratch, plan, plain_places, index, past, lock
     cdef int64_t n_rows, batch_size, scratch_bytes
     cdef double poll_at
     cdef double *asks_at  # NULL where no signal can be answered
@@ -282,6 +290,9 @@ cdef class Engine:
         self.plain_places = np.zeros(max(1, self.parameters.n_ops), np.intp)
         self.batch.plain_weights = <const void **> address_of(self.plain_places)
         self.batch.weights = NULL
+        self.functions = compiled_functions(plan)  # keeps them alive
+        self.pointers = np.array([f.pointers for f in self.functions], np.intp)
+        self.batch.functions = <const hl_function *> address_of(self.pointers)
         if "X" in streams:
             self.batch.X = stream_of(streams["X"])
             self.n_rows = streams["X"].shape[0]

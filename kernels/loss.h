@@ -128,6 +128,7 @@ INLINE point loss_point(enum hl_loss loss, V z, V y, V outputs) {
     case HL_squared_error: return squared_error(z, y, outputs);
     case HL_poisson: return poisson(z, y, outputs);
     case HL_log_loss: /* works on whole rows, below */
+    case HL_custom_loss: /* on short runs */
     case HL_N_LOSSES: break;
     }
     return (point){v_zero(), v_zero()};
@@ -205,6 +206,42 @@ static void log_loss(const hl_op *op, const hl_batch *batch, int64_t begin, int6
     }
 }
 
+/* The user's loss, in runs of one row's outputs, or of rows where each has one output. */
+#define CUSTOM_RUN 64
+static void custom_loss(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+    const hl_function *f = &batch->functions[op->function];
+    REAL y[CUSTOM_RUN], loss[CUSTOM_RUN], *row_loss = in_arena(batch, op->row_loss);
+    if (op->ld_output == 1) {
+        for (int64_t r = begin, n; r < end; r += n) {
+            REAL *delta = in_arena(batch, op->d_output) + r;
+            n = end - r < CUSTOM_RUN ? end - r : CUSTOM_RUN;
+            for (int64_t i = 0; i < n; i++)
+                y[i] = ((const REAL *)batch->y.data)[row_of(batch, r + i)];
+            memmove(delta, in_arena(batch, op->output) + r, (size_t)n * sizeof(REAL));
+            f->loss(y, delta, row_loss + r, (intptr_t)n);
+            for (int64_t i = 0; i < n; i++) {
+                REAL w = weight_of(batch, row_of(batch, r + i));
+                delta[i] *= w, row_loss[r + i] *= w;
+            }
+        }
+        return;
+    }
+    for (int64_t r = begin; r < end; r++) {
+        int64_t row = row_of(batch, r);
+        const REAL *target = (const REAL *)batch->y.data + row * op->O;
+        REAL *delta = in_arena(batch, op->d_output) + r * op->ld_output, sum = 0;
+        REAL w = weight_of(batch, row);
+        memmove(delta, in_arena(batch, op->output) + r * op->ld_output,
+                (size_t)op->O * sizeof(REAL));
+        for (int64_t o = 0, n; o < op->O; o += n) {
+            n = op->O - o < CUSTOM_RUN ? op->O - o : CUSTOM_RUN;
+            f->loss(target + o, delta + o, loss, (intptr_t)n);
+            for (int64_t i = 0; i < n; i++) delta[o + i] *= w, sum += loss[i];
+        }
+        row_loss[r] = sum * w;
+    }
+}
+
 static void loss(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
 #define ELEMENTWISE(name)                                                                          \
     case HL_##name:                                                                                \
@@ -219,6 +256,7 @@ static void loss(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t 
         ELEMENTWISE(binary_log_loss)
         ELEMENTWISE(squared_error)
         ELEMENTWISE(poisson)
+    case HL_custom_loss: custom_loss(op, batch, begin, end); break;
     }
 #undef ELEMENTWISE
 }

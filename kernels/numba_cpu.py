@@ -11,9 +11,12 @@ from hashlib import sha256
 from math import exp, log, sqrt, tanh
 
 import numpy as np
-from numba import njit
+from llvmlite import ir as llvm
+from numba import njit, types
+from numba.extending import intrinsic
 
 from . import ACTIVATIONS, DTYPES, GRADIENTS, KINDS, LOSSES, OP_DTYPE, OPTIMIZERS, SCALARS
+from .custom import compiled
 
 #: Names of abi.h's vocabularies with their values, an argument of what is compiled.
 _WORDS = {
@@ -33,8 +36,9 @@ WORDS = Words(**_WORDS)
 Streams = namedtuple("Streams", "X indices indptr codes targets weights")
 #: What it works on, flat: activations and deltas, parameters, a weight that is read where the user
 #: has it, the gradient of one row of a weight or of a bias, that of the whole weight on CSR input
-#: (zero between steps), and the features that a batch has.
-Memory = namedtuple("Memory", "arena store plain row gradient touched marks")
+#: (zero between steps), the features that a batch has, and the user's functions (functions * 3,),
+#: each an hl_function.
+Memory = namedtuple("Memory", "arena store plain row gradient touched marks functions")
 #: The rows of a step, and what its optimizer is to know.
 Batch = namedtuple("Batch", "order first n scalars inverse_weight")
 #: Epochs of n rows in batches of `size`; mean losses and the stopping rule are kept up to date.
@@ -65,6 +69,19 @@ def jit(function):
         return njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # no folder to write to
         return njit(nogil=True, error_model="numpy")(function)
+
+
+@intrinsic
+def call(typing, address, arguments):
+    """Calls a C function of integers (pointers among them) that returns nothing."""
+
+    def generate(context, builder, signature, values):
+        integers = [builder.extract_value(values[1], k) for k in range(len(arguments))]
+        kind = llvm.FunctionType(llvm.VoidType(), [integer.type for integer in integers])
+        builder.call(builder.inttoptr(values[0], kind.as_pointer()), integers)
+        return context.get_dummy_value()
+
+    return types.void(address, arguments), generate
 
 
 @jit
@@ -100,6 +117,22 @@ def activate(words, activation, row):
             total += row[o]
         for o in range(row.size):
             row[o] /= total
+
+
+@jit
+def activate_custom(op, batch, memory):
+    """Overwrites all rows with the user's activation of them, and keeps its slopes if need be."""
+    item = memory.arena.itemsize
+    for r in range(batch.n):
+        at = op.output // item + r * op.ld_output
+        row = memory.arena[at : at + op.O].ctypes.data
+        if op.slope < 0:
+            call(memory.functions[3 * op.function], (np.intp(row), np.intp(op.O)))
+        else:
+            at = op.slope // item + r * op.ld_slope
+            slope = memory.arena[at : at + op.O].ctypes.data
+            places = np.intp(row), np.intp(slope), np.intp(op.O)
+            call(memory.functions[3 * op.function + 1], places)
 
 
 @jit
@@ -141,6 +174,8 @@ def dense_forward(words, op, batch, streams, memory):
         at = op.output // item + r * op.ld_output
         values, all_columns = source[place : place + op.I], streams.indices[:0]
         forward_row(words, op, values, all_columns, memory, memory.arena[at : at + op.O])
+    if op.activation == words.custom:
+        activate_custom(op, batch, memory)
 
 
 @jit
@@ -151,6 +186,8 @@ def csr_forward(words, op, batch, streams, memory):
         begin, end = streams.indptr[row], streams.indptr[row + 1]
         values, columns = streams.X[begin:end], streams.indices[begin:end]
         forward_row(words, op, values, columns, memory, memory.arena[at : at + op.O])
+    if op.activation == words.custom:
+        activate_custom(op, batch, memory)
 
 
 @jit
@@ -182,9 +219,14 @@ def clipped(p, eps):
 
 
 @jit
-def loss_row(words, op, z, streams, row):
+def loss_row(words, op, z, streams, memory, row):
     """The loss of a row of outputs before their activation; z becomes the delta dL/dz."""
     real, total = z.dtype.type, 0.0
+    if op.loss == words.custom_loss:
+        y, losses = streams.targets[row * op.O : (row + 1) * op.O], memory.row[: op.O]
+        places = np.intp(y.ctypes.data), np.intp(z.ctypes.data), np.intp(losses.ctypes.data)
+        call(memory.functions[3 * op.function + 2], (*places, np.intp(op.O)))
+        return losses.sum()
     eps = np.finfo(z.dtype).eps
     if op.loss == words.log_loss:
         activate(words, words.softmax, z)
@@ -217,7 +259,7 @@ def loss(words, op, batch, streams, memory):
     for r in range(batch.n):
         place, to, row = op.output // item + r * op.ld_output, op.d_output // item, row_of(batch, r)
         z = memory.arena[place : place + op.O]
-        loss_of_row = loss_row(words, op, z, streams, row)
+        loss_of_row = loss_row(words, op, z, streams, memory, row)
         weight = streams.weights[row] if streams.weights.size else 1.0
         total += weight * loss_of_row
         delta = memory.arena[to + r * op.ld_output : to + r * op.ld_output + op.O]
@@ -249,6 +291,8 @@ def dense_backward_input(words, op, batch, memory):
                 row[i] *= made[i] * (one - made[i])
             elif op.activation == words.tanh:
                 row[i] *= one - made[i] * made[i]
+            elif op.activation == words.custom:
+                row[i] *= memory.arena[op.slope // item + r * op.ld_slope + i]
 
 
 @jit
@@ -590,6 +634,7 @@ class Engine:
         self._n_rows = streams["X"].shape[0] if "X" in streams else 0
         self._progress = Progress(np.zeros(4, np.int64), np.zeros(1))
         self._busy = False
+        self._functions = [compiled(f, plan.dtype.name) for f in plan.functions]  # keeps them alive
         widest = max((int(op["O"]) for op in plan.ops), default=0)
         csr = plan.ops[plan.ops["kind"] == KINDS["CSR_BACKWARD_WEIGHT"]]
         touched = int(csr["I"].max(initial=0))
@@ -603,6 +648,7 @@ class Engine:
             np.zeros(whole, plan.dtype),
             np.zeros(touched, np.int32),
             np.zeros(touched, np.uint8),
+            np.array([f.pointers for f in self._functions], np.int64).reshape(-1),
         )
 
     @property

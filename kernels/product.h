@@ -45,7 +45,14 @@ INLINE int64_t even_part(int64_t n, int64_t most) {
 INLINE int64_t operands(int64_t n) { return (n + PER_OPERAND - 1) / PER_OPERAND; }
 
 /* What a rows_tile does to its result before it is stored. */
-enum epilogue { STORE, RELU, TIMES_RELU_SLOPE, TIMES_LOGISTIC_SLOPE, TIMES_TANH_SLOPE };
+enum epilogue {
+    STORE,
+    RELU,
+    TIMES_RELU_SLOPE,
+    TIMES_LOGISTIC_SLOPE,
+    TIMES_TANH_SLOPE,
+    TIMES_SLOPE
+};
 
 typedef struct rows_product {
     int64_t K, lda, ldb, ldc;
@@ -55,12 +62,14 @@ typedef struct rows_product {
     int64_t ld_start;     /* 0 for a bias, which is the same for every row */
     const STORED *output; /* for the slopes: the activation's output, rows ld_output apart */
     int64_t ld_output;
+    const REAL *slope; /* for TIMES_SLOPE: the slopes themselves, rows ld_slope apart */
+    int64_t ld_slope;
     REAL *C;
     enum epilogue epilogue;
 } rows_product;
 
-/* The derivative of an activation is known from its output. */
-INLINE V finish(enum epilogue epilogue, V c, const STORED *output) {
+/* The derivative of an activation is known from its output, or from `slope`. */
+INLINE V finish(enum epilogue epilogue, V c, const STORED *output, const REAL *slope) {
     switch (epilogue) {
     case STORE: return c;
     case RELU: return v_max(v_zero(), c);
@@ -73,6 +82,7 @@ INLINE V finish(enum epilogue epilogue, V c, const STORED *output) {
         V h = v_load_stored(output);
         return c * (v_set1(1) - h * h);
     }
+    case TIMES_SLOPE: return c * v_load(slope);
     }
     return c;
 }
@@ -111,13 +121,15 @@ INLINE void rows_tile(const int mr, const int nv, const rows_product *t, int64_t
     REAL *out = t->C + row * t->ldc + column;
     const STORED *output =
         t->output ? t->output + row * t->ld_output + column : (const STORED *)out;
+    const REAL *slope = t->slope ? t->slope + row * t->ld_slope + column : out;
     /* clang-format off */
 #define FINISH(e)                                                                                  \
     case e:                                                                                        \
         _Pragma("GCC unroll 12") for (int r = 0; r < mr; r++)                                      \
         _Pragma("GCC unroll 3") for (int j = 0; j < nv; j++)                                       \
             v_store(out + r * t->ldc + j * VL,                                                     \
-                    finish(e, c[r][j], output + r * t->ld_output + j * VL));                       \
+                    finish(e, c[r][j], output + r * t->ld_output + j * VL,                         \
+                           slope + r * t->ld_slope + j * VL));                                     \
         break;
     /* clang-format on */
     switch (t->epilogue) {
@@ -126,6 +138,7 @@ INLINE void rows_tile(const int mr, const int nv, const rows_product *t, int64_t
         FINISH(TIMES_RELU_SLOPE)
         FINISH(TIMES_LOGISTIC_SLOPE)
         FINISH(TIMES_TANH_SLOPE)
+        FINISH(TIMES_SLOPE)
     }
 #undef FINISH
 }

@@ -116,6 +116,7 @@ INLINE V v_activation(enum hl_activation activation, V z) {
     case HL_exp: return v_exp(z);
     case HL_identity:
     case HL_softmax:
+    case HL_custom: /* dense.h */
     case HL_N_ACTIVATIONS: return z;
     }
     return z;

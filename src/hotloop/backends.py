@@ -17,6 +17,7 @@ import sklearn
 from hotloop import kernels
 from hotloop.kernels import CPU_BACKENDS, DTYPES, backend_of
 from hotloop.plan import GROUPS, SCALARS, Plan, State, weight_views
+from hotloop.spec import Function
 from hotloop.threads import Threads, check_n_jobs, thread_count
 
 if kernels.COMPILED:
@@ -282,6 +283,30 @@ def predicts_few_rows(backend: str) -> bool:
     return kernels.COMPILED and backend_of(chosen(backend)).in_place
 
 
+def judge(function: Function, dtype: np.dtype, targets: np.ndarray | None = None) -> str:
+    """Compile a function of the user for a dtype and try it, a loss beside some targets.
+
+    Returns
+    -------
+    str
+        Where its derivative is from: "given", "by complex steps" or "by differences".
+
+    Raises
+    ------
+    ValueError
+        If numba is not to be had, cannot compile it, it is NaN where it is tried, or its derivative
+        is not that of its value.
+    """
+    if not find_spec("numba"):
+        raise ValueError(
+            f"{function.kind}={function.name} is compiled by numba, which is not installed; "
+            "pip install 'hotloop[numba]'."
+        )
+    from hotloop.kernels import custom  # imports numba
+
+    return custom.judge(function, dtype.name, () if targets is None else tuple(targets.tolist()))
+
+
 def engine_of(backend: str) -> Any:
     """The class of a backend's engines: what :class:`hotloop.kernels.engine.Engine` is, or does as
     that does.
@@ -476,6 +501,7 @@ __all__ = [
     "check_n_jobs",
     "chosen",
     "config",
+    "judge",
     "open_runner",
     "predict",
     "predicts_few_rows",

@@ -30,7 +30,7 @@ from hotloop.kernels import (
     backend_of,
 )
 from hotloop.kernels import SCALARS as SCALARS
-from hotloop.spec import SGD, Adam, Network, Optimizer
+from hotloop.spec import SGD, Adam, Function, Network, Optimizer
 
 #: Parameter groups: each has its own row of scalars in every step.
 GROUPS = ("weight", "bias")
@@ -118,6 +118,8 @@ class Plan:
     small_rows, large_rows, inference_small_rows : int
         Batches of fewer rows than the first take less time than sharing them out is worth, those
         of more than the second gain by it; in between the runner finds out.
+    functions : tuple of Function
+        The user's, in the order that ops number them by.
     views : mapping of str to (int, tuple)
         Where each parameter lies in the flat row-major vector: offset and shape.
     n_parameters : int
@@ -146,6 +148,7 @@ class Plan:
     inference_small_rows: int
     few_rows: int
     store_bytes: int
+    functions: tuple[Function, ...]
     views: Mapping[str, tuple[int, tuple[int, ...]]] = field(repr=False)
     n_parameters: int
 
@@ -190,6 +193,13 @@ def layer_shapes(network: Network) -> list[tuple[int, int]]:
         shapes.append((shape[0], out[0]))
         shape = out
     return shapes
+
+
+def functions_of(network: Network) -> tuple[Function, ...]:
+    """The user's functions in a network, each once."""
+    activations = [layer.activation for layer in network.layers]
+    found = [f for f in (*activations, network.loss.function) if isinstance(f, Function)]
+    return tuple(dict.fromkeys(found))
 
 
 @lru_cache(maxsize=64)
@@ -306,6 +316,7 @@ class _Lowering:
         self.csr = sparse if isinstance(sparse, CSRInput) else CSRInput()
         self.sizes = self.runs.geometry(DTYPES[self.dtype.name])
         self.shapes = layer_shapes(network)
+        self.functions = functions_of(network)
         self.store = _Buffer()
         self.network_size = sum(I * O for I, O in self.shapes)
         if self.sparse and self.csr.row_entries is not None:
@@ -363,7 +374,7 @@ class _Lowering:
         op["dtype"] = DTYPES[self.dtype.name]
         op["I"], op["O"] = self.shapes[layer]
         op["layout"] = LAYOUTS[self.layout(layer)]
-        op["loss"] = LOSSES[self.network.loss.name]
+        op["loss"], op["function"] = LOSSES[self.network.loss.name], -1
         op["weight_group"], op["bias_group"] = GROUPS.index("weight"), GROUPS.index("bias")
         for name, value in fields.items():
             op[name] = value
@@ -470,6 +481,14 @@ class _Lowering:
             return {}
         raise TypeError(f"no kernel steps by {self.optimizer!r}")
 
+    def activation_fields(self, layer: int) -> dict[str, int]:
+        """Of a layer's activation."""
+        activation = self.network.layers[layer].activation
+        if isinstance(activation, Function):
+            function = self.functions.index(activation)
+            return {"activation": ACTIVATIONS["custom"], "function": function}
+        return {"activation": ACTIVATIONS[activation]}
+
     def forward(
         self,
         layer: int,
@@ -487,7 +506,7 @@ class _Lowering:
             dtype=DTYPES[operands],
             output=output.place,
             ld_output=output.ld,
-            activation=ACTIVATIONS[self.network.layers[layer].activation],
+            **self.activation_fields(layer),
         )
 
     def inference(
@@ -537,6 +556,13 @@ class _Lowering:
             d_outputs[0] = rows(strides[0])
         return shared, outputs, d_outputs
 
+    def slope_fields(self, layer: int, rows: Callable[[int], _Rows]) -> dict[str, int]:
+        """Room for the slopes of a custom activation: they are not known from its outputs."""
+        if not isinstance(self.network.layers[layer].activation, Function):
+            return {}
+        slope = rows(self.stride(self.shapes[layer][1]))
+        return {"slope": slope.place, "ld_slope": slope.ld}
+
     def training(
         self, parameters: list[dict[str, int]], batch_size: int, *, gradients: str
     ) -> tuple[np.ndarray, int]:
@@ -572,35 +598,42 @@ class _Lowering:
             ops.append(self.record("GATHER", 0, output=gathered.place, ld_output=gathered.ld))
             input = operand(0, self.shapes[0][0], gathered)
             sources[0] = {"input": input.place, "ld_input": input.ld}
+        slopes: list[dict[str, int]] = []
         for layer, fields in enumerate(parameters):
             made, of = outputs[layer], self.products_of(layer)
-            ops.append(self.forward(layer, fields, sources[layer], made, of))
+            slopes.append(self.slope_fields(layer, rows))
+            ops.append(self.forward(layer, {**fields, **slopes[layer]}, sources[layer], made, of))
             if layer < last:
                 input = operand(layer + 1, self.shapes[layer][1], made)
                 sources.append({"input": input.place, "ld_input": input.ld})
         made = outputs[last]
         end = {"output": made.place, "d_output": made.place, "ld_output": made.ld}
+        if self.network.loss.function is not None:
+            end["function"] = self.functions.index(self.network.loss.function)
         ops.append(self.record("LOSS", last, **end, row_loss=row_loss))
         deltas: dict[int, _Rows] = {}
         for layer in range(last, -1, -1):
             delta = deltas[layer] = operand(layer, self.shapes[layer][1], d_outputs[layer])
             if layer == 0:
                 break
-            ops.append(
-                self.record(
-                    "DENSE_BACKWARD_INPUT",
-                    layer,
-                    **{**parameters[layer], **sources[layer]},
-                    dtype=DTYPES[self.products_of(layer)],
-                    d_input=d_outputs[layer - 1].place,
-                    ld_d_input=d_outputs[layer - 1].ld,
-                    d_output=delta.place,
-                    ld_output=delta.ld,
-                    activation=ACTIVATIONS[self.network.layers[layer - 1].activation],
-                )
-            )
+            fields = {**parameters[layer], **sources[layer], **slopes[layer - 1]}
+            ops.append(self.backward_input(layer, fields, delta, d_outputs[layer - 1]))
         ops += self.parameter_ops(parameters, sources, deltas, batch_size, gradients)
         return np.array(ops, dtype=OP_DTYPE), arena.n_bytes
+
+    def backward_input(
+        self, layer: int, fields: Mapping[str, int], delta: _Rows, d_input: _Rows
+    ) -> np.ndarray:
+        return self.record(
+            "DENSE_BACKWARD_INPUT",
+            layer,
+            **{**fields, **self.activation_fields(layer - 1)},
+            dtype=DTYPES[self.products_of(layer)],
+            d_input=d_input.place,
+            ld_d_input=d_input.ld,
+            d_output=delta.place,
+            ld_output=delta.ld,
+        )
 
     def parameter_ops(
         self,
@@ -663,7 +696,8 @@ class _Lowering:
 
     def few_rows(self) -> int:
         n_bytes = self.network_size * self.dtype.itemsize
-        return 0 if self.sparse or n_bytes > FEW_ROWS_BYTES else FEW_ROWS
+        few = not (self.sparse or self.functions) and n_bytes <= FEW_ROWS_BYTES
+        return FEW_ROWS if few else 0
 
     def packs_input(self, layer: int, batch_size: int) -> bool:
         if self.products_of(layer) != self.dtype.name:
@@ -762,6 +796,7 @@ def _compile(
         inference_small_rows=lowering.rows_of(SMALL_SECONDS, passes=1),
         few_rows=lowering.few_rows(),
         store_bytes=lowering.store.n_bytes,
+        functions=lowering.functions,
         views=parameter_views(network),
         n_parameters=n_parameters(network),
     )

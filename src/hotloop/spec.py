@@ -6,13 +6,37 @@ knows its own shapes and nothing of kernels, buffers or scikit-learn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 #: Element-wise activations a hidden layer may have.
 ACTIVATIONS = ("identity", "relu", "logistic", "tanh")
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of the user over single numbers.
+
+    Attributes
+    ----------
+    kind : {"activation", "loss"}
+        Of z, the sum that a unit makes; or of y, a target, and z, an output.
+    value : callable
+        Compiled by numba.
+    derivative : callable or None
+        Of the same arguments, by z; None where it is to be computed.
+    """
+
+    kind: str
+    value: Callable[..., Any]
+    derivative: Callable[..., Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return getattr(self.value, "__qualname__", repr(self.value))
 
 
 @dataclass(frozen=True)
@@ -32,11 +56,14 @@ class Loss:
     targets : {"codes", "dense"}
         Whether the target stream is one int32 class code a row, shape (n,), or one
         number an output, shape (n, O).
+    function : Function or None
+        The user's, of "custom_loss": summed over outputs, before their activation.
     """
 
     name: str
     output_activation: str
     targets: str
+    function: Function | None = None
 
 
 LOSSES: Mapping[str, Loss] = MappingProxyType(
@@ -52,6 +79,11 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
 )
 
 
+def custom_loss(function: Function, output_activation: str) -> Loss:
+    """The loss that a function of the user is, for targets that are numbers."""
+    return Loss("custom_loss", output_activation, "dense", function)
+
+
 @dataclass(frozen=True)
 class Dense:
     """A fully connected layer, ``activation(X @ weight + bias)``.
@@ -60,18 +92,18 @@ class Dense:
     ----------
     units : int
         Number of outputs, O.
-    activation : str
-        One of :data:`ACTIVATIONS`; ``"identity"`` for an output layer, whose
+    activation : str or Function
+        One of :data:`ACTIVATIONS`, or the user's; ``"identity"`` for an output layer, whose
         activation belongs to the loss.
     """
 
     units: int
-    activation: str = "identity"
+    activation: str | Function = "identity"
 
     def __post_init__(self) -> None:
         if self.units < 1:
             raise ValueError(f"Dense: units must be at least 1, got {self.units}.")
-        if self.activation not in ACTIVATIONS:
+        if not isinstance(self.activation, Function) and self.activation not in ACTIVATIONS:
             raise ValueError(
                 f"Dense: activation must be one of {ACTIVATIONS}, got {self.activation!r}."
             )
@@ -96,7 +128,7 @@ class Network:
     layers : tuple of Dense
         At least one; the last is the output layer and has identity activation.
     loss : Loss
-        One of :data:`LOSSES`.
+        One of :data:`LOSSES`, or of :func:`custom_loss`.
     """
 
     in_shape: tuple[int, ...]
@@ -106,7 +138,7 @@ class Network:
     def __post_init__(self) -> None:
         if not self.layers:
             raise ValueError("Network: at least one layer is needed, got none.")
-        if LOSSES.get(self.loss.name) != self.loss:
+        if self.loss.function is None and LOSSES.get(self.loss.name) != self.loss:
             raise ValueError(
                 f"Network: loss must be one of the pairs in LOSSES ({', '.join(LOSSES)}), "
                 f"got {self.loss!r}."

@@ -6,14 +6,18 @@ about its input (:class:`TrainingData`) is adopted by the estimator when the fit
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
+import pickle
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -24,7 +28,7 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import column_or_1d, validate_data
 
 from .compat import check_sample_weight
-from .spec import Network
+from .spec import Function, Network
 
 Array = np.ndarray
 
@@ -416,14 +420,71 @@ def _refuse_beyond(weights: Array, dtype: Any) -> None:
         )
 
 
-def regression_target(y: Any, loss: str) -> Array:
+def function(kind: str, given: Any) -> Function:
+    """The record of a function that the user gave for a parameter.
+
+    Parameters
+    ----------
+    kind : {"activation", "loss"}
+        Name of the parameter; an activation has one argument, a loss two.
+    given : callable or (callable, callable)
+        A function, or it and its derivative.
+
+    Raises
+    ------
+    ValueError
+        If it is neither, or has another number of arguments.
+    """
+    pair = given if isinstance(given, tuple) else (given, None)
+    if len(pair) != 2 or not callable(pair[0]) or not (pair[1] is None or callable(pair[1])):
+        raise ValueError(
+            f"{kind} must be a name, a function or a pair of functions (value, derivative), got "
+            f"{given!r}."
+        )
+    wanted = {"activation": ("z",), "loss": ("y", "z")}[kind]
+    for part in pair:
+        try:
+            inspect.signature(part or (lambda *arguments: None)).bind(*wanted)
+        except TypeError as error:
+            raise ValueError(
+                f"{kind} must be a function of ({', '.join(wanted)}), single numbers, and so must "
+                f"its derivative; {part!r} is not: {error}."
+            ) from error
+        except ValueError:  # of a builtin nothing is known
+            continue
+    return Function(kind, *pair)
+
+
+def require_importable(parameter: str, given: Any) -> None:
+    """Refuse to pickle a function that another process could not find by its import path.
+
+    Raises
+    ------
+    pickle.PicklingError
+        For a lambda, or a function that was defined in another.
+    """
+    for part in given if isinstance(given, tuple) else (given,):
+        if not isinstance(part, FunctionType):
+            continue
+        found: Any = sys.modules.get(part.__module__)
+        for name in part.__qualname__.split("."):
+            found = getattr(found, name, None)
+        if found is not part:
+            raise pickle.PicklingError(
+                f"{parameter}={part.__qualname__} cannot be pickled: functions are pickled by "
+                f"import path, and module {part.__module__!r} has none of that name. Define it by "
+                "`def` at the top level of a module."
+            )
+
+
+def regression_target(y: Any, loss: Any) -> Array:
     """Targets of a regressor as numbers.
 
     Parameters
     ----------
     y : ndarray of shape (n,) or (n, O)
         As `training_data` leaves it.
-    loss : {"squared_error", "poisson"}
+    loss : {"squared_error", "poisson"}, callable or tuple
         The estimator's loss.
 
     Returns

@@ -41,6 +41,7 @@ from ..plan import (
     compile_inference,
     compile_training,
     empty_vector,
+    functions_of,
     init_parameters,
     n_parameters,
     reads_in_place,
@@ -78,7 +79,9 @@ class _Job:
     operands: str | None
 
 
-def _network(widths: tuple[int, ...], activation: str, loss: spec.Loss) -> spec.Network:
+def _network(
+    widths: tuple[int, ...], activation: str | spec.Function, loss: spec.Loss
+) -> spec.Network:
     """Dense layers of `widths`, the first of which is the number of features."""
     hidden = [spec.Dense(units, activation) for units in widths[1:-1]]
     return spec.Network((widths[0],), (*hidden, spec.Dense(widths[-1])), loss)
@@ -135,7 +138,9 @@ def _loss_through(output_activation: str) -> spec.Loss:
 
 
 @lru_cache(maxsize=64)
-def _inference_network(widths: tuple[int, ...], activation: str, output: str) -> spec.Network:
+def _inference_network(
+    widths: tuple[int, ...], activation: str | spec.Function, output: str
+) -> spec.Network:
     """The network that ends in that output activation."""
     return _network(widths, activation, _loss_through(output))
 
@@ -158,11 +163,12 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
     coefs_: list[Array]
     intercepts_: list[Array]
     n_outputs_: int
+    loss: Any
     out_activation_: str
 
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(spec.ACTIVATIONS))],
+        "activation": [StrOptions(set(spec.ACTIVATIONS)), callable, tuple],
         "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -277,7 +283,8 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         data = self._encoded(data, classes, incremental=incremental)
 
         widths = (data.X.shape[1], *hidden, data.n_outputs)
-        network = _network(widths, self.activation, self._loss_of(data))
+        network = _network(widths, self._activation(), self._loss_of(data))
+        self._judge(network, data)
         with validate.random_stream(self.random_state) as rng:
             start = self._initial(network, data, rng) if afresh else self._current(network)
             history = train.History() if afresh else self._history()
@@ -311,6 +318,28 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         if reason is not None:
             raise ValueError(f"precision={self.precision!r} cannot be used: {reason}.")
         return self.precision
+
+    def _activation(self) -> str | spec.Function:
+        if isinstance(self.activation, str):
+            return self.activation
+        return validate.function("activation", self.activation)
+
+    def _judge(self, network: spec.Network, data: TrainingData) -> None:
+        """Refuse functions of the user that cannot be trained with."""
+        dtype = np.dtype(np.float64) if self.solver == "lbfgs" else self._dtype(data.X)
+        for function in functions_of(network):
+            targets = None
+            if function.kind == "loss":
+                quarters = np.linspace(0, 1, 5)
+                targets = np.unique(np.quantile(data.target, quarters, method="nearest"))
+            how = backends.judge(function, dtype, targets)
+            if how != "given":
+                warnings.warn(
+                    f"{function.kind}={function.name} has no derivative: it is computed {how}, "
+                    "which takes longer. Give a pair of functions, (value, derivative), to save "
+                    "that.",
+                    stacklevel=5,
+                )
 
     def _backend(self) -> str:
         return backends.chosen(self.backend)
@@ -561,7 +590,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             coefs, intercepts = (validate.as_dtype(arrays, dtype) for arrays in (coefs, intercepts))
         X = validate.narrowed(self, X, dtype)
         sparse = scipy.sparse.issparse(X)
-        network = _inference_network(widths, self.activation, self.out_activation_)
+        network = _inference_network(widths, self._activation(), self.out_activation_)
         kind = {"dtype": dtype, "sparse": sparse, "raw": raw, "backend": self._backend()}
         plan = _inference_plan(network, **kind)
         if reads_in_place(plan, X.shape[0]):
@@ -574,6 +603,12 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         return tags
 
     # ---- pickling --------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Functions go by import path."""
+        for name in ("activation", "loss"):
+            validate.require_importable(name, getattr(self, name))
+        return super().__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make `coefs_` and `intercepts_` views of one vector again; leave memory maps alone."""
@@ -635,9 +670,15 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     hidden_layer_sizes : int or array-like of int of shape (n_layers - 2,), default=(100,)
         Units of each hidden layer, from input to output. Empty for none, which makes a
         linear model.
-    activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
+    activation : {'identity', 'logistic', 'tanh', 'relu'}, callable or (callable, callable), \
+            default='relu'
         Activation of the hidden layers: ``x``, ``1 / (1 + exp(-x))``, ``tanh(x)`` or
-        ``max(0, x)``.
+        ``max(0, x)``; or a function of one number, or a pair of it and its derivative. numba
+        compiles it (``pip install 'hotloop[numba]'``) in a second or two, and
+        :mod:`hotloop.elementwise` has functions to make it of that are as fast as the kernels.
+        A derivative that is not given is computed, with a warning: by complex steps, or by
+        differences where the function compares, branches or calls what has no complex form.
+        One that is given is compared with differences.
     solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
         How the weights are found: by 'adam' or stochastic gradient descent ('sgd') in
         mini-batches, or by 'lbfgs', a quasi-Newton method over all rows at once, which
@@ -722,6 +763,11 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         times slower on it. Results are the same up to rounding. 'numba' has no bfloat16, and
         answers an interrupt after the step. 'auto' is 'compiled', but 'numba' in an install
         without compiled kernels, or what the environment variable HOTLOOP_BACKEND names.
+    loss : {'log_loss'}, callable or (callable, callable), default='log_loss'
+        What is minimised. For two classes and indicator matrices it may be a function ``f(y, z)``
+        of a label, 0 or 1, and an output before the logistic function (what `decision_function`
+        returns), or a pair of it and its derivative by ``z``; summed over labels. It is compiled
+        and tried as an `activation` is. Probabilities are ``1 / (1 + exp(-z))``.
 
     Attributes
     ----------
@@ -792,8 +838,10 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     0.88
     """
 
-    #: The loss, by the name that scikit-learn's attribute has.
-    loss = "log_loss"
+    _parameter_constraints: ClassVar[dict] = {
+        **MultilayerPerceptron._parameter_constraints,
+        "loss": [StrOptions({"log_loss"}), callable, tuple],
+    }
 
     def __init__(
         self,
@@ -825,6 +873,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         n_jobs=None,
         sparse_updates="exact",
         backend="auto",
+        loss="log_loss",
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -853,6 +902,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         self.n_jobs = n_jobs
         self.sparse_updates = sparse_updates
         self.backend = backend
+        self.loss = loss
 
     @property
     def _labels(self) -> Labels:
@@ -900,6 +950,14 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     def _loss_of(self, data: TrainingData) -> spec.Loss:
         assert data.labels is not None
         multiclass = data.labels.kind == "multiclass"
+        if self.loss != "log_loss":
+            if multiclass:
+                raise ValueError(
+                    f"loss={self.loss!r} is a function of one output, and y has "
+                    f"{len(data.labels.classes)} classes, which share theirs. Use it for two "
+                    "classes or an indicator matrix, or in sklearn.multiclass.OneVsRestClassifier."
+                )
+            return spec.custom_loss(validate.function("loss", self.loss), "logistic")
         return spec.LOSSES["log_loss" if multiclass else "binary_log_loss"]
 
     def _score_rows(self, data: TrainingData, output: Array) -> float:
@@ -1096,15 +1154,23 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
 
     Parameters
     ----------
-    loss : {'squared_error', 'poisson'}, default='squared_error'
+    loss : {'squared_error', 'poisson'}, callable or (callable, callable), default='squared_error'
         What is minimised: half the mean squared error, with linear outputs, or half the
-        Poisson deviance, with outputs ``exp(x)`` and targets that are not negative.
+        Poisson deviance, with outputs ``exp(x)`` and targets that are not negative; or a function
+        ``f(y, z)`` of a target and a linear output, or a pair of it and its derivative by ``z``,
+        summed over outputs. It is compiled and tried as an `activation` is.
     hidden_layer_sizes : int or array-like of int of shape (n_layers - 2,), default=(100,)
         Units of each hidden layer, from input to output. Empty for none, which makes a
         linear model.
-    activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
+    activation : {'identity', 'logistic', 'tanh', 'relu'}, callable or (callable, callable), \
+            default='relu'
         Activation of the hidden layers: ``x``, ``1 / (1 + exp(-x))``, ``tanh(x)`` or
-        ``max(0, x)``.
+        ``max(0, x)``; or a function of one number, or a pair of it and its derivative. numba
+        compiles it (``pip install 'hotloop[numba]'``) in a second or two, and
+        :mod:`hotloop.elementwise` has functions to make it of that are as fast as the kernels.
+        A derivative that is not given is computed, with a warning: by complex steps, or by
+        differences where the function compares, branches or calls what has no complex form.
+        One that is given is compared with differences.
     solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
         How the weights are found: by 'adam' or stochastic gradient descent ('sgd') in
         mini-batches, or by 'lbfgs', a quasi-Newton method over all rows at once, which
@@ -1256,7 +1322,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
 
     _parameter_constraints: ClassVar[dict] = {
         **MultilayerPerceptron._parameter_constraints,
-        "loss": [StrOptions({"squared_error", "poisson"})],
+        "loss": [StrOptions({"squared_error", "poisson"}), callable, tuple],
     }
 
     def __init__(
@@ -1324,7 +1390,9 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         return replace(data, target=validate.regression_target(data.target, self.loss))
 
     def _loss_of(self, data: TrainingData) -> spec.Loss:
-        return spec.LOSSES[self.loss]
+        if isinstance(self.loss, str):
+            return spec.LOSSES[self.loss]
+        return spec.custom_loss(validate.function("loss", self.loss), "identity")
 
     def _score_rows(self, data: TrainingData, output: Array) -> float:
         if not np.isfinite(output).all():
