@@ -301,9 +301,7 @@ def judge(function, dtype, targets=()):
                 "number wherever training may go: bound what it divides by or takes the root or "
                 "logarithm of."
             )
-    expected, known = _differences(
-        jitted(function.value, function.kind, "float64"), function.kind, y, z
-    )
+    expected, known = _differences(function, y, z)
     apart = np.abs(slopes - expected) > RELATIVE_ERROR * (1 + np.abs(expected))
     wrong = np.flatnonzero(apart & known & np.isfinite(slopes))
     if wrong.size:
@@ -323,10 +321,8 @@ def _require_compilable(function, what):
         part = getattr(function, name)
         if part is None:
             continue
-        code = getattr(source_of(part), "__code__", None)
-        if code is not None and any(
-            i.opname == "RAISE_VARARGS" for i in dis.get_instructions(code)
-        ):
+        instructions = dis.get_instructions(source_of(part, function.kind))
+        if any(instruction.opname == "RAISE_VARARGS" for instruction in instructions):
             raise ValueError(
                 f"the {name} of {what} raises or asserts: it runs where no error can be passed on. "
                 "Return a number for every input."

@@ -50,11 +50,14 @@ def spelled(constraint):
 
 @every_class
 def test_parameter_constraints_are_sklearns(name):
-    """What scikit-learn takes is taken, what it refuses is refused."""
+    """What scikit-learn takes is taken, what it refuses is refused; but for functions."""
+    more = {"activation": {spelled(callable), spelled(tuple)}}
+    more["loss"] = more["activation"]
     ours = getattr(hotloop, name)._parameter_constraints
     theirs = getattr(sklearn.neural_network, name)._parameter_constraints
     for parameter, constraints in theirs.items():
-        assert set(map(spelled, ours[parameter])) == set(map(spelled, constraints)), parameter
+        taken = set(map(spelled, ours[parameter])) - more.get(parameter, set())
+        assert taken == set(map(spelled, constraints)), parameter
 
 
 @every_class

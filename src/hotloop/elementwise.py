@@ -5,7 +5,7 @@ Examples
 >>> from hotloop.elementwise import exp
 >>> def silu(z):
 ...     return z / (1 + exp(-z))
->>> round(silu(1.0), 3)
+>>> print(silu(1.0).round(3))
 0.731
 """
 
