@@ -13,6 +13,7 @@ import os
 import statistics
 import sys
 import time
+from typing import Any
 
 import numpy as np
 
@@ -42,25 +43,39 @@ def measure(request: dict) -> dict:
 class Training:
     """A network that is trained by such steps, on random rows in random order.
 
+    Parameters
+    ----------
+    step : Step
+    n_jobs : int, default=1
+    activation : str or spec.Function, default="relu"
+    loss : spec.Loss, optional
+        By default that of a classifier.
+
     Attributes
     ----------
     steps : int
         Steps of an epoch.
+    last_loss : float
+        Of the last epoch.
     """
 
-    def __init__(self, step: Step, n_jobs: int = 1) -> None:
+    def __init__(
+        self, step: Step, n_jobs: int = 1, *, activation: Any = "relu", loss: Any = None
+    ) -> None:
         from hotloop import backends, plan, spec
 
         self.steps = max(2, 4096 // step.batch)
         *hidden, outputs = step.widths[1:]
-        layers = (*(spec.Dense(units, "relu") for units in hidden), spec.Dense(outputs))
-        loss = spec.LOSSES["log_loss" if outputs > 1 else "binary_log_loss"]
+        layers = (*(spec.Dense(units, activation) for units in hidden), spec.Dense(outputs))
+        if loss is None:
+            loss = spec.LOSSES["log_loss" if outputs > 1 else "binary_log_loss"]
         network, optimizer = spec.Network((step.widths[0],), layers, loss), spec.Adam()
         n = self.steps * step.batch
         rng = np.random.default_rng(0)
         X = rng.normal(size=(n, step.widths[0])).astype(step.dtype)
         codes = rng.integers(max(outputs, 2), size=n).astype(np.int32)
-        streams = {"X": X, "y": codes if outputs > 1 else codes[:, None]}
+        y = codes if loss.targets == "codes" else rng.integers(2, size=(n, outputs))
+        streams = {"X": X, "y": y}
         self._order = rng.permutation(n).astype(np.intp)
         compiled = plan.compile_training(
             network, dtype=step.dtype, batch_size=step.batch, optimizer=optimizer
@@ -81,6 +96,7 @@ class Training:
         losses = self._runner.run(orders, scalars)
         seconds = time.perf_counter() - start
         assert np.isfinite(losses).all()
+        self.last_loss = float(losses[0, -1])
         return seconds / (epochs * self.steps)
 
     def weights(self) -> bytes:
