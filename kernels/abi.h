@@ -84,7 +84,7 @@
     F(int64_t, ld_input) /* row strides in elements */                                             \
     F(int64_t, ld_d_input)                                                                         \
     F(int64_t, ld_output)                                                                          \
-    F(int64_t, slope)     /* arena, (B, ld_slope): of a custom activation, where training needs */ \
+    F(int64_t, slope) /* arena, (B, ld_slope): of a custom activation, where training needs */     \
     F(int64_t, ld_slope)                                                                           \
     F(int64_t, row_loss)  /* arena, (B,) */                                                        \
     F(int64_t, squares)   /* store, (units,) float64: sum of squared weights of each unit */       \

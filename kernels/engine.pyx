@@ -254,7 +254,8 @@ cdef class Engine:
     cdef hl_batch batch
     cdef hl_touched touched
     cdef hl_history *history  # NULL unless it trains on CSR
-    cdef object functions, pointers, keep, kept_weights, store, arena, scratch, plan, plain_places, index, past, lock
+    cdef object functions, pointers  # of the user
+    cdef object keep, kept_weights, store, arena, scratch, plan, plain_places, index, past, lock
     cdef int64_t n_rows, batch_size, scratch_bytes
     cdef double poll_at
     cdef double *asks_at  # NULL where no signal can be answered

@@ -127,7 +127,7 @@ INLINE point loss_point(enum hl_loss loss, V z, V y, V outputs) {
     case HL_binary_log_loss: return binary_log_loss(z, y, outputs);
     case HL_squared_error: return squared_error(z, y, outputs);
     case HL_poisson: return poisson(z, y, outputs);
-    case HL_log_loss: /* works on whole rows, below */
+    case HL_log_loss:    /* works on whole rows, below */
     case HL_custom_loss: /* on short runs */
     case HL_N_LOSSES: break;
     }
