@@ -13,7 +13,7 @@ from math import exp, log, sqrt, tanh
 import numpy as np
 from numba import njit
 
-from . import ACTIVATIONS, DTYPES, GRADIENTS, KINDS, LOSSES, OP_DTYPE, OPTIMIZERS, SCALARS
+from . import ACTIVATIONS, DTYPES, GRADIENTS, KINDS, LOSSES, OP_DTYPE, OPTIMIZERS, SCALARS, philox
 
 #: Names of abi.h's vocabularies with their values, an argument of what is compiled.
 _WORDS = {
@@ -65,6 +65,38 @@ def jit(function):
         return njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # no folder to write to
         return njit(nogil=True, error_model="numpy")(function)
+
+
+random_block, uniform32, uniform64 = philox.compiled(jit)
+
+
+@jit
+def draw_words(drawn, row, column, words):
+    """Words (B, n) <- the generator's from a row and a column on, for a (seed, step, op)."""
+    seed, step, op = drawn
+    last = column + words.shape[1]
+    for r in range(words.shape[0]):
+        for k in range(column // 4, (last + 3) // 4):
+            four = random_block(seed, step, op, row + r, k)
+            for i in range(max(4 * k, column), min(4 * k + 4, last)):
+                words[r, i - column] = four[i - 4 * k]
+
+
+@jit
+def draw_uniform(words, out):
+    """Out <- the words as numbers in [0, 1) of its dtype."""
+    for i in range(words.size):
+        word = np.uint64(words.flat[i])
+        out.flat[i] = uniform32(word) if out.itemsize == 4 else uniform64(word)
+
+
+def draw(seed, step, op, row, column, out):
+    """Fills an array (B, n) of uint32, float32 or float64: the same as `draw` of the engine."""
+    words = out if out.dtype == np.uint32 else np.empty(out.shape, np.uint32)
+    drawn = np.uint64(seed), np.uint64(step), np.uint64(op)
+    draw_words(drawn, row, column, words)
+    if words is not out:
+        draw_uniform(words, out)
 
 
 @jit
