@@ -8,6 +8,7 @@ array of the plan's dtype; `O` elements from a place on are a row.
 import time
 from collections import namedtuple
 from hashlib import sha256
+from inspect import getsource
 from math import exp, log, sqrt, tanh
 
 import numpy as np
@@ -47,17 +48,18 @@ Progress = namedtuple("Progress", "done loss")
 CALL_SECONDS = 0.02
 
 
-def digest_of(words, dtype):
-    """A name for a vocabulary and a record."""
-    return sha256(repr((words, dtype)).encode()).hexdigest()[:16]
+def digest_of(words, dtype, generator):
+    """A name for a vocabulary, a record and the source of the generator."""
+    return sha256(repr((words, dtype, generator)).encode()).hexdigest()[:16]
 
 
-#: Of all that compiled code takes from abi.h: numba's cache notices changes of this file alone.
-_DIGEST = digest_of(_WORDS, OP_DTYPE)
+_GENERATOR = getsource(philox)
+#: Of what compiled code takes from other files: numba's cache notices changes of this one alone.
+_DIGEST = digest_of(_WORDS, OP_DTYPE, _GENERATOR)
 
 
 def jit(function):
-    """Compiles when first called: once for this abi.h on a machine, or in each process where
+    """Compiles when first called: once for this source on a machine, or in each process where
     nothing can be kept.
     """
     function.__qualname__ += f"_{_DIGEST}"  # which the cache names its files by
