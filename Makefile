@@ -17,7 +17,7 @@
 PYTHON ?= python3
 # What runs once for every instruction set: the kernels, and scikit-learn's own suite.
 KERNEL_TESTS := $(addprefix tests/,test_kernels.py test_blocks.py test_few_rows.py test_sparse.py \
-  test_bfloat16.py)
+  test_bfloat16.py test_generator.py)
 ISA_TESTS ?= $(KERNEL_TESTS) tests/test_sklearn_suite.py
 # What runs once more on numba: ops against the oracle, estimators, scikit-learn's own suite.
 NUMBA_TESTS := $(addprefix tests/,test_kernels.py test_backends.py test_sparse.py \

@@ -208,6 +208,29 @@ typedef void (*hl_row)(const hl_op *op, const void *input, const void *weight, c
 typedef void (*hl_packer)(const hl_op *op, char *store, int64_t packed_weight, int64_t packed_bias,
                           void *weight, void *bias);
 
+/* Where random words of dropout, noise and augmentation come from: no state, but a function of what
+ * they are for, the same on every backend. Word (row, column) of an op in a step is
+ *   word[column % 4] of Philox4x32-10(counter = (column / 4, row, op, step), key = seed)
+ * (Salmon, Moraes, Dror and Shaw (2011), "Parallel random numbers: as easy as 1, 2, 3", SC11), the
+ * lower half of the seed being the first word of the key. So neither the order in which words are
+ * made shows, nor how rows and columns are divided. Of a row number, a column / 4 and an op there are
+ * 2^32, more are refused; steps count modulo 2^32: after so many of them an op has the same words.
+ * What becomes of a word w:
+ *   uniform in [0, 1)   w / 2^32 as float64; (w >> 8) / 2^24 as float32, which is that number with
+ *                       the bits cut off that float32 has no room for: both are exact, so no
+ *                       backend rounds, and a draw is the same in either type up to 2^-24
+ *   dropped at a rate   where w < threshold, threshold = min(round(rate * 2^32), 2^32 - 1), ties to
+ *                       even; the plan computes it, kernels compare integers */
+typedef struct hl_draw {
+    uint64_t seed;
+    uint32_t op;
+    uint32_t step;
+} hl_draw;
+
+/* Fills out (n,) with the words, or uniform numbers of the op's dtype, of columns column ..
+ * column + n - 1 of a row. */
+typedef void (*hl_random)(const hl_draw *draw, int64_t row, int64_t column, int64_t n, void *out);
+
 /* Sizes a plan needs to lay out buffers for an instruction set and dtype. */
 typedef struct hl_geometry {
     int64_t vector_lanes;   /* VL */
@@ -244,6 +267,8 @@ typedef struct hl_kernels {
     hl_packer unpack;
     hl_row row_forward;
     int (*all_finite)(const void *elements, int64_t n);
+    hl_random random_bits; /* uint32 */
+    hl_random random_uniform;
 } hl_kernels;
 
 /* One instruction set: all there is to say about it is in this value. */

@@ -2,7 +2,7 @@
 
 cimport numpy as cnp
 
-from libc.stdint cimport int32_t, int64_t, intptr_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, intptr_t, uint32_t, uint64_t
 
 
 cdef extern from *:
@@ -86,6 +86,12 @@ cdef extern from "abi.h" nogil:
     ctypedef double (*hl_total)(const hl_op *, const hl_batch *) noexcept
     ctypedef double (*hl_batch_total)(const hl_batch *) noexcept
 
+    ctypedef struct hl_draw:
+        uint64_t seed
+        uint32_t op
+        uint32_t step
+    ctypedef void (*hl_random)(const hl_draw *, int64_t, int64_t, int64_t, void *) noexcept
+
     ctypedef struct hl_geometry:
         int64_t vector_lanes
         int64_t panel_width
@@ -111,6 +117,8 @@ cdef extern from "abi.h" nogil:
         hl_packer unpack
         hl_row row_forward
         hl_finite all_finite
+        hl_random random_bits
+        hl_random random_uniform
 
     ctypedef struct hl_isa:
         const char *name

@@ -154,6 +154,42 @@ def shuffle(uint32_t[::1] key, int position, intptr_t[:, ::1] orders):
     return position
 
 
+# ------------------------------------------------------------------- random numbers
+
+def draw(uint64_t seed, uint64_t step, uint32_t op, int64_t row, int64_t column, out):
+    """Fills an array with the generator's words; abi.h says at ``hl_draw`` which these are.
+
+    Parameters
+    ----------
+    seed, step, op : int
+        What they are for. Steps count modulo 2**32.
+    row, column : int
+        Of the first element.
+    out : ndarray, shape (B, n), C-contiguous
+        Of uint32 for words, of float32 or float64 for uniform numbers in [0, 1).
+    """
+    cdef hl_random fill
+    cdef hl_draw drawn = hl_draw(seed, op, <uint32_t> step)
+    cdef int64_t r, n_rows, n, row_bytes
+    cdef char *place
+    n_rows, n = out.shape
+    if not (out.flags.c_contiguous and out.flags.writeable):
+        raise ValueError("random numbers are written to a C-contiguous array")
+    if row < 0 or row + n_rows > 2**32 or column < 0 or column + n > 2**34:
+        raise ValueError(f"there are no random numbers of row {row + n_rows}, column {column + n}")
+    if out.dtype == np.uint32:
+        fill = ISA.kernels[0].random_bits
+    elif out.dtype in (np.float32, np.float64):
+        fill = ISA.kernels[STREAM_DTYPES[out.dtype]].random_uniform
+    else:
+        raise TypeError(f"random numbers are uint32, float32 or float64, not {out.dtype}")
+    place = <char *> address_of(out)
+    row_bytes = n * out.itemsize
+    with nogil:
+        for r in range(n_rows):
+            fill(&drawn, row + r, column, n, place + r * row_bytes)
+
+
 # --------------------------------------------------------------------------- walk
 
 include "walk.pxi"

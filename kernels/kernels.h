@@ -14,6 +14,7 @@
 #if !PAIRED
 #include "csr.h"
 #include "loss.h"
+#include "philox.h"
 #include "row.h"
 #endif
 
@@ -68,6 +69,8 @@ const hl_kernels HL_THIS_TABLE = {
     .settle = settle,
     .row_forward = row_forward,
     .all_finite = all_finite,
+    .random_bits = random_bits,
+    .random_uniform = random_uniform,
 #endif
     .sum_squares = sum_squares,
     .pack = pack,

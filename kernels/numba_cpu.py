@@ -8,6 +8,7 @@ array of the plan's dtype; `O` elements from a place on are a row.
 import time
 from collections import namedtuple
 from hashlib import sha256
+from inspect import getsource
 from math import exp, log, sqrt, tanh
 
 import numpy as np
@@ -15,7 +16,7 @@ from llvmlite import ir as llvm
 from numba import njit, types
 from numba.extending import intrinsic
 
-from . import ACTIVATIONS, DTYPES, GRADIENTS, KINDS, LOSSES, OP_DTYPE, OPTIMIZERS, SCALARS
+from . import ACTIVATIONS, DTYPES, GRADIENTS, KINDS, LOSSES, OP_DTYPE, OPTIMIZERS, SCALARS, philox
 from .custom import compiled
 
 #: Names of abi.h's vocabularies with their values, an argument of what is compiled.
@@ -51,17 +52,18 @@ Progress = namedtuple("Progress", "done loss")
 CALL_SECONDS = 0.02
 
 
-def digest_of(words, dtype):
-    """A name for a vocabulary and a record."""
-    return sha256(repr((words, dtype)).encode()).hexdigest()[:16]
+def digest_of(words, dtype, generator):
+    """A name for a vocabulary, a record and the source of the generator."""
+    return sha256(repr((words, dtype, generator)).encode()).hexdigest()[:16]
 
 
-#: Of all that compiled code takes from abi.h: numba's cache notices changes of this file alone.
-_DIGEST = digest_of(_WORDS, OP_DTYPE)
+_GENERATOR = getsource(philox)
+#: Of what compiled code takes from other files: numba's cache notices changes of this one alone.
+_DIGEST = digest_of(_WORDS, OP_DTYPE, _GENERATOR)
 
 
 def jit(function):
-    """Compiles when first called: once for this abi.h on a machine, or in each process where
+    """Compiles when first called: once for this source on a machine, or in each process where
     nothing can be kept.
     """
     function.__qualname__ += f"_{_DIGEST}"  # which the cache names its files by
@@ -82,6 +84,38 @@ def call(typing, address, arguments):
         return context.get_dummy_value()
 
     return types.void(address, arguments), generate
+
+
+random_block, uniform32, uniform64 = philox.compiled(jit)
+
+
+@jit
+def draw_words(drawn, row, column, words):
+    """Words (B, n) <- the generator's from a row and a column on, for a (seed, step, op)."""
+    seed, step, op = drawn
+    last = column + words.shape[1]
+    for r in range(words.shape[0]):
+        for k in range(column // 4, (last + 3) // 4):
+            four = random_block(seed, step, op, row + r, k)
+            for i in range(max(4 * k, column), min(4 * k + 4, last)):
+                words[r, i - column] = four[i - 4 * k]
+
+
+@jit
+def draw_uniform(words, out):
+    """Out <- the words as numbers in [0, 1) of its dtype."""
+    for i in range(words.size):
+        word = np.uint64(words.flat[i])
+        out.flat[i] = uniform32(word) if out.itemsize == 4 else uniform64(word)
+
+
+def draw(seed, step, op, row, column, out):
+    """Fills an array (B, n) of uint32, float32 or float64: the same as `draw` of the engine."""
+    words = out if out.dtype == np.uint32 else np.empty(out.shape, np.uint32)
+    drawn = np.uint64(seed), np.uint64(step), np.uint64(op)
+    draw_words(drawn, row, column, words)
+    if words is not out:
+        draw_uniform(words, out)
 
 
 @jit

@@ -214,8 +214,37 @@ INLINE V v_shuffle2(V a, V b, VI lanes) {
         a = combine;                                                                               \
     }                                                                                              \
     return a[0];
-INLINE REAL v_sum(V a){REDUCE(a, a + other)} INLINE REAL v_largest(V a){REDUCE(a, v_max(a, other))}
+INLINE REAL v_sum(V a){REDUCE(a, a + other)} INLINE REAL v_largest(V a) {
+    REDUCE(a, v_max(a, other))
+}
 #undef REDUCE
+
+/* ------------------------------------------------------------- 64-bit integers */
+typedef uint64_t V64 __attribute__((vector_size(HL_VECTOR_BYTES)));
+#define VL64 ((int64_t)(HL_VECTOR_BYTES / sizeof(uint64_t)))
+#if defined(__AVX512F__)
+#define X86_INTEGERS(op, a, b) ((V64)_mm512_##op((__m512i)(a), (__m512i)(b)))
+#elif defined(__AVX2__)
+#define X86_INTEGERS(op, a, b) ((V64)_mm256_##op((__m256i)(a), (__m256i)(b)))
+#elif defined(__x86_64__) || defined(_M_X64)
+#define X86_INTEGERS(op, a, b) ((V64)_mm_##op((__m128i)(a), (__m128i)(b)))
+#endif
+
+/* v_product64: the products of the lower halves of each lane, whatever is in the upper ones.
+ * v_firsts64: the first of each two lanes of a and of b, in turn; v_seconds64: the second ones. */
+#ifdef X86_INTEGERS
+#define v_product64(a, b) X86_INTEGERS(mul_epu32, a, b)
+#define v_firsts64(a, b) X86_INTEGERS(unpacklo_epi64, a, b)
+#define v_seconds64(a, b) X86_INTEGERS(unpackhi_epi64, a, b)
+#else
+#ifdef HL_NEON
+#define v_product64(a, b) ((V64)vmull_u32(vmovn_u64((uint64x2_t)(a)), vmovn_u64((uint64x2_t)(b))))
+#else
+INLINE V64 v_product64(V64 a, V64 b) { return (a & 0xffffffffu) * (b & 0xffffffffu); }
+#endif
+INLINE V64 v_firsts64(V64 a, V64 b) { return (V64){a[0], b[0]}; }
+INLINE V64 v_seconds64(V64 a, V64 b) { return (V64){a[1], b[1]}; }
+#endif
 
 /* -------------------------------------------------------- operands of products */
 #if PAIRED
@@ -262,8 +291,7 @@ INLINE V v_mac(V a, V b, V c) {
 #undef UPPER
 #else
 #define PER_OPERAND 1
-typedef REAL STORED,
-    OPERAND;
+typedef REAL STORED, OPERAND;
 #define v_load_stored v_load
 #define v_load_operand v_load
 #define v_store_operand v_store

@@ -56,6 +56,30 @@ def split(flat, widths):
     return [part.reshape(s) for part, s in zip(np.split(flat, ends), shapes, strict=True)]
 
 
+def philox(counter, key, rounds=10):
+    """Philox4x32 (Salmon et al. 2011, section 4.3) on ints: four words of a counter of four words
+    and a key of two.
+    """
+    (c0, c1, c2, c3), (k0, k1) = counter, key
+    for _ in range(rounds):
+        high0, low0 = divmod(0xD2511F53 * c0, 2**32)
+        high1, low1 = divmod(0xCD9E8D57 * c2, 2**32)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return c0, c1, c2, c3
+
+
+def random_words(place, shape):
+    """Words (B, n) of a generator from (seed, step, op, row, column) on."""
+    seed, step, op, row, column = place
+    words = np.empty(shape, np.uint32)
+    for r in range(shape[0]):
+        for i in range(shape[1]):
+            counter = (column + i) // 4, row + r, op, step % 2**32
+            words[r, i] = philox(counter, (seed % 2**32, seed // 2**32))[(column + i) % 4]
+    return words
+
+
 def bfloat16(x):
     """To the nearest number of 8 significant bits, ties to even; of any exponent."""
     mantissa, exponent = np.frexp(np.asarray(x, dtype=np.float64))

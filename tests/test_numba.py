@@ -150,11 +150,16 @@ def test_what_is_read_only_is_not_another_type(changed):
     assert [len(f.signatures) for f in (numba_cpu.train, numba_cpu.predict)] == before
 
 
-def test_compiled_code_is_kept_apart_for_each_abi():
-    """Its file is named by all that it takes from abi.h, which numba does not look at."""
+def test_compiled_code_is_kept_apart_for_each_source():
+    """Its file is named by all that it takes from other files, which numba does not look at."""
     numba_cpu = sys.modules[backends.engine_of("numba").__module__]
     words = {**numba_cpu._WORDS, "relu": 99}
-    assert numba_cpu.digest_of(words, kernels.OP_DTYPE) != numba_cpu._DIGEST
+    changed = (
+        (words, kernels.OP_DTYPE, numba_cpu._GENERATOR),
+        (numba_cpu._WORDS, kernels.OP_DTYPE, ""),
+    )
+    for parts in changed:
+        assert numba_cpu.digest_of(*parts) != numba_cpu._DIGEST
     assert numba_cpu._DIGEST in numba_cpu.walk.py_func.__qualname__
     assert any(numba_cpu._DIGEST in path for path in cached_files(numba_cpu.walk))
 
