@@ -255,13 +255,21 @@ def _numba_engine() -> Any:
     return numba_cpu.Engine
 
 
+def _cuda_engine() -> Any:
+    from hotloop.kernels import numba_cuda
+
+    return numba_cuda.Engine
+
+
 #: Of every backend: how to get the class of its engines, or why there is none here.
 ENGINES: Mapping[str, Callable[[], Any] | str] = {
     "compiled": (lambda: Engine) if kernels.COMPILED else kernels.abi.ABSENT,
     "numba": _numba_engine
     if find_spec("numba")
     else "numba is not installed; pip install 'hotloop[numba]'",
-    "cuda": "it is not part of this release; use 'compiled'",
+    "cuda": _cuda_engine
+    if find_spec("numba")
+    else "numba is not installed; pip install 'hotloop[cuda]'",
 }
 
 

@@ -393,7 +393,7 @@ class _Lowering:
         fields = {"weight": n_weight, "bias": n_bias}
         for k in range(len(self.optimizer.slots) if self.optimizer else 0):
             fields |= {f"weight_slot_{k}": n_weight, f"bias_slot_{k}": n_bias}
-        if train and layer > 0 and not self.narrow(layer):
+        if train and layer > 0 and not self.narrow(layer) and self.runs.mirrors:
             fields["mirror"] = self.padded(I) * O
         rounded = self.products_of(layer) != self.dtype.name
         if rounded and train:  # pairs are as wide as one element of the weight
