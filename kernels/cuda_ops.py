@@ -10,6 +10,7 @@ elements. Its grid barrier knows one block only: races between blocks show on a 
 uses ``cuda`` has to be in this one file, since the simulator swaps that name in the kernel's module.
 """
 
+import threading
 from collections import namedtuple
 from math import exp, log, sqrt, tanh
 
@@ -723,6 +724,15 @@ def team_of(memory, block, blocks):
     right = cuda.shared.array(SLICE, real)
     sums = cuda.shared.array(THREADS, np.float64)
     return Team(cuda.threadIdx.x, block, blocks, left, right, sums)
+
+
+if SIMULATED:  # whose threads would allocate the same array twice
+    _allocating, _team_of = threading.Lock(), team_of
+
+    def team_of(memory, block, blocks):
+        """As above."""
+        with _allocating:
+            return _team_of(memory, block, blocks)
 
 
 @cuda.jit
