@@ -572,8 +572,9 @@ def note_step(team, tables, batch, memory, row_loss, report):
     total = squares = np.float64(0)
     for r in range(team.thread, batch.n, THREADS):
         total += memory.arena[row_loss + r]
-    for p in range(team.thread, pieces, THREADS):
-        squares += memory.partials[p]
+    if batch.record[RECORD.penalty] != 0:  # else nobody wrote them
+        for p in range(team.thread, pieces, THREADS):
+            squares += memory.partials[p]
     total, squares = block_sum(team, total), block_sum(team, squares)
     if team.thread == 0:
         record = batch.record

@@ -81,9 +81,7 @@ def _on_device(make, n_bytes):
 def empty(size, dtype):
     """An array on the device, one element at least."""
     dtype = np.dtype(dtype)
-    return _on_device(
-        lambda: cuda.device_array(max(1, size), dtype), max(1, size) * dtype.itemsize
-    )
+    return _on_device(lambda: cuda.device_array(max(1, size), dtype), max(1, size) * dtype.itemsize)
 
 
 def upload(array):
@@ -509,11 +507,12 @@ class Meeting:
             self._changed.notify_all()
 
     def pool(self, plan):
-        """The pool of a plan."""
+        """The pool of a plan, and of all that were compiled from the same."""
+        key = str(plan.dtype), plan.batch_size, plan.ops.tobytes(), plan.inference_ops.tobytes()
         with self._changed:
-            if plan not in self._pools:
-                self._pools[plan] = Pool(plan, self.n)
-            return self._pools[plan]
+            if key not in self._pools:
+                self._pools[key] = Pool(plan, self.n)
+            return self._pools[key]
 
     def run(self, call):
         """Waits until every thread that is left does, and then for the launch of them all."""
