@@ -1,18 +1,19 @@
 """What a GPU does with the op table: every op, and the kernels that walk the table.
 
-A *team* of blocks works on one model: either one block, which meets at ``syncthreads``, or the whole
-grid, which meets at the grid's barrier. All that is summed is summed in an order that depends on the
-plan alone, never on the number of blocks, and nothing is added atomically: the same fit has the
-same bits every time, alone or beside others.
+A *team* of blocks works on one model: either one block, which meets at ``syncthreads``, or the
+whole grid, which meets at the grid's barrier. All sums are in an order that depends on the plan
+alone, never on the number of blocks, and nothing is added atomically: the same fit has the same
+bits every time, alone or beside others.
 
 The simulator of numba (``NUMBA_ENABLE_CUDASIM=1``) runs all of this in Python, with tiles of a few
 elements. Its grid barrier knows one block only: races between blocks show on a GPU alone. What
-uses ``cuda`` has to be in this one file, since the simulator swaps that name in the kernel's module.
+uses ``cuda`` has to be in this file, since the simulator swaps that name in the kernel's module.
 """
 
 import threading
 from collections import namedtuple
 from math import exp, log, sqrt, tanh
+from typing import Any
 
 import numpy as np
 from numba import config, cuda
@@ -21,8 +22,8 @@ from . import SCALARS
 from .numba_cpu import WORDS
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
-#: A block makes TILE x TILE elements of a product, each thread MICRO x MICRO of them, from slices of
-#: DEPTH elements of the reduction; squares of weights are summed in pieces of PIECE.
+#: A block makes TILE x TILE elements of a product, each thread MICRO x MICRO of them, from slices
+#: of DEPTH elements of the reduction; squares of weights are summed in pieces of PIECE.
 TILE, MICRO, DEPTH, PIECE = (4, 2, 3, 16) if SIMULATED else (64, 4, 16, 4096)
 SIDE = TILE // MICRO
 THREADS = SIDE * SIDE
@@ -39,24 +40,24 @@ FIELDS = (
     *("weight_slot_1", "weight_gradient", "bias", "bias_slot_0", "bias_slot_1", "bias_gradient"),
     *("shard_rows", "shard_bytes"),
 )
-AT = namedtuple("AT", FIELDS)(*range(len(FIELDS)))
+AT: Any = namedtuple("AT", FIELDS)(*range(len(FIELDS)))
 #: Of a model in a launch: where what it has begins in the arrays of all, and which records it runs.
 PLACES = (
     *("store", "arena", "positions", "partials", "out", "X", "targets", "weights", "codes"),
     *("entries", "indptr", "columns", "first", "last", "order", "n", "ordered", "weighted"),
     *("report", "size", "inverted"),
 )
-JOB = namedtuple("JOB", PLACES)(*range(len(PLACES)))
-#: Of a record, which is a step, or the end of an epoch if it has no rows. `factor` takes the loss of
-#: its rows to its share in the loss of the epoch, `penalty` is the L2 penalty's part in that.
+JOB: Any = namedtuple("JOB", PLACES)(*range(len(PLACES)))
+#: Of a record, which is a step, or the end of an epoch if it has no rows. `factor` takes the loss
+#: of its rows to its share in the loss of the epoch, `penalty` is the L2 penalty's part in that.
 ENTRIES = ("epoch", "start", "rows", "inverse_weight", "factor", "penalty", "accumulate", "scalars")
-RECORD = namedtuple("RECORD", ENTRIES)(*range(len(ENTRIES)))
+RECORD: Any = namedtuple("RECORD", ENTRIES)(*range(len(ENTRIES)))
 #: What a model reports; the losses of its epochs follow. `ruled`: whether the stopping rule is on.
 REPORTED = (
     *("loss", "squares", "epochs", "stopped", "steps", "ruled"),
     *("best", "tol", "failed", "patience", "losses"),
 )
-REPORT = namedtuple("REPORT", REPORTED)(*range(len(REPORTED)))
+REPORT: Any = namedtuple("REPORT", REPORTED)(*range(len(REPORTED)))
 
 Tables = namedtuple("Tables", "ops parameters constants")  # constants: beta_2 epsilon tiny eps
 Memory = namedtuple("Memory", "store arena positions partials out")
@@ -75,8 +76,8 @@ Shape = namedtuple("Shape", "rows columns depth shards shard")
 Rule = namedtuple(
     "Rule", "optimizer rate decay beta rest beta_2 rest_2 inverse epsilon tiny slot_0 slot_1"
 )
-#: Of the weight and the bias of an op. Row `bias_row` of a product is the gradient of the bias, which
-#: is at `bias`; those of shards are `apart`.
+#: Of the weight and the bias of an op. Row `bias_row` of a product is the gradient of the bias,
+#: which is at `bias`; those of shards are `apart`.
 Rules = namedtuple("Rules", "of_weight of_bias bias_row bias apart")
 #: What becomes of an element of a product, by the mode: `place` and `ld` are where it goes, `other`
 #: where the bias is, or what the activation made.
@@ -719,7 +720,7 @@ _run_in_block, _run_in_grid = runner(meet_block), runner(meet_grid)
 
 @device
 def team_of(memory, block, blocks):
-    """This thread as one of a team."""
+    """The thread that runs, as one of a team."""
     real = memory.arena.dtype
     left = cuda.shared.array(SLICE, real)
     right = cuda.shared.array(SLICE, real)

@@ -13,6 +13,7 @@ import time
 import weakref
 from collections import namedtuple
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -169,9 +170,9 @@ class Uploads:
 
     def __init__(self, dtype, all_streams):
         self.places = []
-        parts = {name: [] for name in Data._fields}
+        parts: Any = {name: [] for name in Data._fields}
         starts = dict.fromkeys(Data._fields, 0)
-        known = {}
+        known: Any = {}
 
         def place(field, array, key):
             """Where an array begins among those of its field."""
@@ -288,7 +289,8 @@ class Pool:
         self.store = empty(capacity * self.size, plan.dtype)
         self._free = list(range(capacity))[::-1]
         self._members = {}
-        self._uploads = self._work = None
+        self._uploads: Any = None
+        self._work: Any = None
         self._most = 1
 
     def join(self, streams):

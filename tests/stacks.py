@@ -14,11 +14,11 @@ from functools import partial
 
 import numpy as np
 import scipy.sparse
+from hotloop.kernels import DEFAULT_BACKEND
 
 import oracle
 from bounds import Bounded
 from hotloop import backends, plan, spec
-from hotloop.kernels import DEFAULT_BACKEND
 
 LOSSES = tuple(oracle.OUTPUT_ACTIVATION)
 ACTIVATIONS = ("identity", "relu", "logistic", "tanh")

@@ -1,7 +1,7 @@
 """The CUDA backend: ops against the oracle, estimators on it, fits that share launches, refusals.
 
-On a GPU if there is one; else in numba's simulator, if NUMBA_ENABLE_CUDASIM=1 says so (``make test``
-does), which computes the same in Python, with tiles of a few elements.
+On a GPU if there is one; else in numba's simulator, if NUMBA_ENABLE_CUDASIM=1 says so (``make
+test`` does), which computes the same in Python, with tiles of a few elements.
 """
 
 import inspect
@@ -14,13 +14,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.sparse
+from hotloop.kernels import KINDS
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_regression
 
 import hotloop
 from bounds import assert_within
 from hotloop import MLPClassifier, MLPRegressor, backends, fit_many, plan, spec
-from hotloop.kernels import KINDS
 from stacks import (
     ACTIVATIONS,
     LOSSES,
@@ -205,8 +205,8 @@ def test_one_corrupted_weight_fails_every_comparison(sparse):
     for wrong in list(corruptions(problem.parameters, problem))[::5]:
         with pytest.raises(AssertionError):
             assert_within(predict(problem, parameters=wrong), expected[0])
+        found = gradients(problem, parameters=wrong)[1]
         with pytest.raises(AssertionError):
-            found = gradients(problem, parameters=wrong)[1]
             assert_parameters_match(found, expected[1], problem, "gradient")
     parameters, _, _ = train(problem, "adam", 5)
     net, _, _ = oracle_train(problem, "adam", 5)
@@ -250,8 +250,8 @@ def test_an_interrupt_leaves_whole_steps(monkeypatch):
         return whole(*args)
 
     monkeypatch.setattr(numba_cuda, "launch", launch)
+    model = MLPClassifier(3, max_iter=40, batch_size=15, random_state=0, device="cuda")
     with pytest.warns(UserWarning, match="interrupted"):
-        model = MLPClassifier(3, max_iter=40, batch_size=15, random_state=0, device="cuda")
         model.fit(X[::5], y[::5])
     assert 1 <= model._optimizer.step < 40
     assert model.n_iter_ == model._optimizer.step // 2

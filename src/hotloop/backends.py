@@ -363,13 +363,13 @@ def chosen_for(device: str, backend: str, flops: float = 0.0) -> str:
     if device == "cuda":
         if backend != "auto":
             raise ValueError(
-                f"backend={backend!r} computes on the CPU, but device is 'cuda'. Set backend='auto' "
-                "or device='cpu'."
+                f"backend={backend!r} computes on the CPU, but device is 'cuda'. Set "
+                "backend='auto' or device='cpu'."
             )
         return "cuda"
-    if device == "auto" and backend == "auto" and flops >= GPU_FROM_FLOPS:
-        if not isinstance(ENGINES["cuda"], str) and why_no_gpu() is None:
-            return "cuda"
+    large = device == "auto" and backend == "auto" and flops >= GPU_FROM_FLOPS
+    if large and not isinstance(ENGINES["cuda"], str) and why_no_gpu() is None:
+        return "cuda"
     return chosen(backend)
 
 
