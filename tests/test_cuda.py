@@ -254,7 +254,7 @@ def test_an_interrupt_leaves_whole_steps(monkeypatch):
     with pytest.warns(UserWarning, match="interrupted"):
         model.fit(X[::5], y[::5])
     assert 1 <= model._optimizer.step < 40
-    assert model.n_iter_ == model._optimizer.step // 2
+    assert model._optimizer.step // 2 - model.n_iter_ in (0, 1)  # whose end may not be noted yet
 
 
 # Estimators.
