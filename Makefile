@@ -10,7 +10,7 @@
 #     check-versions      the tests on other versions of Python, NumPy and scikit-learn
 #   make bench      training time beside scikit-learn and PyTorch    (make bench ARGS="--rows 0 1")
 #                   and what else is in benchmarks/: make bench BENCH=steps, predictions, grid,
-#                   fixed_costs, threads, searches, sparse, bfloat16, import_time, cross_val
+#                   fixed_costs, threads, searches, sparse, bfloat16, import_time, cross_val, gpu
 #   make lint       format and lint
 #   make types      mypy on the installed package
 
@@ -83,6 +83,7 @@ define run_tests
 	  echo "HOTLOOP_ISA=$$isa"; HOTLOOP_ISA=$$isa $(PYTEST) $(1) $(ISA_TESTS) || exit 1; \
 	done
 	HOTLOOP_BACKEND=numba $(PYTEST) $(1) $(NUMBA_TESTS)
+	NUMBA_ENABLE_CUDASIM=1 $(PYTEST) $(1) tests/test_cuda.py
 endef
 
 $(BIN)/python:

@@ -60,6 +60,12 @@ class Backend(NamedTuple):
         Whether a step is divided: among threads, and by interrupts.
     whole_csr_gradient : bool
         Whether it keeps the gradient of a whole weight on CSR input, beside the store.
+    mirrors : bool
+        Whether it keeps the transpose of a weight, for the gradient of the input.
+    shard_rows : int or None
+        Batches of more rows have the gradients of shards of so many summed apart; None: never.
+    chunks : int
+        How many times as many rows as stay in a core's cache are predicted together.
     """
 
     device: str
@@ -68,6 +74,9 @@ class Backend(NamedTuple):
     rounds: bool = False
     divides: bool = False
     whole_csr_gradient: bool = False
+    mirrors: bool = True
+    shard_rows: int | None = None
+    chunks: int = 1
 
 
 def _row_major(dtype: int) -> dict[str, int]:
@@ -78,7 +87,7 @@ def _row_major(dtype: int) -> dict[str, int]:
 BACKENDS = {
     "compiled": Backend("cpu", _source.geometry, in_place=True, rounds=True, divides=True),
     "numba": Backend("cpu", _row_major, whole_csr_gradient=True),
-    "cuda": Backend("cuda", _row_major, whole_csr_gradient=True),
+    "cuda": Backend("cuda", _row_major, mirrors=False, shard_rows=1024, chunks=64),
 }
 
 

@@ -14,6 +14,7 @@ from functools import partial
 
 import numpy as np
 import scipy.sparse
+from hotloop.kernels import DEFAULT_BACKEND
 
 import oracle
 from bounds import Bounded
@@ -41,6 +42,7 @@ class Stack:
     weighted: bool = False
     seed: int = 0
     operands: str | None = None  # of products in training, if they are rounded
+    backend: str = DEFAULT_BACKEND
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ def open_training(
         optimizer=chosen,
         sparse=plan.CSRInput(lazy=lazy) if problem.stack.sparse else False,
         gradients=gradients,
+        backend=problem.stack.backend,
     )
     state = plan.new_state(problem.parameters.copy(), chosen) if state is None else state
     return backends.open_runner(compiled, state, problem.streams, n_jobs=n_jobs), state
@@ -202,11 +205,13 @@ def oracle_train(problem, optimizer, batch_size, *, n_epochs=2, alpha=0.1):
     return oracle.train(problem.net, slots, data, orders, scalars[0], batch_size, step)
 
 
+def _how(stack):
+    return {"dtype": np.dtype(stack.dtype), "sparse": stack.sparse, "backend": stack.backend}
+
+
 def gradients(problem, *, alpha=0.1, parameters=None):
     """Loss and flat gradient (P,) of the whole data set on hotloop."""
-    compiled = plan.compile_gradients(
-        problem.network, dtype=np.dtype(problem.stack.dtype), sparse=problem.stack.sparse
-    )
+    compiled = plan.compile_gradients(problem.network, **_how(problem.stack))
     state = plan.new_state(problem.parameters.copy(), OPTIMIZERS["sgd"])
     runner = backends.open_runner(compiled, state, problem.streams)
     parameters = problem.parameters if parameters is None else parameters
@@ -223,9 +228,7 @@ def oracle_gradients(problem, *, alpha=0.1):
 
 def predict(problem, X=None, parameters=None):
     """Output activations (n, O) of hotloop's inference."""
-    compiled = plan.compile_inference(
-        problem.network, dtype=np.dtype(problem.stack.dtype), sparse=problem.stack.sparse
-    )
+    compiled = plan.compile_inference(problem.network, **_how(problem.stack))
     flat = problem.parameters if parameters is None else parameters
     coefs, intercepts = plan.weight_views(problem.network, flat)
     return backends.predict(compiled, coefs, intercepts, problem.streams["X"] if X is None else X)

@@ -6,6 +6,7 @@
 
 from .backends import config, show_config
 from .estimators.mlp import MLPClassifier, MLPRegressor
+from .many import fit_many
 
-__all__ = ["MLPClassifier", "MLPRegressor", "config", "show_config"]
+__all__ = ["MLPClassifier", "MLPRegressor", "config", "fit_many", "show_config"]
 __version__ = "0.1.0"

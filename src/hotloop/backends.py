@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import sys
@@ -16,8 +17,8 @@ import sklearn
 
 from hotloop import kernels
 from hotloop.kernels import CPU_BACKENDS, DTYPES, backend_of
-from hotloop.plan import GROUPS, SCALARS, Plan, State, weight_views
-from hotloop.spec import Function
+from hotloop.plan import GROUPS, SCALARS, Plan, State, layer_shapes, weight_views
+from hotloop.spec import Function, Network
 from hotloop.threads import Threads, check_n_jobs, thread_count
 
 if kernels.COMPILED:
@@ -25,6 +26,10 @@ if kernels.COMPILED:
     from hotloop.kernels.engine import shuffle as shuffle_orders
 else:
     Engine = FewRows = shuffle_orders = None
+
+#: Flops of a step from which device="auto" takes a GPU: below, a core is done before a grid of
+#: blocks has met a dozen times, at a few microseconds each.
+GPU_FROM_FLOPS = 5e6
 
 #: Input arrays of a run by name. "X": C-contiguous (n, I) of float32 or float64, or CSR in the
 #: plan's dtype. "y": int32 codes (n,) or C-contiguous (n, O) of the plan's dtype, as the loss
@@ -256,13 +261,66 @@ def _numba_engine() -> Any:
     return numba_cpu.Engine
 
 
+def why_no_gpu() -> str | None:
+    """The reason why there is no GPU to compute on, or None if there is one. Asks the driver, not
+    numba, which takes half a second to import.
+    """
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        count = ctypes.c_int(0)
+        found = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+    except (OSError, AttributeError):
+        return "no CUDA driver is installed here"
+    return None if found and count.value else "the CUDA driver finds no GPU that it can use"
+
+
+def _why_no_cuda() -> str | None:
+    """The same for whatever runs kernels: numba's simulator does, too."""
+    if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") == "1":
+        return None
+    reason = why_no_gpu()
+    return None if reason is None else f"{reason}; use device='cpu', or a machine with a GPU"
+
+
+def _numba_cuda() -> Any:
+    try:
+        from numba import cuda
+
+        usable = cuda.is_available()
+        from hotloop.kernels import numba_cuda
+    except ImportError as error:
+        raise ValueError(
+            f"device='cuda' cannot be used: numba cannot be imported ({error})."
+        ) from error
+    if not usable:
+        raise ValueError(
+            "device='cuda' cannot be used: numba finds no CUDA toolkit for the driver; "
+            "pip install 'hotloop[cuda]'."
+        )
+    return numba_cuda
+
+
+def _cuda_engine() -> Any:
+    return _numba_cuda().Engine
+
+
+def meeting(n: int) -> Any:
+    """Where the fits of so many threads meet on a device, see
+    :class:`hotloop.kernels.numba_cuda.Meeting`.
+    """
+    engine_of("cuda")  # or say why there is none
+    return _numba_cuda().Meeting(n)
+
+
 #: Of every backend: how to get the class of its engines, or why there is none here.
 ENGINES: Mapping[str, Callable[[], Any] | str] = {
     "compiled": (lambda: Engine) if kernels.COMPILED else kernels.abi.ABSENT,
     "numba": _numba_engine
     if find_spec("numba")
     else "numba is not installed; pip install 'hotloop[numba]'",
-    "cuda": "it is not part of this release; use 'compiled'",
+    "cuda": _cuda_engine
+    if find_spec("numba")
+    else "numba is not installed; pip install 'hotloop[cuda]'",
 }
 
 
@@ -270,12 +328,67 @@ def why_unavailable(backend: str) -> str | None:
     """The reason a backend cannot be used here and what to do, or None if it can."""
     backend_of(backend)  # or say that there is none
     entry = ENGINES[backend]
-    return entry if isinstance(entry, str) else None
+    if isinstance(entry, str):
+        return entry
+    return _why_no_cuda() if backend == "cuda" else None
 
 
 def chosen(backend: str) -> str:
     """Who is meant by the name of a backend, or by "auto"."""
     return kernels.DEFAULT_BACKEND if backend == "auto" else backend
+
+
+def _asked_by(backend: str) -> str:
+    """The parameter of an estimator that asks for a backend."""
+    return f"backend={backend!r}" if backend in CPU_BACKENDS else f"device={backend!r}"
+
+
+def chosen_for(device: str, backend: str, flops: float = 0.0) -> str:
+    """Who computes, by the parameters of an estimator and the work of a step.
+
+    Parameters
+    ----------
+    device : {"cpu", "cuda", "auto"}
+        "auto" takes a GPU if there is one, nobody named a backend, and a step is at least
+        `GPU_FROM_FLOPS`. numba's simulator is no GPU.
+    backend : {"auto", "compiled", "numba"}
+        Who computes on the CPU.
+    flops : float
+        About what a step takes.
+
+    Raises
+    ------
+    ValueError
+        If a backend is named for the device "cuda", which has its own.
+    """
+    if device == "cuda":
+        if backend != "auto":
+            raise ValueError(
+                f"backend={backend!r} computes on the CPU, but device is 'cuda'. Set "
+                "backend='auto' or device='cpu'."
+            )
+        return "cuda"
+    large = device == "auto" and backend == "auto" and flops >= GPU_FROM_FLOPS
+    if large and not isinstance(ENGINES["cuda"], str) and why_no_gpu() is None:
+        return "cuda"
+    return chosen(backend)
+
+
+def work_of(network: Network, n_rows: int, row_entries: int | None = None) -> float:
+    """About the flops of a step over so many rows, of so many entries if they are CSR."""
+    first, *others = layer_shapes(network)
+    inputs = first[0] if row_entries is None else min(first[0], row_entries)
+    return 6.0 * n_rows * (inputs * first[1] + sum(i * o for i, o in others))
+
+
+def times_faster(plan: Plan) -> float:
+    """How much more than the CPU the device of a plan may be asked to do in a call."""
+    return 1.0 if backend_of(plan.backend).device == "cpu" else 50.0
+
+
+def device_of(backend: str) -> str:
+    """Where a backend computes."""
+    return backend_of(backend).device
 
 
 def predicts_few_rows(backend: str) -> bool:
@@ -318,7 +431,7 @@ def engine_of(backend: str) -> Any:
     """
     reason = why_unavailable(backend)
     if reason is not None:
-        raise ValueError(f"backend={backend!r} cannot be used: {reason}.")
+        raise ValueError(f"{_asked_by(backend)} cannot be used: {reason}.")
     make: Any = ENGINES[backend]
     return make()
 
@@ -326,8 +439,9 @@ def engine_of(backend: str) -> Any:
 def why_no_operands(name: str, backend: str = kernels.DEFAULT_BACKEND) -> str | None:
     """The reason why products cannot read numbers of a type here, or None if they can."""
     if not backend_of(backend).rounds:
-        reason = f"backend={backend!r} computes in float32 and float64"
-        return f"{reason}; use backend='compiled'" if kernels.COMPILED else reason
+        reason = f"{_asked_by(backend)} computes in float32 and float64"
+        instead = "backend='compiled'" if backend in CPU_BACKENDS else "device='cpu'"
+        return f"{reason}; use {instead}" if kernels.COMPILED else reason
     if kernels.provider(DTYPES[name]) is not None:
         return None
     return (
@@ -500,10 +614,15 @@ __all__ = [
     "TableRunner",
     "check_n_jobs",
     "chosen",
+    "chosen_for",
     "config",
+    "device_of",
     "judge",
+    "meeting",
     "open_runner",
     "predict",
     "predicts_few_rows",
     "shuffle",
+    "times_faster",
+    "work_of",
 ]

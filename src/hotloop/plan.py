@@ -62,6 +62,8 @@ FEW_ROWS, FEW_ROWS_BYTES = 4, 64 * 2**20
 #: Parts of a batch whose gradients are summed apart in steps between these two, so that only sums
 #: go from core to core, where rows hold so many times as much. Of two parts one core loses least.
 SHARDS, SHARDED_FROM = 2, 4
+#: On a GPU: shards are no more than make about so many tiles, of such a size, for all its cores.
+MOST_TILES, SHARD_TILE = 512, 64
 #: Rows of a batch of the gradient plan; part of what its bits depend on.
 GRADIENT_ROWS = 512
 
@@ -404,7 +406,7 @@ class _Lowering:
         fields = {"weight": n_weight, "bias": n_bias}
         for k in range(len(self.optimizer.slots) if self.optimizer else 0):
             fields |= {f"weight_slot_{k}": n_weight, f"bias_slot_{k}": n_bias}
-        if train and layer > 0 and not self.narrow(layer):
+        if train and layer > 0 and not self.narrow(layer) and self.runs.mirrors:
             fields["mirror"] = self.padded(I) * O
         rounded = self.products_of(layer) != self.dtype.name
         if rounded and train:  # pairs are as wide as one element of the weight
@@ -516,7 +518,7 @@ class _Lowering:
         the scratch is, which has room for a panel of any weight that is read in place.
         """
         widest = max(self.output_stride(layer) for layer in range(len(self.shapes)))
-        rows = _chunk_rows(2 * widest * self.dtype.itemsize)
+        rows = _chunk_rows(2 * widest * self.dtype.itemsize) * self.runs.chunks
         arena, ops = _Buffer(), []
         in_panels = [I for k, (I, _) in enumerate(self.shapes) if self.layout(k) == "panels"]
         longest = min(max(in_panels, default=0), self.sizes["reduction"]) if self.in_place else 0
@@ -648,7 +650,7 @@ class _Lowering:
         mode = "update" if gradients == "fused" else "overwrite"
         for layer, fields in enumerate(parameters):
             if gradients == "sharded":
-                fields = fields | {"shard_rows": -(-batch_size // SHARDS)}
+                fields = fields | {"shard_rows": -(-batch_size // self.shards(batch_size))}
             delta = {
                 "d_output": deltas[layer].place,
                 "ld_output": deltas[layer].ld,
@@ -682,10 +684,20 @@ class _Lowering:
         """Touched features are a stage of their own, and pairs need the scratch of a thread."""
         return not (self.sparse or self.rounds)
 
+    def shards(self, batch_size: int) -> int:
+        """Parts of a batch whose gradients are summed apart. Where there are many cores: so many
+        that a shard has rows enough, and all shards of a weight tiles enough.
+        """
+        if self.runs.shard_rows is None:
+            return SHARDS
+        tiles = sum(-(-I // SHARD_TILE) * -(-O // SHARD_TILE) for I, O in self.shapes)
+        return max(SHARDS, min(-(-batch_size // self.runs.shard_rows), MOST_TILES // tiles))
+
     def gradients(self, batch_size: int) -> str:
         """What becomes of the gradients of such batches, see :func:`compile_training`."""
         if not self.runs.divides:
-            return "fused"
+            wide = self.runs.shard_rows is not None and batch_size > self.runs.shard_rows
+            return "sharded" if wide and self.may_shard() else "fused"
         if batch_size > self.rows_of(PATIENCE_SECONDS, passes=1):
             return "kept"
         least, most = (self.rows_of(s, passes=3) for s in (SMALL_SECONDS, LARGE_SECONDS))
@@ -752,7 +764,8 @@ def _compile(
     if gradients == "sharded" and not lowering.may_shard():
         raise ValueError('gradients="sharded" needs dense input and operands of the same dtype.')
     train = batch_size > 0
-    n_gradients = {"fused": 0, "kept": 1, "sharded": SHARDS}[gradients] if train else 0
+    kinds = {"fused": 0, "kept": 1, "sharded": lowering.shards(batch_size)}
+    n_gradients = kinds[gradients] if train else 0
     parameters = [
         lowering.parameter_fields(layer, train=train, n_gradients=n_gradients)
         for layer in range(len(network.layers))

@@ -18,7 +18,7 @@ import numpy as np
 import scipy.optimize
 from sklearn.exceptions import ConvergenceWarning
 
-from .backends import open_runner, shuffle
+from .backends import open_runner, shuffle, times_faster
 from .plan import GROUPS, SCALARS, Plan, State
 
 Array = np.ndarray
@@ -454,7 +454,8 @@ class EpochLoop:
         n_products = X.size * n_units + self.n_rows * (n_parameters - X.shape[1] * n_units)
         flops = 6 * n_products + self.n_steps * (12 * n_parameters + STEP_FLOPS)
         numbers = self.n_rows + self.n_steps * len(GROUPS) * len(SCALARS)
-        return max(1, int(min(CALL_SECONDS * FLOPS_PER_SECOND / flops, CALL_NUMBERS // numbers)))
+        most = CALL_SECONDS * FLOPS_PER_SECOND * times_faster(self.plan) / flops
+        return max(1, int(min(most, CALL_NUMBERS // numbers)))
 
     def _call(self, n_epochs: int) -> bool:
         """Run some epochs, and judge them; whether to stop."""

@@ -77,6 +77,7 @@ class _Job:
     history: train.History
     incremental: bool
     operands: str | None
+    backend: str
 
 
 def _network(
@@ -201,6 +202,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         ],
         "backend": [StrOptions({"auto", *backends.CPU_BACKENDS})],
         "sparse_updates": [StrOptions({"exact", "lazy"})],
+        "device": [StrOptions({"cpu", "cuda", "auto"})],
     }
 
     @abstractmethod
@@ -286,9 +288,10 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         network = _network(widths, self._activation(), self._loss_of(data))
         self._judge(network, data)
         with validate.random_stream(self.random_state) as rng:
-            start = self._initial(network, data, rng) if afresh else self._current(network)
+            backend = self._backend_for(network, data)
+            start = self._initial(network, data, backend, rng) if afresh else self._current(network)
             history = train.History() if afresh else self._history()
-            job = _Job(network, data, start, history, incremental, operands)
+            job = _Job(network, data, start, history, incremental, operands, backend)
 
             max_iter = 1 if incremental else self.max_iter
             describe = partial(self._attributes, job)
@@ -341,18 +344,31 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                     stacklevel=5,
                 )
 
-    def _backend(self) -> str:
-        return backends.chosen(self.backend)
+    def _backend(self, flops: float = 0.0) -> str:
+        """Who computes steps of so many flops; without them, where "auto" means the CPU."""
+        return backends.chosen_for(self.device, self.backend, flops)
+
+    def _backend_for(self, network: spec.Network, data: TrainingData) -> str:
+        """Who trains; products of bfloat16 are for the CPU, unless a device was named."""
+        if self.precision.startswith("bfloat16"):
+            return self._backend()
+        n_rows = data.X.shape[0]
+        n_rows = n_rows if self.solver == "lbfgs" else min(n_rows, self._batch_size(n_rows))
+        return self._backend(backends.work_of(network, n_rows, data.row_entries))
 
     def _initial(
-        self, network: spec.Network, data: TrainingData, rng: np.random.RandomState
+        self,
+        network: spec.Network,
+        data: TrainingData,
+        backend: str,
+        rng: np.random.RandomState,
     ) -> Array:
         """Random parameters, if there is room for all that training needs."""
-        self._require_room(network, data)
+        self._require_room(network, data, backend)
         factor = 2.0 if self.activation == "logistic" else 6.0
         return init_parameters(network, rng, self._dtype(data.X), factor=factor)
 
-    def _require_room(self, network: spec.Network, data: TrainingData) -> None:
+    def _require_room(self, network: spec.Network, data: TrainingData, backend: str) -> None:
         """Refuse what does not fit into memory: what kernels hold, what the outcome is copied to
         (or L-BFGS works with), and outputs and their gradients in a batch.
         """
@@ -365,7 +381,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             n_rows, n_vectors = min(self._batch_size(n_rows), n_rows), 1 + len(record.slots)
         n_units = sum(layer.units for layer in network.layers)
         n_numbers = n_vectors * n_parameters(network) + 2 * n_rows * n_units
-        how = {"sparse": data.is_sparse, "backend": self._backend()}
+        how = {"sparse": data.is_sparse, "backend": backend}
         stored = _store_bytes(network, dtype, record, **how)
         validate.affordable(network, stored + dtype.itemsize * n_numbers)
 
@@ -413,7 +429,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             dtype=np.float64,
             n_rows=job.data.X.shape[0],
             sparse=job.data.is_sparse,
-            backend=self._backend(),
+            backend=job.backend,
         )
         options = {"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol}
         result = train.minimize_lbfgs(
@@ -457,7 +473,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             batch_size=batch_size,
             optimizer=optimizer.record,
             sparse=csr if data.is_sparse else False,
-            backend=self._backend(),
+            backend=job.backend,
         )
         names = ("max_iter", "tol", "n_iter_no_change", "shuffle", "verbose", "alpha", "n_jobs")
         settings = train.Settings(
@@ -518,6 +534,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             "intercepts_": intercepts,
             "loss_": outcome.loss,
             "n_iter_": outcome.n_iter,
+            "device_": backends.device_of(job.backend),
             "t_": job.history.n_seen,
         }
         if job.data.labels is not None:
@@ -565,6 +582,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                 coefs, intercepts, dtype = known["coefs_"], known["intercepts_"], X.dtype
                 if (
                     dtype in FLOATS
+                    and known["device"] != "cuda"
                     and backends.predicts_few_rows(known["backend"])
                     and X.shape[1] == known["n_features_in_"]
                     and "feature_names_in_" not in known
@@ -591,7 +609,9 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         X = validate.narrowed(self, X, dtype)
         sparse = scipy.sparse.issparse(X)
         network = _inference_network(widths, self._activation(), self.out_activation_)
-        kind = {"dtype": dtype, "sparse": sparse, "raw": raw, "backend": self._backend()}
+        entries = X.nnz // max(1, X.shape[0]) if sparse else None
+        backend = self._backend(backends.work_of(network, X.shape[0], entries) / 3)
+        kind = {"dtype": dtype, "sparse": sparse, "raw": raw, "backend": backend}
         plan = _inference_plan(network, **kind)
         if reads_in_place(plan, X.shape[0]):
             plan = _inference_plan(network, **kind, in_place=True)
@@ -768,6 +788,14 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         of a label, 0 or 1, and an output before the logistic function (what `decision_function`
         returns), or a pair of it and its derivative by ``z``; summed over labels. It is compiled
         and tried as an `activation` is. Probabilities are ``1 / (1 + exp(-z))``.
+    device : {'cpu', 'cuda', 'auto'}, default='cpu'
+        Where to compute, in `fit` and in predictions. 'cuda' is an Nvidia GPU, by kernels that
+        need numba (``pip install 'hotloop[cuda]'``); it computes in float32 and float64, has
+        `backend` 'auto' only, and the result is that of the CPU up to rounding. Where there is no
+        GPU it is an error: set 'cpu' to predict there with a model that was trained on one. See
+        :func:`hotloop.fit_many` for many small models at once. 'auto' takes a GPU, if there is
+        one, for steps (or predictions) of at least 5 MFLOP, which is 6 (2) times rows times
+        weights: below that the CPU is done sooner.
 
     Attributes
     ----------
@@ -797,6 +825,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         Names of the features; set if X had names that are strings.
     n_iter_ : int
         Epochs, or iterations of L-BFGS, of the last call.
+    device_ : {'cpu', 'cuda'}
+        Where the last call computed.
     n_layers_ : int
         Number of layers, the input counted as one.
     n_outputs_ : int
@@ -874,6 +904,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         sparse_updates="exact",
         backend="auto",
         loss="log_loss",
+        device="cpu",
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -903,6 +934,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         self.sparse_updates = sparse_updates
         self.backend = backend
         self.loss = loss
+        self.device = device
 
     @property
     def _labels(self) -> Labels:
@@ -1254,6 +1286,14 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         times slower on it. Results are the same up to rounding. 'numba' has no bfloat16, and
         answers an interrupt after the step. 'auto' is 'compiled', but 'numba' in an install
         without compiled kernels, or what the environment variable HOTLOOP_BACKEND names.
+    device : {'cpu', 'cuda', 'auto'}, default='cpu'
+        Where to compute, in `fit` and in predictions. 'cuda' is an Nvidia GPU, by kernels that
+        need numba (``pip install 'hotloop[cuda]'``); it computes in float32 and float64, has
+        `backend` 'auto' only, and the result is that of the CPU up to rounding. Where there is no
+        GPU it is an error: set 'cpu' to predict there with a model that was trained on one. See
+        :func:`hotloop.fit_many` for many small models at once. 'auto' takes a GPU, if there is
+        one, for steps (or predictions) of at least 5 MFLOP, which is 6 (2) times rows times
+        weights: below that the CPU is done sooner.
 
     Attributes
     ----------
@@ -1281,6 +1321,8 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         Names of the features; set if X had names that are strings.
     n_iter_ : int
         Epochs, or iterations of L-BFGS, of the last call.
+    device_ : {'cpu', 'cuda'}
+        Where the last call computed.
     n_layers_ : int
         Number of layers, the input counted as one.
     n_outputs_ : int
@@ -1356,6 +1398,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         n_jobs=None,
         sparse_updates="exact",
         backend="auto",
+        device="cpu",
     ):
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -1385,6 +1428,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         self.n_jobs = n_jobs
         self.sparse_updates = sparse_updates
         self.backend = backend
+        self.device = device
 
     def _encoded(self, data: TrainingData, classes: Any, *, incremental: bool) -> TrainingData:
         return replace(data, target=validate.regression_target(data.target, self.loss))

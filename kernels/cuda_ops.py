@@ -1,0 +1,774 @@
+"""What a GPU does with the op table: every op, and the kernels that walk the table.
+
+A *team* of blocks works on one model: either one block, which meets at ``syncthreads``, or the
+whole grid, which meets at the grid's barrier. All sums are in an order that depends on the plan
+alone, never on the number of blocks, and nothing is added atomically: the same fit has the same
+bits every time, alone or beside others.
+
+The simulator of numba (``NUMBA_ENABLE_CUDASIM=1``) runs all of this in Python, with tiles of a few
+elements. Its grid barrier knows one block only: races between blocks show on a GPU alone. What
+uses ``cuda`` has to be in this file, since the simulator swaps that name in the kernel's module.
+"""
+
+import threading
+from collections import namedtuple
+from math import exp, log, sqrt, tanh
+from typing import Any
+
+import numpy as np
+from numba import config, cuda
+
+from . import SCALARS
+from .numba_cpu import WORDS
+
+SIMULATED = bool(config.ENABLE_CUDASIM)
+#: A block makes TILE x TILE elements of a product, each thread MICRO x MICRO of them, from slices
+#: of DEPTH elements of the reduction; squares of weights are summed in pieces of PIECE.
+TILE, MICRO, DEPTH, PIECE = (4, 2, 3, 16) if SIMULATED else (64, 4, 16, 4096)
+SIDE = TILE // MICRO
+THREADS = SIDE * SIDE
+SLICE = DEPTH, TILE + 1  # one more, so that a column lies in different banks
+
+if SIMULATED:  # with infinities for what overflows, as on a device
+    exp, log, sqrt, tanh = np.exp, np.log, np.sqrt, np.tanh
+
+#: Columns of an op in a table: integers, offsets in elements. `meet`: whether all wait after it.
+FIELDS = (
+    *("kind", "meet", "activation", "loss", "gradient", "optimizer", "weight_group", "bias_group"),
+    *("from_stream", "lazy", "I", "O", "input", "d_input", "output", "d_output", "ld_input"),
+    *("ld_d_input", "ld_output", "row_loss", "ld_weight", "weight", "weight_slot_0"),
+    *("weight_slot_1", "weight_gradient", "bias", "bias_slot_0", "bias_slot_1", "bias_gradient"),
+    *("shard_rows", "shard_bytes"),
+)
+AT: Any = namedtuple("AT", FIELDS)(*range(len(FIELDS)))
+#: Of a model in a launch: where what it has begins in the arrays of all, and which records it runs.
+PLACES = (
+    *("store", "arena", "positions", "partials", "out", "X", "targets", "weights", "codes"),
+    *("entries", "indptr", "columns", "first", "last", "order", "n", "ordered", "weighted"),
+    *("report", "size", "inverted"),
+)
+JOB: Any = namedtuple("JOB", PLACES)(*range(len(PLACES)))
+#: Of a record, which is a step, or the end of an epoch if it has no rows. `factor` takes the loss
+#: of its rows to its share in the loss of the epoch, `penalty` is the L2 penalty's part in that.
+ENTRIES = ("epoch", "start", "rows", "inverse_weight", "factor", "penalty", "accumulate", "scalars")
+RECORD: Any = namedtuple("RECORD", ENTRIES)(*range(len(ENTRIES)))
+#: What a model reports; the losses of its epochs follow. `ruled`: whether the stopping rule is on.
+REPORTED = (
+    *("loss", "squares", "epochs", "stopped", "steps", "ruled"),
+    *("best", "tol", "failed", "patience", "losses"),
+)
+REPORT: Any = namedtuple("REPORT", REPORTED)(*range(len(REPORTED)))
+
+Tables = namedtuple("Tables", "ops parameters constants")  # constants: beta_2 epsilon tiny eps
+Memory = namedtuple("Memory", "store arena positions partials out")
+Data = namedtuple(
+    "Data", "X targets weights codes indices indptr column_values column_rows column_starts"
+)
+#: Who works: a thread of a block of a team, and what its block shares.
+Team = namedtuple("Team", "thread block blocks left right sums")
+#: The rows of a step, and what its optimizer is to know.
+Batch = namedtuple("Batch", "first n ordered weighted order record")
+#: A factor of a product: element (r, k) is at start + r * row + k * depth; row `ones` is all 1.
+Factor = namedtuple("Factor", "array start row depth ones")
+#: Of products: rows, columns, and the reduction, which may be cut into shards of `shard` elements.
+Shape = namedtuple("Shape", "rows columns depth shards shard")
+#: How an element of a parameter is stepped on; slots are so far from it.
+Rule = namedtuple(
+    "Rule", "optimizer rate decay beta rest beta_2 rest_2 inverse epsilon tiny slot_0 slot_1"
+)
+#: Of the weight and the bias of an op. Row `bias_row` of a product is the gradient of the bias,
+#: which is at `bias`; those of shards are `apart`.
+Rules = namedtuple("Rules", "of_weight of_bias bias_row bias apart")
+#: What becomes of an element of a product, by the mode: `place` and `ld` are where it goes, `other`
+#: where the bias is, or what the activation made.
+Sink = namedtuple("Sink", "mode activation place ld other other_ld")
+FORWARD, SLOPE, STEP, OVERWRITE, ACCUMULATE = range(5)
+
+BETA_2, EPSILON, TINY, EPS = range(4)
+N_SCALARS = len(SCALARS)
+
+
+def device(function):
+    """A function that kernels call; plain Python in the simulator, which would swap names anew."""
+    return function if SIMULATED else cuda.jit(device=True)(function)
+
+
+@device
+def quiet():
+    """Divergence is a value here, not a warning: in the simulator threads are NumPy's, too."""
+
+
+if SIMULATED:
+
+    def quiet():
+        """As above."""
+        np.seterr(all="ignore")
+
+
+@device
+def least(a, b):
+    """The smaller of two numbers; numba's own min is not there for kernels."""
+    return a if a < b else b
+
+
+@device
+def row_of(batch, r):
+    """Row of the streams that is row r of the batch."""
+    return batch.order[batch.first + r] if batch.ordered else batch.first + r
+
+
+@device
+def weight_of(batch, data, r):
+    """Sample weight of row r of the batch."""
+    return data.weights[row_of(batch, r)] if batch.weighted else 1.0
+
+
+@device
+def first_of(team):
+    """The first element that is this thread's; the others are `stride_of` apart."""
+    return team.block * THREADS + team.thread
+
+
+@device
+def stride_of(team):
+    """Threads of the team."""
+    return team.blocks * THREADS
+
+
+@device
+def block_sum(team, value):
+    """Sum of what the threads of a block have, by one fixed tree; every thread gets it."""
+    team.sums[team.thread] = value
+    cuda.syncthreads()
+    half = THREADS // 2
+    while half > 0:
+        if team.thread < half:
+            team.sums[team.thread] += team.sums[team.thread + half]
+        cuda.syncthreads()
+        half //= 2
+    total = team.sums[0]
+    cuda.syncthreads()
+    return total
+
+
+# -------------------------------------------------------------------------- elements
+
+
+@device
+def activated(activation, z):
+    """Activation of a hidden unit, or of an output but for softmax."""
+    if activation == WORDS.relu:
+        return z if not z < 0 else z * 0
+    if activation == WORDS.logistic:
+        e = exp(-abs(z))
+        return (1 if z >= 0 else e) / (1 + e)
+    if activation == WORDS.tanh:
+        return tanh(z)
+    if activation == WORDS.exp:
+        return exp(z)
+    return z
+
+
+@device
+def slope(activation, made):
+    """Derivative of an activation, by what it made."""
+    if activation == WORDS.relu:
+        return made * 0 + (1 if made != 0 else 0)
+    if activation == WORDS.logistic:
+        return made * (1 - made)
+    if activation == WORDS.tanh:
+        return 1 - made * made
+    return made * 0 + 1
+
+
+@device
+def softmax(row, at, n):
+    """Overwrites n elements from a place on."""
+    top = row[at]
+    for o in range(1, n):
+        if row[at + o] > top:
+            top = row[at + o]
+    total = top * 0
+    for o in range(n):
+        e = exp(row[at + o] - top)
+        row[at + o] = e
+        total += e
+    for o in range(n):
+        row[at + o] /= total
+
+
+@device
+def step(rule, store, at, gradient):
+    """Steps one element of a parameter."""
+    w = store[at]
+    g = (gradient + rule.decay * w) * rule.inverse
+    first = store[at + rule.slot_0]
+    if rule.optimizer == WORDS.adam:
+        first = rule.beta * first + rule.rest * g
+        second = rule.beta_2 * store[at + rule.slot_1] + rule.rest_2 * (g * g)
+        store[at + rule.slot_1] = second if second >= rule.tiny else second * 0
+        w -= rule.rate * first / (sqrt(second) + rule.epsilon)
+    else:
+        first = rule.beta * first - rule.rate * g
+        w += rule.beta * first - rule.rate * g if rule.optimizer == WORDS.nesterov else first
+    store[at + rule.slot_0] = first if abs(first) >= rule.tiny else first * 0
+    store[at] = w
+
+
+@device
+def rule_of(real, op, constants, record, which):
+    """How the weight (0) or the bias (1) of an op is stepped on."""
+    group = op[AT.weight_group] if which == 0 else op[AT.bias_group]
+    place = op[AT.weight] if which == 0 else op[AT.bias]
+    slot_0 = op[AT.weight_slot_0] if which == 0 else op[AT.bias_slot_0]
+    slot_1 = op[AT.weight_slot_1] if which == 0 else op[AT.bias_slot_1]
+    at = RECORD.scalars + group * N_SCALARS
+    momentum, beta_2 = record[at + WORDS.momentum], constants[BETA_2]
+    return Rule(
+        op[AT.optimizer],
+        real(record[at + WORDS.rate]),
+        real(record[at + WORDS.decay]),
+        real(momentum),
+        real(1 - momentum),
+        real(beta_2),
+        real(1 - beta_2),
+        real(record[RECORD.inverse_weight]),
+        real(constants[EPSILON]),
+        real(constants[TINY]),
+        slot_0 - place,
+        slot_1 - place,
+    )
+
+
+@device
+def finish(sink, rules, memory, apart, place, total):
+    """What becomes of the element of a product at a place (r, c); shards are kept apart."""
+    r, c = place
+    at = sink.place + apart + r * sink.ld + c
+    if sink.mode == FORWARD:
+        memory.arena[at] = activated(sink.activation, total + memory.store[sink.other + c])
+    elif sink.mode == SLOPE:
+        made = memory.arena[sink.other + r * sink.other_ld + c]
+        memory.arena[at] = total * slope(sink.activation, made)
+    elif r == rules.bias_row:
+        keep(sink.mode, rules.of_bias, memory.store, rules.bias + apart + c, total)
+    else:
+        keep(sink.mode, rules.of_weight, memory.store, at, total)
+
+
+@device
+def keep(mode, rule, store, at, gradient):
+    """An element of a gradient: it is stepped on, added to what is kept, or written over that."""
+    if mode == STEP:
+        step(rule, store, at, gradient)
+    elif mode == ACCUMULATE:
+        store[at] += gradient
+    else:
+        store[at] = gradient
+
+
+# -------------------------------------------------------------------------- products
+
+
+@device
+def load(team, tile, factor, first, rows, begin, end):
+    """Tile (k, r) <- TILE rows of a factor from `first` on, DEPTH of their elements, zero past the
+    end of either. Neighbouring threads read neighbouring elements.
+    """
+    real = tile.dtype.type
+    for e in range(team.thread, TILE * DEPTH, THREADS):
+        k, r = (e % DEPTH, e // DEPTH) if factor.depth == 1 else (e // TILE, e % TILE)
+        row, at, value = first + r, begin + k, real(0)
+        if row < rows and at < end:
+            value = real(1)
+            if row != factor.ones:
+                value = factor.array[factor.start + row * factor.row + at * factor.depth]
+        tile[k, r] = value
+
+
+@device
+def products(team, left, right, shape, sink, rules, memory):
+    """Every element (r, c) of the product of two factors to its sink.
+
+    An element is one chain of fused multiply-adds over the reduction, whatever the tile.
+    """
+    across = (shape.columns + TILE - 1) // TILE
+    tiles = (shape.rows + TILE - 1) // TILE * across
+    y, x = team.thread // SIDE, team.thread % SIDE
+    for piece in range(team.block, tiles * shape.shards, team.blocks):
+        shard, tile = piece // tiles, piece % tiles
+        top, left_most = tile // across * TILE, tile % across * TILE
+        end = least(shape.depth, (shard + 1) * shape.shard)
+        sums = cuda.local.array((MICRO, MICRO), memory.arena.dtype)
+        for i in range(MICRO):
+            for j in range(MICRO):
+                sums[i, j] = 0
+        for begin in range(shard * shape.shard, end, DEPTH):
+            load(team, team.left, left, top, shape.rows, begin, end)
+            load(team, team.right, right, left_most, shape.columns, begin, end)
+            cuda.syncthreads()
+            for k in range(DEPTH):
+                for i in range(MICRO):
+                    value = team.left[k, y + i * SIDE]
+                    for j in range(MICRO):
+                        sums[i, j] = cuda.fma(value, team.right[k, x + j * SIDE], sums[i, j])
+            cuda.syncthreads()
+        for i in range(MICRO):
+            for j in range(MICRO):
+                r, c = top + y + i * SIDE, left_most + x + j * SIDE
+                if r < shape.rows and c < shape.columns:
+                    finish(sink, rules, memory, shard * rules.apart, (r, c), sums[i, j])
+
+
+@device
+def rules_of(op, constants, batch, memory, bias_row):
+    """How weight and bias of an op are stepped on, or where their gradients are kept."""
+    real = memory.store.dtype.type
+    return Rules(
+        rule_of(real, op, constants, batch.record, 0),
+        rule_of(real, op, constants, batch.record, 1),
+        bias_row,
+        op[AT.bias] if op[AT.gradient] == WORDS.update else op[AT.bias_gradient],
+        op[AT.shard_bytes],
+    )
+
+
+@device
+def kept_as(op, batch):
+    """The mode of a sink of gradients."""
+    if op[AT.gradient] == WORDS.update:
+        return STEP
+    if op[AT.gradient] == WORDS.accumulate or batch.record[RECORD.accumulate] != 0:
+        return ACCUMULATE
+    return OVERWRITE
+
+
+@device
+def dense_forward(team, op, constants, batch, memory, data):
+    """Output <- activation(input . weight + bias), of rows of the arena or of stream X."""
+    left = Factor(memory.arena, op[AT.input], op[AT.ld_input], 1, -1)
+    if op[AT.from_stream]:
+        left = Factor(data.X, batch.first * op[AT.I], op[AT.I], 1, -1)
+    right = Factor(memory.store, op[AT.weight], 1, op[AT.O], -1)
+    shape = Shape(batch.n, op[AT.O], op[AT.I], 1, op[AT.I])
+    rules = rules_of(op, constants, batch, memory, -1)
+    sink = Sink(FORWARD, op[AT.activation], op[AT.output], op[AT.ld_output], op[AT.bias], 0)
+    products(team, left, right, shape, sink, rules, memory)
+
+
+@device
+def dense_backward_input(team, op, constants, batch, memory):
+    """d_input <- (d_output . weight') * activation'(input)"""
+    left = Factor(memory.arena, op[AT.d_output], op[AT.ld_output], 1, -1)
+    right = Factor(memory.store, op[AT.weight], op[AT.O], 1, -1)
+    shape = Shape(batch.n, op[AT.I], op[AT.O], 1, op[AT.O])
+    rules = rules_of(op, constants, batch, memory, -1)
+    place, ld = op[AT.d_input], op[AT.ld_d_input]
+    sink = Sink(SLOPE, op[AT.activation], place, ld, op[AT.input], op[AT.ld_input])
+    products(team, left, right, shape, sink, rules, memory)
+
+
+@device
+def dense_backward_weight(team, op, constants, batch, memory):
+    """Gradient <- input' . d_output, and that of the bias, whose input is one more row of ones."""
+    I = op[AT.I] if op[AT.input] >= 0 else 0  # of a CSR input only the bias is left to do
+    left = Factor(memory.arena, op[AT.input], 1, op[AT.ld_input], I)
+    right = Factor(memory.arena, op[AT.d_output], 1, op[AT.ld_output], -1)
+    n, shard = batch.n, op[AT.shard_rows]
+    shards, shard = ((n + shard - 1) // shard, shard) if shard > 0 else (1, n)
+    shape = Shape(I + 1, op[AT.O], n, shards, shard)
+    rules, mode = rules_of(op, constants, batch, memory, I), kept_as(op, batch)
+    place = op[AT.weight] if mode == STEP else op[AT.weight_gradient]
+    sink = Sink(mode, 0, place, op[AT.O], 0, 0)
+    products(team, left, right, shape, sink, rules, memory)
+
+
+@device
+def update(team, op, constants, batch, memory):
+    """Steps on kept gradients, which those of the shards are added to first."""
+    rules, n, O = rules_of(op, constants, batch, memory, op[AT.I]), op[AT.I] * op[AT.O], op[AT.O]
+    shards = (batch.n - 1) // op[AT.shard_rows] + 1 if op[AT.shard_rows] > 0 else 1
+    for e in range(first_of(team), n + O, stride_of(team)):
+        bias = e >= n
+        place = op[AT.bias_gradient] + e - n if bias else op[AT.weight_gradient] + e
+        gradient = memory.store[place]
+        for shard in range(1, shards):
+            gradient += memory.store[place + shard * rules.apart]
+        if bias:
+            step(rules.of_bias, memory.store, op[AT.bias] + e - n, gradient)
+        else:
+            step(rules.of_weight, memory.store, op[AT.weight] + e, gradient)
+
+
+# -------------------------------------------------------------------------- CSR input
+
+
+@device
+def csr_forward(team, op, batch, memory, data):
+    """Output <- activation(input . weight + bias), of rows of a CSR stream X."""
+    O, ld = op[AT.O], op[AT.ld_weight]
+    for e in range(first_of(team), batch.n * O, stride_of(team)):
+        r, o = e // O, e % O
+        row = row_of(batch, r)
+        total = memory.store[op[AT.bias] + o]
+        for k in range(data.indptr[row], data.indptr[row + 1]):
+            weight = memory.store[op[AT.weight] + data.indices[k] * ld + o]
+            total = cuda.fma(data.X[k], weight, total)
+        at = op[AT.output] + r * op[AT.ld_output] + o
+        memory.arena[at] = activated(op[AT.activation], total)
+
+
+@device
+def place_of(batch, memory, row):
+    """Which row of the batch a row of the streams is; outside 0 .. n - 1 if it is none."""
+    return (memory.positions[row] if batch.ordered else row) - batch.first
+
+
+@device
+def csr_backward_weight(team, op, constants, batch, memory, data):
+    """Gradient <- input' . d_output, of rows of a CSR stream X.
+
+    Entries are read by columns, in the order of their rows: a sum needs no atomic addition. Those
+    of other batches are passed over.
+    """
+    rules, mode, O = rules_of(op, constants, batch, memory, 0), kept_as(op, batch), op[AT.O]
+    ld, place = op[AT.ld_weight], op[AT.weight]
+    if mode != STEP:
+        ld, place = O, op[AT.weight_gradient]
+    for e in range(first_of(team), op[AT.I] * O, stride_of(team)):
+        i, o = e // O, e % O
+        total, touched = memory.arena.dtype.type(0), False
+        for k in range(data.column_starts[i], data.column_starts[i + 1]):
+            r = place_of(batch, memory, data.column_rows[k])
+            if r >= 0 and r < batch.n:
+                touched = True
+                delta = memory.arena[op[AT.d_output] + r * op[AT.ld_output] + o]
+                total = cuda.fma(data.column_values[k], delta, total)
+        if touched or mode != STEP or not op[AT.lazy]:
+            keep(mode, rules.of_weight, memory.store, place + i * ld + o, total)
+    dense_backward_weight(team, op, constants, batch, memory)
+
+
+@device
+def csr_update(team, op, constants, batch, memory, data):
+    """Steps on kept gradients, if lazy of the features that the batch touches."""
+    rules, n, O = rules_of(op, constants, batch, memory, 0), op[AT.I] * op[AT.O], op[AT.O]
+    for e in range(first_of(team), n + O, stride_of(team)):
+        if e >= n:
+            gradient = memory.store[op[AT.bias_gradient] + e - n]
+            step(rules.of_bias, memory.store, op[AT.bias] + e - n, gradient)
+            continue
+        i, touched = e // O, not op[AT.lazy]
+        if not touched:
+            for k in range(data.column_starts[i], data.column_starts[i + 1]):
+                r = place_of(batch, memory, data.column_rows[k])
+                touched = touched or (r >= 0 and r < batch.n)
+        if touched:
+            gradient = memory.store[op[AT.weight_gradient] + e]
+            at = op[AT.weight] + i * op[AT.ld_weight] + e % O
+            step(rules.of_weight, memory.store, at, gradient)
+
+
+# -------------------------------------------------------------------------- ends
+
+
+@device
+def gather(team, op, batch, memory, data):
+    """Output <- rows of stream X"""
+    I = op[AT.I]
+    for e in range(first_of(team), batch.n * I, stride_of(team)):
+        r = e // I
+        memory.arena[op[AT.output] + r * op[AT.ld_output] + e % I] = data.X[
+            row_of(batch, r) * I + e % I
+        ]
+
+
+@device
+def clipped(p, eps):
+    """A probability between eps and 1 - eps; what is no number stays so."""
+    if p < eps:
+        return eps
+    return 1 - eps if p > 1 - eps else p
+
+
+@device
+def loss_element(op, z, y, eps):
+    """Delta and loss of an output before its activation, but for softmax."""
+    if op[AT.loss] == WORDS.squared_error:
+        return z - y, 0.5 * np.float64(z - y) * np.float64(z - y) / op[AT.O]
+    if op[AT.loss] == WORDS.poisson:
+        mean = exp(np.float64(z))
+        entropy = y * (log(np.float64(y)) - z) if y > 0 else np.float64(0)
+        return exp(z) - y, entropy - y + mean
+    p = activated(WORDS.logistic, z)
+    c = np.float64(clipped(p, eps))
+    return p - y, -(y * log(c) + (1 - y) * log(1 - c))
+
+
+@device
+def loss(team, op, constants, batch, memory, data):
+    """Deltas of all rows, and their losses."""
+    real, O = memory.arena.dtype.type, op[AT.O]
+    eps = real(constants[EPS])
+    for r in range(first_of(team), batch.n, stride_of(team)):
+        row, weight, at = row_of(batch, r), weight_of(batch, data, r), r * op[AT.ld_output]
+        z, delta, total = op[AT.output] + at, op[AT.d_output] + at, np.float64(0)
+        if op[AT.loss] == WORDS.log_loss:
+            softmax(memory.arena, z, O)
+            code = z + data.codes[row]
+            total = -log(np.float64(clipped(memory.arena[code], eps)))
+            memory.arena[code] -= real(1)
+            for o in range(O):
+                memory.arena[delta + o] = memory.arena[z + o] * real(weight)
+        else:
+            for o in range(O):
+                value, part = loss_element(op, memory.arena[z + o], data.targets[row * O + o], eps)
+                total += part
+                memory.arena[delta + o] = value * real(weight)
+        memory.arena[op[AT.row_loss] + r] = real(weight * total)
+
+
+@device
+def output_rows(team, op, batch, memory):
+    """Out <- output activation of output"""
+    O = op[AT.O]
+    for r in range(first_of(team), batch.n, stride_of(team)):
+        at, to = op[AT.output] + r * op[AT.ld_output], (batch.first + r) * O
+        for o in range(O):
+            memory.out[to + o] = activated(op[AT.activation], memory.arena[at + o])
+        if op[AT.activation] == WORDS.softmax:
+            softmax(memory.out, to, O)
+
+
+# -------------------------------------------------------------------------- losses
+
+
+@device
+def square_pieces(team, tables, batch, memory):
+    """Partials <- sums over pieces of the weights of their squares times decay."""
+    piece = 0
+    for k in range(tables.parameters.shape[0]):
+        op = tables.parameters[k]
+        O, ld, n = op[AT.O], op[AT.ld_weight], op[AT.I] * op[AT.O]
+        decay = batch.record[RECORD.scalars + op[AT.weight_group] * N_SCALARS + WORDS.decay]
+        pieces = (n + PIECE - 1) // PIECE
+        for p in range((team.block - piece) % team.blocks, pieces, team.blocks):
+            total = np.float64(0)
+            for e in range(p * PIECE + team.thread, least(n, (p + 1) * PIECE), THREADS):
+                weight = np.float64(memory.store[op[AT.weight] + e // O * ld + e % O])
+                total += weight * weight
+            total = block_sum(team, total)
+            if team.thread == 0:
+                memory.partials[piece + p] = decay * total
+        piece += pieces
+
+
+@device
+def note_step(team, tables, batch, memory, row_loss, report):
+    """Adds what the rows of a batch lost to the loss of the epoch: by the first block."""
+    pieces = 0
+    for k in range(tables.parameters.shape[0]):
+        op = tables.parameters[k]
+        pieces += (op[AT.I] * op[AT.O] + PIECE - 1) // PIECE
+    total = squares = np.float64(0)
+    for r in range(team.thread, batch.n, THREADS):
+        total += memory.arena[row_loss + r]
+    if batch.record[RECORD.penalty] != 0:  # else nobody wrote them
+        for p in range(team.thread, pieces, THREADS):
+            squares += memory.partials[p]
+    total, squares = block_sum(team, total), block_sum(team, squares)
+    if team.thread == 0:
+        record = batch.record
+        share = total + record[RECORD.penalty] * squares
+        report[REPORT.loss] += share * record[RECORD.factor]
+        report[REPORT.squares] = squares
+        report[REPORT.steps] += 1
+
+
+@device
+def note_epoch(report, n):
+    """The end of an epoch of n rows: its mean loss, and whether to stop."""
+    mean, epoch = report[REPORT.loss] / n, int(report[REPORT.epochs])
+    report[REPORT.losses + epoch] = mean
+    report[REPORT.loss] = 0
+    report[REPORT.epochs] += 1
+    if report[REPORT.ruled] != 0:
+        worse = mean > report[REPORT.best] - report[REPORT.tol]
+        report[REPORT.failed] = report[REPORT.failed] + 1 if worse else 0
+        if mean < report[REPORT.best]:
+            report[REPORT.best] = mean
+        if report[REPORT.failed] > report[REPORT.patience]:
+            report[REPORT.stopped] = 1
+
+
+# -------------------------------------------------------------------------- kernels
+
+
+@device
+def meet_block():
+    """All threads of the block wait for each other."""
+    cuda.syncthreads()
+
+
+@device
+def meet_grid():
+    """All threads of the grid wait for each other; it has to be launched as one."""
+    cuda.cg.this_grid().sync()
+
+
+@device
+def share_of(job, memory, data, store):
+    """The memory and the data of one model."""
+    mine = Memory(
+        store,
+        memory.arena[job[JOB.arena] :],
+        memory.positions[job[JOB.positions] :],
+        memory.partials[job[JOB.partials] :],
+        memory.out[job[JOB.out] :],
+    )
+    return mine, Data(
+        data.X[job[JOB.X] :],
+        data.targets[job[JOB.targets] :],
+        data.weights[job[JOB.weights] :],
+        data.codes[job[JOB.codes] :],
+        data.indices[job[JOB.entries] :],
+        data.indptr[job[JOB.indptr] :],
+        data.column_values[job[JOB.entries] :],
+        data.column_rows[job[JOB.entries] :],
+        data.column_starts[job[JOB.columns] :],
+    )
+
+
+def walker(meet):
+    """A walk of the table over a batch, by a team that meets in some way."""
+
+    @device
+    def walk(team, tables, batch, memory, data):
+        row_loss = -1
+        for k in range(tables.ops.shape[0]):
+            op, constants = tables.ops[k], tables.constants[k]
+            kind = op[AT.kind]
+            if kind == WORDS.GATHER:
+                gather(team, op, batch, memory, data)
+            elif kind == WORDS.DENSE_FORWARD:
+                dense_forward(team, op, constants, batch, memory, data)
+            elif kind == WORDS.CSR_FORWARD:
+                csr_forward(team, op, batch, memory, data)
+            elif kind == WORDS.LOSS:
+                loss(team, op, constants, batch, memory, data)
+                row_loss = op[AT.row_loss]
+            elif kind == WORDS.OUTPUT:
+                output_rows(team, op, batch, memory)
+            elif kind == WORDS.DENSE_BACKWARD_INPUT:
+                dense_backward_input(team, op, constants, batch, memory)
+            elif kind == WORDS.DENSE_BACKWARD_SHARD or kind == WORDS.DENSE_BACKWARD_WEIGHT:
+                dense_backward_weight(team, op, constants, batch, memory)
+            elif kind == WORDS.CSR_BACKWARD_WEIGHT:
+                csr_backward_weight(team, op, constants, batch, memory, data)
+            elif kind == WORDS.UPDATE:
+                update(team, op, constants, batch, memory)
+            elif kind == WORDS.CSR_UPDATE:
+                csr_update(team, op, constants, batch, memory, data)
+            if op[AT.meet]:
+                meet()
+        return row_loss
+
+    return walk
+
+
+def runner(meet):
+    """What runs the records of a job, by a team that meets in some way."""
+    walk = walker(meet)
+
+    @device
+    def run(team, tables, memory, data, job, times, report):
+        records, orders = times
+        n, epoch = job[JOB.n], np.int64(-1)
+        for s in range(job[JOB.first], job[JOB.last]):
+            record = records[s]
+            if report[REPORT.stopped] != 0:
+                break
+            rows = int(record[RECORD.rows])
+            order = orders[job[JOB.order] + int(record[RECORD.epoch]) * n * job[JOB.ordered] :]
+            first = int(record[RECORD.start])
+            batch = Batch(first, rows, job[JOB.ordered], job[JOB.weighted], order, record)
+            if rows == 0:
+                if team.block == 0 and team.thread == 0:
+                    note_epoch(report, n)
+                meet()
+                continue
+            if batch.ordered and job[JOB.inverted] >= 0 and epoch != int(record[RECORD.epoch]):
+                epoch = int(record[RECORD.epoch])
+                for row in range(first_of(team), job[JOB.inverted], stride_of(team)):
+                    memory.positions[row] = -1
+                meet()
+                for p in range(first_of(team), n, stride_of(team)):
+                    memory.positions[order[p]] = p
+                meet()
+            if record[RECORD.penalty] != 0:
+                square_pieces(team, tables, batch, memory)
+            row_loss = walk(team, tables, batch, memory, data)
+            if row_loss >= 0 and team.block == 0:
+                note_step(team, tables, batch, memory, row_loss, report)
+            meet()
+
+    return run
+
+
+_run_in_block, _run_in_grid = runner(meet_block), runner(meet_grid)
+
+
+@device
+def team_of(memory, block, blocks):
+    """The thread that runs, as one of a team."""
+    real = memory.arena.dtype
+    left = cuda.shared.array(SLICE, real)
+    right = cuda.shared.array(SLICE, real)
+    sums = cuda.shared.array(THREADS, np.float64)
+    return Team(cuda.threadIdx.x, block, blocks, left, right, sums)
+
+
+if SIMULATED:  # whose threads would allocate the same array twice
+    _allocating, _team_of = threading.Lock(), team_of
+
+    def team_of(memory, block, blocks):
+        """As above."""
+        with _allocating:
+            return _team_of(memory, block, blocks)
+
+
+@cuda.jit
+def run_blocks(tables, memory, data, jobs, records, orders, reports):
+    """Runs the records of many models, each by one block, its weights and moments in shared memory
+    if the launch asked for as much.
+    """
+    quiet()
+    job = jobs[cuda.blockIdx.x]
+    team = team_of(memory, 0, 1)
+    place, size = job[JOB.store], job[JOB.size]
+    store = memory.store[place:]
+    near = cuda.shared.array(0, memory.store.dtype)
+    shared = near.size >= size
+    if shared:
+        store = near[:]
+        for e in range(team.thread, size, THREADS):
+            store[e] = memory.store[place + e]
+        cuda.syncthreads()
+    mine, its_data = share_of(job, memory, data, store)
+    report = reports[job[JOB.report] :]
+    _run_in_block(team, tables, mine, its_data, job, (records, orders), report)
+    if shared:
+        cuda.syncthreads()
+        for e in range(team.thread, size, THREADS):
+            memory.store[place + e] = store[e]
+
+
+@cuda.jit
+def run_grid(tables, memory, data, jobs, records, orders, reports):
+    """Runs the records of one model by the whole grid."""
+    quiet()
+    job = jobs[0]
+    team = team_of(memory, cuda.blockIdx.x, cuda.gridDim.x)
+    mine, its_data = share_of(job, memory, data, memory.store[job[JOB.store] :])
+    report = reports[job[JOB.report] :]
+    _run_in_grid(team, tables, mine, its_data, job, (records, orders), report)

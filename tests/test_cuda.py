@@ -1,0 +1,507 @@
+"""The CUDA backend: ops against the oracle, estimators on it, fits that share launches, refusals.
+
+On a GPU if there is one; else in numba's simulator, if NUMBA_ENABLE_CUDASIM=1 says so (``make
+test`` does), which computes the same in Python, with tiles of a few elements.
+"""
+
+import inspect
+import os
+import pickle
+import sys
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.sparse
+from hotloop.kernels import KINDS
+from sklearn.base import clone
+from sklearn.datasets import load_iris, make_regression
+
+import hotloop
+from bounds import assert_within
+from hotloop import MLPClassifier, MLPRegressor, backends, fit_many, plan, spec
+from stacks import (
+    ACTIVATIONS,
+    LOSSES,
+    OPTIMIZERS,
+    Stack,
+    build,
+    gradient_kinds,
+    gradients,
+    make_orders,
+    make_scalars,
+    open_training,
+    oracle_gradients,
+    oracle_predict,
+    oracle_train,
+    predict,
+    train,
+)
+from state import state_of
+from test_kernels import (
+    assert_gradients_match,
+    assert_parameters_match,
+    assert_trained_match,
+    assert_training_matches,
+    corruptions,
+)
+
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+REASON = backends.why_unavailable("cuda")
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(REASON is not None, reason=f"{REASON}; or NUMBA_ENABLE_CUDASIM=1"),
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+]
+if REASON is None:
+    numba_cuda = sys.modules[backends.engine_of("cuda").__module__]
+
+both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
+dense_and_sparse = pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
+#: Relative norm of the difference after 10 epochs, as the backends are to agree.
+BOUNDS = {"float32": 1e-3, "float64": 1e-9}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def simulated_threads_take_turns_often():
+    """The simulator's threads wait for each other in Python."""
+    before = sys.getswitchinterval()
+    if SIMULATED:
+        sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.fixture(params=["block", "grid"])
+def team(request, monkeypatch):
+    """Who works on a model: a block with its weights in shared memory, or the whole grid."""
+    monkeypatch.setattr(numba_cuda, "in_blocks", lambda *sizes: request.param == "block")
+    return request.param
+
+
+def stack_of(*args, **kwargs):
+    return Stack(*args, **kwargs, backend="cuda")
+
+
+# Ops against the oracle.
+
+
+@both_dtypes
+@dense_and_sparse
+@pytest.mark.parametrize("widths", [(1, 1), (3, 2), (7, 5, 1), (9, 11, 4, 3)], ids=str)
+def test_predictions_and_gradients_on_odd_shapes(widths, sparse, dtype, team):
+    """Widths and rows around the tiles of the simulator."""
+    for k, n in enumerate((1, 5, 14)):
+        loss = ("squared_error", "binary_log_loss", "poisson")[k]
+        hidden = tuple(ACTIVATIONS[3 - k - i] for i in range(len(widths) - 2))
+        problem = build(stack_of(widths, hidden, loss, n, dtype, sparse, k % 2 == 0, seed=k + 7))
+        assert_within(predict(problem), oracle_predict(problem), "prediction")
+        assert_gradients_match(problem)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_with_every_loss(activation, loss):
+    problem = build(stack_of((4, 5, 3), (activation,), loss, 9, "float32", weighted=True))
+    assert_within(predict(problem), oracle_predict(problem), "prediction")
+    assert_training_matches(problem, "adam", 5, n_epochs=1)
+
+
+@both_dtypes
+@pytest.mark.parametrize(
+    ("sparse", "kept"), [(s, g) for s in (False, True) for g in gradient_kinds(s)]
+)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_training_with_every_optimizer(optimizer, sparse, kept, dtype, team):
+    """Two epochs in batches, the last one short: parameters, slots and losses."""
+    stack = stack_of((6, 5, 3), ("tanh",), "log_loss", 13, dtype, sparse, weighted=True)
+    assert_training_matches(build(stack), optimizer, 6, gradients=kept)
+
+
+def test_more_pieces_and_shards_than_one(monkeypatch, team):
+    """Sums that are cut by the plan: squares of many weights, gradients of many rows."""
+    runs = plan.backend_of("cuda")._replace(shard_rows=6)
+    monkeypatch.setattr(plan, "backend_of", lambda name: runs)
+    problem = build(stack_of((9, 8, 3), ("relu",), "squared_error", 31))
+    compiled = plan.compile_training(
+        problem.network, dtype=np.float64, batch_size=31, optimizer=OPTIMIZERS["adam"],
+        backend="cuda",
+    )  # fmt: skip
+    assert (compiled.ops["shard_rows"] == 6).any()
+    assert_training_matches(problem, "adam", 31, gradients=None)
+
+
+def test_gradients_of_many_batches_add_up(monkeypatch, team):
+    monkeypatch.setattr(plan, "GRADIENT_ROWS", 8)
+    for sparse in (False, True):
+        assert_gradients_match(build(stack_of((5, 4, 2), ("tanh",), n=19, sparse=sparse)))
+
+
+@both_dtypes
+@dense_and_sparse
+def test_a_row_has_the_same_bits_alone_and_in_any_batch(sparse, dtype, team):
+    problem = build(stack_of((7, 6, 3), ("tanh",), "log_loss", 11, dtype, sparse))
+    X, whole = problem.streams["X"], predict(problem)
+    for rows in ([0], [10], [3, 4], list(range(1, 11)), [5, 0, 5]):
+        np.testing.assert_array_equal(predict(problem, X[rows]), whole[rows])
+    assert predict(problem, X[:0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize(("of_X", "of_plan"), [("float32", "float64"), ("float64", "float32")])
+def test_input_of_the_other_dtype_is_converted(of_X, of_plan):
+    problem = build(stack_of((5, 4, 3), ("tanh",), n=11, dtype="float32"))
+    X = problem.streams["X"]
+    problem = build(replace(problem.stack, dtype=of_plan))
+    problem.streams["X"] = X.astype(of_X)
+    problem.X[:] = X
+    assert_training_matches(problem, "adam", 6)
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["exact", "lazy"])
+def test_features_that_a_batch_does_not_touch(lazy):
+    """Exact: as dense X would have it; lazy: as the reference backend has it."""
+    stack = Stack((8, 3, 2), ("relu",), n=9, sparse=True)
+    problems, states = [build(replace(stack, backend="cuda")), build(stack)], []
+    for problem in problems:
+        runner, state = open_training(problem, "adam", 3, lazy=lazy)
+        runner.run(make_orders(problem, 2), make_scalars("adam", 6))
+        runner.read_state(state)
+        states.append(state.parameters[0])
+    np.testing.assert_allclose(states[0], states[1], rtol=1e-12)
+    if not lazy:
+        assert_training_matches(problems[0], "adam", 3)
+
+
+def test_a_block_and_the_grid_compute_the_same_bits(monkeypatch):
+    results = []
+    for blocks in (True, False):
+        monkeypatch.setattr(numba_cuda, "in_blocks", lambda *sizes, b=blocks: b)
+        problem = build(stack_of((6, 5, 3), ("relu",), n=13, dtype="float32"))
+        results.append(train(problem, "adam", 5))
+    for one, two in zip(*results, strict=True):
+        assert state_of(one) == state_of(two)
+
+
+def test_cuda_has_a_function_for_every_op():
+    """All kinds are told apart by its walk, but for those that others need or that it skips."""
+    from hotloop.kernels import cuda_ops
+
+    told = inspect.getsource(cuda_ops.walker)
+    missing = [kind for kind in KINDS if f"WORDS.{kind}" not in told]
+    assert missing == ["CSR_INDEX", "CSR_CATCH_UP", "ROUND"]
+
+
+# The tests are tested.
+
+MUTATED = Stack((5, 4, 3), ("tanh",), "log_loss", 11, weighted=True, backend="cuda")
+
+
+@dense_and_sparse
+def test_one_corrupted_weight_fails_every_comparison(sparse):
+    """A weight a percent off, or lost: in predictions, gradients and after training."""
+    problem = build(replace(MUTATED, sparse=sparse))
+    expected = oracle_predict(problem), oracle_gradients(problem)[1]
+    for wrong in list(corruptions(problem.parameters, problem))[::5]:
+        with pytest.raises(AssertionError):
+            assert_within(predict(problem, parameters=wrong), expected[0])
+        found = gradients(problem, parameters=wrong)[1]
+        with pytest.raises(AssertionError):
+            assert_parameters_match(found, expected[1], problem, "gradient")
+    parameters, _, _ = train(problem, "adam", 5)
+    net, _, _ = oracle_train(problem, "adam", 5)
+    for wrong in corruptions(parameters, problem):
+        with pytest.raises(AssertionError):
+            assert_trained_match(wrong, net, problem)
+
+
+# The runner's protocol.
+
+
+def test_epochs_in_one_call_or_in_many_and_where_it_stops():
+    """Losses, steps and the stopping rule; a batch without weight is no step."""
+    problem = build(stack_of((5, 4, 3), ("relu",), n=11, weighted=True))
+    problem.streams["sample_weight"][4:8] = 0
+    orders, scalars = make_orders(problem, 4), make_scalars("sgd", 12)
+    orders[:] = np.arange(11)
+    runner, state = open_training(problem, "sgd", 4)
+    losses = runner.run(orders, scalars, stop=np.array([[-1.0, 0, 0, 2]]))
+    assert losses.shape == (1, 3)  # the third in a row that is no better
+    assert runner.steps == 6
+    assert runner.losses == losses[0].tolist()
+    runner.read_state(state)
+    assert state.step == 6
+    one_by_one, other = open_training(problem, "sgd", 4)
+    for k in range(3):
+        one_by_one.run(None, scalars[:, 2 * k : 2 * k + 3], n_epochs=1)
+    one_by_one.read_state(other)
+    np.testing.assert_array_equal(other.parameters, state.parameters)
+
+
+def test_an_interrupt_leaves_whole_steps(monkeypatch):
+    """Between launches: what was done counts, and a fit warns and keeps it."""
+    X, y = load_iris(return_X_y=True)
+    whole, launches = numba_cuda.launch, []
+
+    def launch(*args):
+        launches.append(1)
+        if len(launches) == 3:
+            raise KeyboardInterrupt
+        return whole(*args)
+
+    monkeypatch.setattr(numba_cuda, "launch", launch)
+    model = MLPClassifier(3, max_iter=40, batch_size=15, random_state=0, device="cuda")
+    with pytest.warns(UserWarning, match="interrupted"):
+        model.fit(X[::5], y[::5])
+    assert 1 <= model._optimizer.step < 40
+    assert model._optimizer.step // 2 - model.n_iter_ in (0, 1)  # whose end may not be noted yet
+
+
+# Estimators.
+
+
+def iris(dtype="float64", sparse=False):
+    X, y = load_iris(return_X_y=True)
+    X = (X[::5] - X.mean(axis=0)).astype(dtype)
+    return (scipy.sparse.csr_array(X * (X > 0)) if sparse else X), y[::5]
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """How many models each launch had, as they come."""
+    jobs, whole = [], numba_cuda.launch
+
+    def launch(table, memory, data, batch_of_jobs, *rest):
+        jobs.append(len(batch_of_jobs))
+        return whole(table, memory, data, batch_of_jobs, *rest)
+
+    monkeypatch.setattr(numba_cuda, "launch", launch)
+    return jobs
+
+
+def assert_close_fits(one, two, dtype):
+    for a, b in zip(one.coefs_ + one.intercepts_, two.coefs_ + two.intercepts_, strict=True):
+        assert type(b) is np.ndarray
+        assert a.dtype == b.dtype == dtype
+        assert np.linalg.norm(a - b) <= BOUNDS[dtype] * np.linalg.norm(a)
+
+
+@dense_and_sparse
+@both_dtypes
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_ten_epochs_end_where_the_cpu_ends(solver, dtype, sparse, launches):
+    X, y = iris(dtype, sparse)
+    weight = np.linspace(0.5, 2, len(y))
+    network = MLPClassifier((6, 4), solver=solver, max_iter=10, batch_size=16, random_state=0)
+    network.set_params(learning_rate_init=0.05)
+    one = clone(network).fit(X, y, weight)
+    two = clone(network).set_params(device="cuda").fit(X, y, weight)
+    assert (one.device_, two.device_) == ("cpu", "cuda")
+    assert launches  # else it was the same code
+    assert_close_fits(one, two, dtype)
+    np.testing.assert_allclose(two.loss_curve_, one.loss_curve_, rtol=BOUNDS[dtype])
+    np.testing.assert_allclose(two.predict_proba(X), one.predict_proba(X), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "poisson"])
+def test_lbfgs_takes_its_gradients_from_the_device(loss):
+    X, y = make_regression(20, 3, random_state=0)
+    y = np.abs(y) / 100
+    network = MLPRegressor(loss, 3, solver="lbfgs", max_iter=8, random_state=0)
+    one, two = clone(network).fit(X, y), clone(network).set_params(device="cuda").fit(X, y)
+    assert two.loss_ == pytest.approx(one.loss_, rel=1e-6)
+
+
+def test_early_stopping_partial_fit_and_lazy_updates_run_on_it():
+    X, y = iris(sparse=True)
+    settings = {"sparse_updates": "lazy", "early_stopping": True, "max_iter": 5, "random_state": 0}
+    one, two = (MLPClassifier(4, device=name, **settings) for name in ("cpu", "cuda"))
+    for model in (one, two):
+        model.fit(X, y).set_params(early_stopping=False).partial_fit(X, y)
+    np.testing.assert_allclose(two.loss_curve_, one.loss_curve_, rtol=1e-9)
+    assert_close_fits(one, two, "float64")
+
+
+def test_a_model_of_one_backend_opens_and_predicts_on_every_other():
+    X, y = iris()
+    ways = [{"device": "cuda"}, {"backend": "numba"}, {"backend": "compiled"}]
+    ways = [w for w in ways if w == ways[0] or backends.why_unavailable(w["backend"]) is None]
+    for way in ways:
+        model = MLPClassifier(4, max_iter=3, batch_size=16, random_state=0, **way).fit(X, y)
+        expected = model.predict_proba(X)
+        for other in ways:
+            opened = pickle.loads(pickle.dumps(model))
+            opened.set_params(**{"device": "cpu", "backend": "auto", **other})
+            np.testing.assert_allclose(opened.predict_proba(X), expected, rtol=1e-12)
+            np.testing.assert_allclose(opened.predict_proba(X[:1]), expected[:1], rtol=1e-12)
+
+
+def test_the_same_fit_has_the_same_bits():
+    X, y = iris("float32")
+    fits = [MLPClassifier(4, max_iter=3, random_state=0, device="cuda").fit(X, y) for _ in range(2)]
+    assert state_of(fits[0].coefs_) == state_of(fits[1].coefs_)
+
+
+def test_a_network_that_diverges_is_refused_and_changes_nothing():
+    X, y = make_regression(20, 3, random_state=0)
+    model = MLPRegressor(hidden_layer_sizes=3, max_iter=2, random_state=0, device="cuda").fit(X, y)
+    before = state_of(vars(model))
+    model.set_params(solver="sgd", learning_rate_init=1e200, max_iter=5)
+    with pytest.raises(ValueError, match="non-finite"):
+        model.fit(X, y)
+    model.set_params(solver="adam", learning_rate_init=0.001, max_iter=2)
+    assert state_of(vars(model)) == before
+
+
+# Many at once.
+
+
+def several():
+    """Alike but for what a shared launch may differ in; the last has another network."""
+    alike = dict(hidden_layer_sizes=4, batch_size=16, device="cuda")
+    return [
+        MLPClassifier(**alike, max_iter=4, random_state=0),
+        MLPClassifier(**alike, max_iter=7, random_state=1, learning_rate_init=0.01, alpha=1.0),
+        MLPClassifier(**alike, max_iter=5, random_state=2, early_stopping=True),
+        MLPClassifier(**alike, max_iter=9, random_state=3, tol=10.0, n_iter_no_change=2),
+        MLPClassifier(3, max_iter=3, random_state=4, device="cuda"),
+    ]
+
+
+@pytest.mark.parametrize("with_folds", [False, True])
+def test_fits_at_once_are_fits_one_by_one(with_folds, launches):
+    """Bit for bit, whoever stops when; and they did share launches."""
+    X, y = iris("float32")
+    rng = np.random.default_rng(0)
+    folds = [np.sort(rng.permutation(len(y))[:20]) for _ in several()] if with_folds else None
+    together = fit_many(several(), X, y, folds=folds)
+    assert max(launches) == 4  # the last has a network of its own
+    for k, (one, many) in enumerate(zip(several(), together, strict=True)):
+        rows = folds[k] if with_folds else slice(None)
+        assert state_of(vars(one.fit(X[rows], y[rows]))) == state_of(vars(many))
+
+
+def test_a_fit_that_fails_leaves_the_others_alone():
+    X, y = iris()
+    models = several()[:3]
+    models[1].set_params(alpha=-1)
+    with pytest.raises(ValueError, match="alpha"):
+        fit_many(models, X, y)
+    assert models[0].n_iter_ == 4
+    assert models[2].n_iter_ == 5
+    assert not hasattr(models[1], "coefs_")
+
+
+def test_what_cannot_be_fitted_side_by_side_is_refused():
+    X, y = iris()
+    model = several()[0]
+    with pytest.raises(ValueError, match="there twice"):
+        fit_many([model, model], X, y)
+    with pytest.raises(ValueError, match="got 1 for 2 estimators"):
+        fit_many(several()[:2], X, y, folds=[np.arange(5)])
+    rng = np.random.RandomState(0)
+    with pytest.raises(ValueError, match="share a RandomState"):
+        fit_many([m.set_params(random_state=rng) for m in several()[:2]], X, y)
+
+
+def test_no_thread_is_left_behind():
+    X, y = iris()
+    before = threading.active_count()
+    fit_many([m.set_params(max_iter=1) for m in several()[:2]], X, y)
+    assert threading.active_count() == before
+
+
+def test_many_on_the_cpu_are_fitted_one_after_another():
+    X, y = iris()
+    models = [MLPClassifier(4, max_iter=3, random_state=k) for k in range(3)]
+    for k, model in enumerate(fit_many(models, X, y)):
+        alone = MLPClassifier(4, max_iter=3, random_state=k).fit(X, y)
+        assert state_of(alone.coefs_) == state_of(model.coefs_)
+
+
+# Refusals.
+
+
+def unchanged(model, X, y, error, match):
+    before = state_of(vars(model))
+    with pytest.raises(error, match=match):
+        model.fit(X, y)
+    assert state_of(vars(model)) == before
+
+
+@pytest.mark.parametrize("backend", ["compiled", "numba"])
+def test_a_backend_of_the_cpu_is_refused_beside_a_gpu(backend):
+    X, y = iris()
+    model = MLPClassifier(3, device="cuda", backend=backend)
+    unchanged(model, X, y, ValueError, rf"backend='{backend}' computes on the CPU.*backend='auto'")
+
+
+def test_bfloat16_is_refused_with_the_reason():
+    X, y = iris("float32")
+    model = MLPClassifier(3, device="cuda", precision="bfloat16_emulated")
+    unchanged(model, X, y, ValueError, "device='cuda' computes in float32 and float64")
+
+
+def test_an_unknown_device_is_refused():
+    X, y = iris()
+    unchanged(MLPClassifier(device="gpu"), X, y, ValueError, "'device' parameter of MLPClassifier")
+
+
+def test_a_device_without_room_is_a_memory_error(monkeypatch):
+    """Whatever is allocated first or last: it says how much was wanted, and nothing is changed."""
+    X, y = iris()
+    model = MLPClassifier(3, max_iter=2, random_state=0, device="cuda").fit(X, y)
+
+    class Full(Exception):
+        code = 2
+
+    def full(*args, **kwargs):
+        raise Full("CUDA_ERROR_OUT_OF_MEMORY")
+
+    for name in ("device_array", "to_device"):
+        with monkeypatch.context() as patched:
+            patched.setattr(numba_cuda.cuda, name, full)
+            unchanged(model, X, y, MemoryError, "CUDA device has no room for .* MiB more")
+    assert model.fit(X, y).n_iter_ == 2
+
+
+@pytest.mark.parametrize("reason", ["no CUDA driver is installed here"])
+def test_without_a_gpu_it_is_refused_and_auto_is_the_cpu(reason, monkeypatch):
+    X, y = iris()
+    model = MLPClassifier(3, max_iter=2, batch_size=16, random_state=0, device="cuda").fit(X, y)
+    monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", "0")
+    monkeypatch.setattr(backends, "why_no_gpu", lambda: reason)
+    unchanged(model, X, y, ValueError, f"device='cuda' cannot be used: {reason}.*device='cpu'")
+    with pytest.raises(ValueError, match=reason):
+        model.predict(X[:1])
+    assert backends.config()["backends"]["cuda"].startswith(f"absent: {reason}")
+    model.set_params(device="auto").fit(X, y)
+    assert model.device_ == "cpu"
+
+
+def test_auto_goes_by_the_work_of_a_step(monkeypatch):
+    """As if there were a GPU: large steps and predictions there, small ones on the CPU."""
+    monkeypatch.setattr(backends, "why_no_gpu", lambda: None)
+    X, y = iris()
+    small = MLPClassifier(3, max_iter=1, random_state=0, device="auto").fit(X, y)
+    assert small.device_ == "cpu"
+    monkeypatch.setattr(backends, "GPU_FROM_FLOPS", 100)
+    assert clone(small).fit(X, y).device_ == "cuda"
+    assert clone(small).set_params(backend=backends.CPU_BACKENDS[1]).fit(X, y).device_ == "cpu"
+    network = spec.Network((10,), (spec.Dense(20), spec.Dense(3)), spec.LOSSES["log_loss"])
+    assert backends.work_of(network, 7) == 6 * 7 * (200 + 60)
+    assert backends.work_of(network, 7, row_entries=2) == 6 * 7 * (40 + 60)
+
+
+def test_numba_missing_is_said_with_the_remedy(monkeypatch):
+    reason = "numba is not installed; pip install 'hotloop[cuda]'"
+    X, y = iris()
+    monkeypatch.setattr(backends, "ENGINES", {**backends.ENGINES, "cuda": reason})
+    unchanged(MLPClassifier(device="cuda"), X, y, ValueError, r"pip install 'hotloop\[cuda\]'")
+
+
+def test_every_estimator_has_the_parameter_last():
+    for estimator in (MLPClassifier, MLPRegressor):
+        assert list(inspect.signature(estimator).parameters)[-1] == "device"
+        assert estimator().device == "cpu"
+    assert "fit_many" in hotloop.__all__
