@@ -12,6 +12,7 @@ uses ``cuda`` has to be in this file, since the simulator swaps that name in the
 
 import threading
 from collections import namedtuple
+from functools import lru_cache
 from math import exp, log, sqrt, tanh
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from numba import config, cuda
 
 from . import SCALARS
+from .custom import source_of
 from .numba_cpu import WORDS
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
@@ -38,7 +40,7 @@ FIELDS = (
     *("from_stream", "lazy", "I", "O", "input", "d_input", "output", "d_output", "ld_input"),
     *("ld_d_input", "ld_output", "row_loss", "ld_weight", "weight", "weight_slot_0"),
     *("weight_slot_1", "weight_gradient", "bias", "bias_slot_0", "bias_slot_1", "bias_gradient"),
-    *("shard_rows", "shard_bytes"),
+    *("shard_rows", "shard_bytes", "function", "slope", "ld_slope"),
 )
 AT: Any = namedtuple("AT", FIELDS)(*range(len(FIELDS)))
 #: Of a model in a launch: where what it has begins in the arrays of all, and which records it runs.
@@ -171,7 +173,9 @@ def activated(activation, z):
 
 @device
 def slope(activation, made):
-    """Derivative of an activation, by what it made."""
+    """Derivative of an activation, by what it made; of a custom one by what was kept of it."""
+    if activation == WORDS.custom:
+        return made
     if activation == WORDS.relu:
         return made * 0 + (1 if made != 0 else 0)
     if activation == WORDS.logistic:
@@ -364,7 +368,10 @@ def dense_backward_input(team, op, constants, batch, memory):
     shape = Shape(batch.n, op[AT.I], op[AT.O], 1, op[AT.O])
     rules = rules_of(op, constants, batch, memory, -1)
     place, ld = op[AT.d_input], op[AT.ld_d_input]
-    sink = Sink(SLOPE, op[AT.activation], place, ld, op[AT.input], op[AT.ld_input])
+    made, ld_made = op[AT.input], op[AT.ld_input]
+    if op[AT.activation] == WORDS.custom:
+        made, ld_made = op[AT.slope], op[AT.ld_slope]
+    sink = Sink(SLOPE, op[AT.activation], place, ld, made, ld_made)
     products(team, left, right, shape, sink, rules, memory)
 
 
@@ -639,8 +646,74 @@ def share_of(job, memory, data, store):
     )
 
 
-def walker(meet):
-    """A walk of the table over a batch, by a team that meets in some way."""
+@device
+def no_function(index, y, z):
+    """Value and derivative of a function of the user, by its number in the plan."""
+    return z, z
+
+
+def with_function(function, real, number, others):
+    """The same, of one more function; its derivative by differences if the user gave none."""
+    kind, cast, width = function.kind, np.dtype(real).type, 6e-6
+    value = device(source_of(function.value, kind))
+
+    @device
+    def value_at(y, z):
+        return value(y, z) if kind == "loss" else value(z)
+
+    if function.derivative is not None:
+        derivative = device(source_of(function.derivative, kind))
+
+        @device
+        def slope_at(y, z):
+            return derivative(y, z) if kind == "loss" else derivative(z)
+
+    else:
+
+        @device
+        def slope_at(y, z):
+            h = width * (abs(z) if abs(z) > 1 else 1.0)
+            above, below = np.float64(z) + h, np.float64(z) - h
+            return (value_at(y, above) - value_at(y, below)) / (above - below)
+
+    @device
+    def choose(index, y, z):
+        if index == number:
+            return cast(value_at(y, z)), cast(slope_at(y, z))
+        return others(index, y, z)
+
+    return choose
+
+
+def walker(meet, function):
+    """A walk of the table over a batch, by a team that meets in some way, with the user's
+    functions.
+    """
+
+    @device
+    def activate_custom(team, op, batch, memory):
+        O = op[AT.O]
+        for e in range(first_of(team), batch.n * O, stride_of(team)):
+            r, o = e // O, e % O
+            at = op[AT.output] + r * op[AT.ld_output] + o
+            z = memory.arena[at]
+            value, derivative = function(op[AT.function], z, z)
+            memory.arena[at] = value
+            if op[AT.slope] >= 0:
+                memory.arena[op[AT.slope] + r * op[AT.ld_slope] + o] = derivative
+
+    @device
+    def custom_loss(team, op, batch, memory, data):
+        O = op[AT.O]
+        for r in range(first_of(team), batch.n, stride_of(team)):
+            row, total = row_of(batch, r), np.float64(0)
+            weight, at = weight_of(batch, data, r), r * op[AT.ld_output]
+            for o in range(O):
+                z = memory.arena[op[AT.output] + at + o]
+                value, delta = function(op[AT.function], data.targets[row * O + o], z)
+                total += value
+                memory.arena[op[AT.d_output] + at + o] = delta * memory.arena.dtype.type(weight)
+            memory.arena[op[AT.row_loss] + r] = memory.arena.dtype.type(weight * total)
 
     @device
     def walk(team, tables, batch, memory, data):
@@ -654,6 +727,9 @@ def walker(meet):
                 dense_forward(team, op, constants, batch, memory, data)
             elif kind == WORDS.CSR_FORWARD:
                 csr_forward(team, op, batch, memory, data)
+            elif kind == WORDS.LOSS and op[AT.loss] == WORDS.custom_loss:
+                custom_loss(team, op, batch, memory, data)
+                row_loss = op[AT.row_loss]
             elif kind == WORDS.LOSS:
                 loss(team, op, constants, batch, memory, data)
                 row_loss = op[AT.row_loss]
@@ -669,6 +745,10 @@ def walker(meet):
                 update(team, op, constants, batch, memory)
             elif kind == WORDS.CSR_UPDATE:
                 csr_update(team, op, constants, batch, memory, data)
+            forward = kind == WORDS.DENSE_FORWARD or kind == WORDS.CSR_FORWARD
+            if forward and op[AT.activation] == WORDS.custom:
+                meet()
+                activate_custom(team, op, batch, memory)
             if op[AT.meet]:
                 meet()
         return row_loss
@@ -676,9 +756,9 @@ def walker(meet):
     return walk
 
 
-def runner(meet):
+def runner(meet, function):
     """What runs the records of a job, by a team that meets in some way."""
-    walk = walker(meet)
+    walk = walker(meet, function)
 
     @device
     def run(team, tables, memory, data, job, times, report):
@@ -715,9 +795,6 @@ def runner(meet):
     return run
 
 
-_run_in_block, _run_in_grid = runner(meet_block), runner(meet_grid)
-
-
 @device
 def team_of(memory, block, blocks):
     """The thread that runs, as one of a team."""
@@ -737,38 +814,47 @@ if SIMULATED:  # whose threads would allocate the same array twice
             return _team_of(memory, block, blocks)
 
 
-@cuda.jit
-def run_blocks(tables, memory, data, jobs, records, orders, reports):
-    """Runs the records of many models, each by one block, its weights and moments in shared memory
-    if the launch asked for as much.
-    """
-    quiet()
-    job = jobs[cuda.blockIdx.x]
-    team = team_of(memory, 0, 1)
-    place, size = job[JOB.store], job[JOB.size]
-    store = memory.store[place:]
-    near = cuda.shared.array(0, memory.store.dtype)
-    shared = near.size >= size
-    if shared:
-        store = near[:]
-        for e in range(team.thread, size, THREADS):
-            store[e] = memory.store[place + e]
-        cuda.syncthreads()
-    mine, its_data = share_of(job, memory, data, store)
-    report = reports[job[JOB.report] :]
-    _run_in_block(team, tables, mine, its_data, job, (records, orders), report)
-    if shared:
-        cuda.syncthreads()
-        for e in range(team.thread, size, THREADS):
-            memory.store[place + e] = store[e]
+@lru_cache(maxsize=64)
+def kernels_with(functions, real):
+    """The two kernels, with functions of the user in a plan of some dtype compiled into them."""
+    function = no_function
+    for number, added in enumerate(functions):
+        function = with_function(added, real, number, function)
+    run, run_on_grid = runner(meet_block, function), runner(meet_grid, function)
 
+    @cuda.jit
+    def run_blocks(tables, memory, data, jobs, records, orders, reports):
+        """Runs the records of many models, each by one block, its weights and moments in shared
+        memory if the launch asked for as much.
+        """
+        quiet()
+        job = jobs[cuda.blockIdx.x]
+        team = team_of(memory, 0, 1)
+        place, size = job[JOB.store], job[JOB.size]
+        store = memory.store[place:]
+        near = cuda.shared.array(0, memory.store.dtype)
+        shared = near.size >= size
+        if shared:
+            store = near[:]
+            for e in range(team.thread, size, THREADS):
+                store[e] = memory.store[place + e]
+            cuda.syncthreads()
+        mine, its_data = share_of(job, memory, data, store)
+        report = reports[job[JOB.report] :]
+        run(team, tables, mine, its_data, job, (records, orders), report)
+        if shared:
+            cuda.syncthreads()
+            for e in range(team.thread, size, THREADS):
+                memory.store[place + e] = store[e]
 
-@cuda.jit
-def run_grid(tables, memory, data, jobs, records, orders, reports):
-    """Runs the records of one model by the whole grid."""
-    quiet()
-    job = jobs[0]
-    team = team_of(memory, cuda.blockIdx.x, cuda.gridDim.x)
-    mine, its_data = share_of(job, memory, data, memory.store[job[JOB.store] :])
-    report = reports[job[JOB.report] :]
-    _run_in_grid(team, tables, mine, its_data, job, (records, orders), report)
+    @cuda.jit
+    def run_grid(tables, memory, data, jobs, records, orders, reports):
+        """Runs the records of one model by the whole grid."""
+        quiet()
+        job = jobs[0]
+        team = team_of(memory, cuda.blockIdx.x, cuda.gridDim.x)
+        mine, its_data = share_of(job, memory, data, memory.store[job[JOB.store] :])
+        report = reports[job[JOB.report] :]
+        run_on_grid(team, tables, mine, its_data, job, (records, orders), report)
+
+    return run_blocks, run_grid

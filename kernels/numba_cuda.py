@@ -36,8 +36,7 @@ from .cuda_ops import (
     Data,
     Memory,
     Tables,
-    run_blocks,
-    run_grid,
+    kernels_with,
 )
 
 #: How long a launch may take: signals are answered between launches.
@@ -56,7 +55,7 @@ UPLOADED = 2**27
 _OFFSETS = {
     *("input", "d_input", "output", "d_output", "row_loss", "weight", "weight_slot_0"),
     *("weight_slot_1", "weight_gradient", "bias", "bias_slot_0", "bias_slot_1"),
-    *("bias_gradient", "shard_bytes"),
+    *("bias_gradient", "shard_bytes", "slope"),
 }
 #: Ops that a walk passes over: all steps of all features are taken at once.
 _PASSED = [KINDS["CSR_INDEX"], KINDS["CSR_CATCH_UP"]]
@@ -134,15 +133,16 @@ def table_of(ops, plan, store_size):
     return table, constants
 
 
-class Table(namedtuple("Table", "tables host")):
-    """Tables on the device, and the integers of their ops on the host."""
+class Table(namedtuple("Table", "tables host kernels")):
+    """Tables on the device, the integers of their ops on the host, and who runs them."""
 
     @classmethod
     def of(cls, ops, parameters, plan, store_size):
         """From records of a plan."""
         table, constants = table_of(ops, plan, store_size)
         places = table_of(parameters, plan, store_size)[0]
-        return cls(Tables(*map(matrix, (table, places, constants))), table)
+        kernels = kernels_with(plan.functions, plan.dtype.name)
+        return cls(Tables(*map(matrix, (table, places, constants))), table, kernels)
 
 
 def flops_of(table, rows):
@@ -423,6 +423,7 @@ def launch(table, memory, data, jobs, arrays, sizes):
         Rows of a batch, and elements of a store.
     """
     rows, size = sizes
+    run_blocks, run_grid = table.kernels
     records, orders, reports = arrays
     n_bytes = size * memory.store.dtype.itemsize
     tables, memory, data = (_handed(x) for x in (table.tables, memory, data))

@@ -19,6 +19,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_iris, make_regression
 
 import hotloop
+import test_custom as custom
 from bounds import assert_within
 from hotloop import MLPClassifier, MLPRegressor, backends, fit_many, plan, spec
 from stacks import (
@@ -334,6 +335,29 @@ def test_a_model_of_one_backend_opens_and_predicts_on_every_other():
             opened.set_params(**{"device": "cpu", "backend": "auto", **other})
             np.testing.assert_allclose(opened.predict_proba(X), expected, rtol=1e-12)
             np.testing.assert_allclose(opened.predict_proba(X[:1]), expected[:1], rtol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.*has no derivative:UserWarning")
+@both_dtypes
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
+def test_functions_of_the_user_are_those_of_the_cpu(dtype, sparse, team):
+    """An activation and a loss; with a derivative and without; for one output and for two."""
+    X, y = make_regression(20, 3, random_state=0)
+    y = y / np.abs(y).max()
+    X = scipy.sparse.csr_matrix(X.astype(dtype)) if sparse else X.astype(dtype)
+    how = {"hidden_layer_sizes": (6,), "max_iter": 3, "random_state": 0}
+    for activation, loss, target in (
+        ((custom.silu, custom.silu_slope), (custom.huber, custom.huber_slope), y),
+        (custom.gelu, custom.log_cosh, np.stack([y, -y], axis=1)),
+    ):
+        one, two = (
+            MLPRegressor(activation=activation, loss=loss, device=device, **how).fit(X, target)
+            for device in ("cpu", "cuda")
+        )
+        for a, b in zip(one.coefs_, two.coefs_, strict=True):
+            assert np.linalg.norm(a - b) <= BOUNDS[dtype] * np.linalg.norm(a)
+        np.testing.assert_allclose(one.loss_, two.loss_, rtol=BOUNDS[dtype])
+        np.testing.assert_allclose(one.predict(X), two.predict(X), rtol=BOUNDS[dtype], atol=1e-6)
 
 
 def test_the_same_fit_has_the_same_bits():
