@@ -7,6 +7,7 @@
 #     check-baseline-cpu  the kernels on an x86-64 processor without AVX, emulated
 #     check-aarch64       the kernels on 64-bit ARM, cross-compiled and emulated
 #     check-clang         the kernels compiled by clang
+#     check-cuda          the CUDA kernels compiled to PTX, which needs no GPU
 #     check-versions      the tests on other versions of Python, NumPy and scikit-learn
 #   make bench      training time beside scikit-learn and PyTorch    (make bench ARGS="--rows 0 1")
 #                   and what else is in benchmarks/: make bench BENCH=steps, predictions, grid,
@@ -33,7 +34,8 @@ SOURCES := pyproject.toml setup.py README.md \
   $(shell find src kernels -name '*.py' -o -name '*.px[yi]' -o -name '*.[ch]' -o -name py.typed)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check-all check-baseline-cpu check-aarch64 check-clang check-versions bench lint types clean
+.PHONY: demo test check-all check-baseline-cpu check-aarch64 check-clang check-versions check-cuda bench lint \
+  types clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMPS)/demo
@@ -44,7 +46,7 @@ test: $(STAMPS)/test
 
 check-all: $(STAMPS)/test
 	$(call run_tests,)
-	$(MAKE) check-baseline-cpu check-aarch64 check-clang check-versions
+	$(MAKE) check-baseline-cpu check-aarch64 check-clang check-versions check-cuda
 
 check-baseline-cpu: $(STAMPS)/test
 	.ci/elsewhere nehalem -n 2 $(KERNEL_TESTS)
@@ -57,6 +59,10 @@ check-clang: $(BIN)/python
 
 check-versions: $(BIN)/python
 	for minor in 11 12 13 14; do .ci/elsewhere python3.$$minor -n 2 -m "not slow" || exit 1; done
+
+check-cuda: $(BIN)/python
+	$(BIN)/python -m venv build/cuda && build/cuda/bin/pip install -q ".[cuda]"
+	build/cuda/bin/python tests/compile_ptx.py || test $$? = 77
 
 bench: $(STAMPS)/demo
 	$(BIN)/python benchmarks/$(BENCH).py $(ARGS)
