@@ -7,6 +7,7 @@ LLVM makes vectors of it.
 import ctypes
 import dis
 import inspect
+import re
 from functools import lru_cache
 from operator import ipow, pow
 from types import FunctionType
@@ -35,6 +36,9 @@ NOT_ANALYTIC = frozenset(
 )
 #: Where an activation is tried, and a loss beside each of some targets.
 POINTS = np.concatenate([[0.0], *(s * np.geomspace(1e-3, 20, 24) * 1.01 for s in (-1, 1))])
+#: Where derivatives are compared besides, if the function is finite there: far out, a complex step
+#: may have overflown where the function has not.
+FAR = np.array([-1000.0, -200.0, -50.0, 50.0, 200.0, 1000.0])
 #: Of differences, relative to z or 1: where truncation and rounding are about even.
 _STEP = np.finfo(np.float64).eps ** (1 / 3)
 #: How far a derivative may be from differences.
@@ -75,12 +79,18 @@ class _NarrowConstants(FunctionPass):
                 continue
             value = statement.value
             if isinstance(value, ir.Const | ir.Global | ir.FreeVar) and (
-                type(value.value) is float
+                (type(value.value) is float and _fits(value.value))
                 or (type(value.value) is int and statement.target.name not in kept)
             ):
                 value.value = np.float32(value.value)
                 changed = True
         return changed
+
+
+def _fits(number):
+    """Whether a number is one of float32's range."""
+    limits = np.finfo(np.float32)
+    return number == 0 or limits.tiny <= abs(number) <= limits.max or not np.isfinite(number)
 
 
 def _counting(expression, function_ir):
@@ -130,9 +140,18 @@ def source_of(function, kind):
 
 @lru_cache(maxsize=256)
 def jitted(function, kind, dtype):
-    """A function compiled when first called, with constants of the dtype it is called with."""
-    pipeline = {"pipeline_class": _NarrowCompiler} if dtype == "float32" else {}
-    return njit(source_of(function, kind), **INLINED, **pipeline)
+    """A function compiled when first called, with constants of the dtype it is called with where
+    they can be: some count, in ways that only a compiler finds out.
+    """
+    source = source_of(function, kind)
+    if dtype == "float32":
+        narrow = njit(source, **INLINED, pipeline_class=_NarrowCompiler)
+        try:
+            narrow.compile((types.float32,) * (2 if kind == "loss" else 1))
+        except Exception:
+            return njit(source, **INLINED)
+        return narrow
+    return njit(source, **INLINED)
 
 
 @lru_cache(maxsize=256)
@@ -145,25 +164,29 @@ def derivative_of(function, dtype):
     Squire and Trapp (1998), "Using complex variables to estimate derivatives of real functions",
     SIAM Review 40(1).
     """
-    kind = function.kind
     if function.derivative is not None:
-        return jitted(function.derivative, kind, dtype), "given"
-    f, step, width = jitted(function.value, kind, "float64"), 1e-20, _STEP
-    if analytic(source_of(function.value, kind)):
-        try:
-            f.compile((types.float64, types.complex128)[kind != "loss" :])
-        except Exception:  # no complex form of what it calls
-            pass
-        else:
+        return jitted(function.derivative, function.kind, dtype), "given"
+    if analytic(source_of(function.value, function.kind)):
+        step = _complex_step(function)
+        if _agrees(step, function):
+            return step, "by complex steps"
+    return _difference(function), "by differences"
 
-            def derivative(z):
-                return f(complex(z, step)).imag / step
 
-            def derivative_of_loss(y, z):
-                return f(y, complex(z, step)).imag / step
+def _complex_step(function):
+    f, step = jitted(function.value, function.kind, "float64"), 1e-20
 
-            chosen = derivative_of_loss if kind == "loss" else derivative
-            return njit(chosen, **INLINED), "by complex steps"
+    def derivative(z):
+        return f(complex(z, step)).imag / step
+
+    def derivative_of_loss(y, z):
+        return f(y, complex(z, step)).imag / step
+
+    return njit(derivative_of_loss if function.kind == "loss" else derivative, **INLINED)
+
+
+def _difference(function):
+    f, width = jitted(function.value, function.kind, "float64"), _STEP
 
     def difference(z):
         h = width * max(1.0, abs(z))
@@ -175,27 +198,60 @@ def derivative_of(function, dtype):
         above, below = z + h, z - h
         return (f(y, above) - f(y, below)) / (above - below)
 
-    chosen = difference_of_loss if kind == "loss" else difference
-    return njit(chosen, **INLINED), "by differences"
+    return njit(difference_of_loss if function.kind == "loss" else difference, **INLINED)
+
+
+def _agrees(derivative, function):
+    """Whether complex steps are right where they are tried, far out, too: what is called may lose
+    the imaginary part, as a power of three and more does, or overflow.
+    """
+    z = np.concatenate([POINTS, FAR])
+    y = np.zeros(z.size)
+    if function.kind == "loss":
+        y, z = (grid.ravel() for grid in np.meshgrid([0.0, 1.0, 10.0], z))
+    try:
+        slopes = np.array(
+            [derivative(*((y[k],) if function.kind == "loss" else ()), z[k]) for k in range(z.size)]
+        )
+    except Exception:  # it has no complex form, or divides by zero
+        return False
+    return not _apart(function, y, z, slopes).any()
 
 
 def analytic(function):
-    """Whether nothing in a function's code, or in that of functions it calls, stands in the way of
-    a complex step: comparisons, branches, abs, max and the like.
+    """Whether nothing to be seen in a function's code, or in that of functions it calls, stands in
+    the way of a complex step: comparisons, branches, abs, max and the like.
     """
-    for instruction in dis.get_instructions(function):
-        name = instruction.opname
-        if name == "COMPARE_OP" or "JUMP_IF" in name:
-            return False
-    if NOT_ANALYTIC & set(function.__code__.co_names):
-        return False
-    reached = inspect.getclosurevars(function)
-    for called in (*reached.globals.values(), *reached.nonlocals.values()):
-        called = called.py_func if isinstance(called, Dispatcher) else called
-        own = getattr(called, "__module__", None) == elementwise.__name__
-        if isinstance(called, FunctionType) and not own and not analytic(called):
+    for part in _reached(function):
+        for instruction in dis.get_instructions(part):
+            if instruction.opname == "COMPARE_OP" or "JUMP_IF" in instruction.opname:
+                return False
+        if NOT_ANALYTIC & set(part.__code__.co_names):
             return False
     return True
+
+
+def raises(function):
+    """Whether a function, or one that it calls, has a statement that raises."""
+    return any(
+        instruction.opname == "RAISE_VARARGS"
+        for part in _reached(function)
+        for instruction in dis.get_instructions(part)
+    )
+
+
+def _reached(function):
+    """A Python function and those that it calls by name, but for our own."""
+    found, left = [], [function]
+    while left:
+        part = left.pop()
+        part = part.py_func if isinstance(part, Dispatcher) else part
+        own = getattr(part, "__module__", None) == elementwise.__name__
+        if isinstance(part, FunctionType) and not own and part not in found:
+            found.append(part)
+            names = inspect.getclosurevars(part)
+            left += [*names.globals.values(), *names.nonlocals.values()]
+    return found
 
 
 @lru_cache(maxsize=256)
@@ -301,15 +357,15 @@ def judge(function, dtype, targets=()):
                 "number wherever training may go: bound what it divides by or takes the root or "
                 "logarithm of."
             )
-    expected, known = _differences(function, y, z)
-    apart = np.abs(slopes - expected) > RELATIVE_ERROR * (1 + np.abs(expected))
-    wrong = np.flatnonzero(apart & known & np.isfinite(slopes))
+    y, z = _with_far(function, y, z, targets)
+    _, slopes = evaluate(function, dtype, y, z)
+    wrong = np.flatnonzero(_apart(function, y, z, slopes) & np.isfinite(slopes))
     if wrong.size:
         at = wrong[0]
         raise ValueError(
             f"the derivative of {what} is {slopes[at]:.6g} at {_point(function, y, z, at)}, but "
-            f"differences of its value say {expected[at]:.6g}. Mend the derivative, or leave it "
-            "out: it is computed then."
+            f"differences of its value say {_differences(function, y, z)[0][at]:.6g}. Mend the "
+            "derivative, or leave it out: it is computed then."
         )
     return how
 
@@ -321,8 +377,7 @@ def _require_compilable(function, what):
         part = getattr(function, name)
         if part is None:
             continue
-        instructions = dis.get_instructions(source_of(part, function.kind))
-        if any(instruction.opname == "RAISE_VARARGS" for instruction in instructions):
+        if raises(source_of(part, function.kind)):
             raise ValueError(
                 f"the {name} of {what} raises or asserts: it runs where no error can be passed on. "
                 "Return a number for every input."
@@ -343,18 +398,43 @@ def _require_compilable(function, what):
             raise ValueError(f"the {name} of {what} must return a real number, not {returned}.")
 
 
+def _with_far(function, y, z, targets):
+    """More points: far out, and for a loss around its targets."""
+    far = np.concatenate([z, FAR]) if function.kind != "loss" else z
+    if function.kind != "loss":
+        return np.zeros(far.size), far
+    targets = np.array(targets)
+    around, steps = (grid.ravel() for grid in np.meshgrid(targets, np.concatenate([POINTS, FAR])))
+    return np.concatenate([y, around]), np.concatenate([z, around + steps])
+
+
+def _apart(function, y, z, slopes):
+    """Where derivatives are not those of the value, as far as differences can tell."""
+    expected, known = _differences(function, y, z)
+    scale = min(1.0, np.abs(expected[known]).max(initial=0.0))
+    return known & ~(np.abs(slopes - expected) <= RELATIVE_ERROR * (scale + np.abs(expected)))
+
+
 def _differences(function, y, z):
-    """Central differences, and where they are known: not beside a kink."""
+    """Central differences, and where they are known: not beside a kink, in noise, at infinity."""
     f = jitted(function.value, function.kind, "float64")
     expected, known = np.empty(z.shape), np.empty(z.shape, bool)
-    for k in range(z.size):
-        h = 1e-5 * max(1.0, abs(z[k]))
-        places = z[k] - h, z[k], z[k] + h
-        targets = (y[k],) if function.kind == "loss" else ()
-        below, at, above = (f(*targets, place) for place in places)
-        left, right = (at - below) / h, (above - at) / h
-        expected[k] = (left + right) / 2
-        known[k] = abs(left - right) < 1e-2 * (1 + abs(left) + abs(right))
+    with np.errstate(all="ignore"):
+        for k in range(z.size):
+            h = 1e-5 * max(1.0, abs(z[k]))
+            targets = (y[k],) if function.kind == "loss" else ()
+            places = np.array([z[k] - h, z[k], z[k] + h, z[k] - 2 * h, z[k] + 2 * h])
+            below, at, above, lower, upper = (np.float64(f(*targets, place)) for place in places)
+            left, right = (at - below) / h, (above - at) / h
+            expected[k] = (left + right) / 2
+            wider = (upper - lower) / (4 * h)
+            noise = 16 * np.finfo(np.float64).eps * max(abs(at), abs(z[k] * expected[k])) / h
+            known[k] = (
+                np.isfinite(expected[k])
+                and abs(left - right) < 1e-2 * (abs(left) + abs(right) + 1e-9)
+                and abs(wider - expected[k]) < 1e-4 * (abs(expected[k]) + 1e-9)
+                and noise < 1e-4 * (abs(expected[k]) + 1e-9)
+            )
     return expected, known
 
 
@@ -365,7 +445,8 @@ def _point(function, y, z, k):
 
 def _first_words(error):
     """What numba has to say, without its pages of advice."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # colours
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("Failed in", "File ", "During:"))]
     words = (told or lines or [type(error).__name__])[0]
     return words if words.endswith(".") else words + "."

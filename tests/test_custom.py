@@ -67,6 +67,22 @@ def silu_slope(z):
     return p * (1 + z * (1 - p))
 
 
+def wave(z):
+    return z + np.sin(z)
+
+
+def wave_slope(z):
+    return 1 + np.cos(z)
+
+
+def cube(z):
+    return z**3
+
+
+def cube_slope(z):
+    return 3 * z**2
+
+
 def gelu(z):
     return 0.5 * z * (1 + erf(z / 1.4142135623730951))
 
@@ -246,7 +262,9 @@ class TestDerivatives:
     @pytest.mark.parametrize(
         ("function", "how", "exact"),
         [
-            (silu, "by complex steps", silu_slope),
+            (wave, "by complex steps", wave_slope),
+            (silu, "by differences", silu_slope),  # e^800 has no complex form
+            (cube, "by differences", cube_slope),  # numba's power loses the imaginary part
             (tangent, "by complex steps", tangent_slope),
             (gelu, "by differences", None),
             (relu, "by differences", relu_slope),
@@ -300,7 +318,26 @@ class TestDerivatives:
         z = np.float32(1.7)
         assert_allclose(f(z), with_constants(float(z)), rtol=1e-6)
 
+    @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+    def test_what_counts_is_compiled_for_float32_too(self, solver):
+        """Shifts and loops need integers, and bounds beyond float32 stay what they are."""
 
+        def counting(z):
+            k, total = 3, 0.0
+            while k > 0:
+                k -= 1
+                total += z / (1 << k)
+            return max(-1e300, min(1e300, total))
+
+        def counting_slope(z):
+            return 1.75
+
+        how = {**HOW, "solver": solver, "activation": (counting, counting_slope)}
+        fitted = MLPRegressor(**how).fit(X.astype(np.float32), Y)
+        assert fitted.predict(X.astype(np.float32)).dtype == np.float32
+
+
+@no_convergence
 class TestRefusals:
     """What cannot be trained with is refused before anything changes."""
 
@@ -315,6 +352,10 @@ class TestRefusals:
             ((lambda z: math.log(z), lambda z: 1 / z), "NaN at z = -"),
             ((silu, lambda z: 1.0), "differences of its value say"),
             ((silu, lambda z: z / (z - z)), "the derivative of .* is NaN"),
+            ((wave, lambda z: 1.02 * (1 + np.cos(z))), "differences of its value say"),
+            ((lambda z: 1e-6 * z, lambda z: 5e-4), "differences of its value say"),
+            ((relu, lambda z: 1.0 if 0 < z < 30 else 0.0), "is 0 at z = 50"),
+            (sum, "cannot be compiled"),
         ],
     )
     def test_an_activation_that_cannot_be_used(self, activation, words):
@@ -329,8 +370,46 @@ class TestRefusals:
                 raise ValueError("no")
             return z
 
-        with pytest.raises(ValueError, match="raises or asserts"):
-            MLPRegressor(activation=strict, **HOW).fit(X, Y)
+        inner = numba.njit(strict)
+        for function in (strict, lambda z: inner(z)):
+            with pytest.raises(ValueError, match="raises or asserts"):
+                MLPRegressor(activation=function, **HOW).fit(X, Y)
+
+    def test_a_loss_is_compared_around_its_targets(self):
+        """Huber with a wrong inner slope, far from zero; and a right one on large targets."""
+        record = spec.Function("loss", huber, numba.njit(huber_slope))
+        for target in (200.0, 1e8):
+            squares = spec.Function("loss", squared, squared_slope)
+            assert custom.judge(squares, "float64", (target,)) == "given"
+        assert custom.judge(record, "float64", (200.0,)) == "given"
+        slope = numba.njit(huber_slope)
+        wrong = huber, lambda y, z: 7 * (z - y) if abs(z - y) < 1 else slope(y, z)
+        with pytest.raises(ValueError, match="differences of its value say"):
+            custom.judge(spec.Function("loss", *wrong), "float64", (200.0,))
+
+    def test_a_loss_is_tried_on_large_targets_too(self):
+        def rooted(y, z):
+            return 0.5 * (y - z) ** 2 + 0.0 * math.sqrt(3 - y)
+
+        estimator = MLPRegressor(loss=(rooted, squared_slope), **HOW)
+        with pytest.raises(ValueError, match="NaN at y = 4"):
+            estimator.fit(X, np.linspace(0, 4, len(X)))
+
+    def test_what_is_set_after_a_fit_is_judged_by_predict(self):
+        fitted = MLPRegressor(**HOW).fit(X, Y)
+        fitted.set_params(activation=lambda z: 1j * z)
+        with pytest.raises(ValueError, match="must return a real number"):
+            fitted.predict(X)
+
+    def test_what_has_no_hash_is_refused(self):
+        class Callable:
+            __hash__ = None
+
+            def __call__(self, z):
+                return z
+
+        with pytest.raises(ValueError, match="has no hash"):
+            MLPRegressor(activation=Callable(), **HOW).fit(X, Y)
 
     def test_a_loss_is_tried_on_the_targets_there_are(self):
         def gamma(y, z):
@@ -359,9 +438,13 @@ class TestRefusals:
             return z
 
         one = (lambda z: 1.0 * z) if kind == "lambda" else local
-        estimator = MLPRegressor(activation=(one, relu_slope))
-        with pytest.raises(pickle.PicklingError, match=r"Define it by `def` at the top level"):
-            pickle.dumps(estimator)
+        for parameters in (
+            {"activation": (one, relu_slope)},
+            {"activation": numba.njit(one)},
+            {"loss": one},
+        ):
+            with pytest.raises(pickle.PicklingError, match=r"Define it by `def` at the top level"):
+                pickle.dumps(MLPRegressor(**parameters))
 
 
 @no_convergence

@@ -11,7 +11,7 @@ import math
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -441,6 +441,9 @@ def function(kind: str, given: Any) -> Function:
             f"{kind} must be a name, a function or a pair of functions (value, derivative), got "
             f"{given!r}."
         )
+    for part in pair:
+        if not isinstance(part, Hashable):
+            raise ValueError(f"{kind} must be a function; {part!r} has no hash to know it by.")
     wanted = {"activation": ("z",), "loss": ("y", "z")}[kind]
     for part in pair:
         try:
@@ -464,16 +467,17 @@ def require_importable(parameter: str, given: Any) -> None:
         For a lambda, or a function that was defined in another.
     """
     for part in given if isinstance(given, tuple) else (given,):
-        if not isinstance(part, FunctionType):
+        code = getattr(part, "py_func", part)  # of what numba compiled
+        if not isinstance(code, FunctionType):
             continue
-        found: Any = sys.modules.get(part.__module__)
-        for name in part.__qualname__.split("."):
+        found: Any = sys.modules.get(code.__module__)
+        for name in code.__qualname__.split("."):
             found = getattr(found, name, None)
-        if found is not part:
+        if found is not part and found is not code:
             raise pickle.PicklingError(
-                f"{parameter}={part.__qualname__} cannot be pickled: functions are pickled by "
-                f"import path, and module {part.__module__!r} has none of that name. Define it by "
-                "`def` at the top level of a module."
+                f"{parameter}={code.__qualname__} cannot be pickled: functions are pickled by "
+                f"import path, and module {code.__module__!r} has none of that name here. Define "
+                "it by `def` at the top level of a module that every process can import."
             )
 
 

@@ -329,19 +329,17 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _judge(self, network: spec.Network, data: TrainingData) -> None:
         """Refuse functions of the user that cannot be trained with."""
-        dtype = np.dtype(np.float64) if self.solver == "lbfgs" else self._dtype(data.X)
+        dtype = self._dtype(data.X)  # lbfgs computes in float64, and predicts in this
         for function in functions_of(network):
-            targets = None
-            if function.kind == "loss":
-                quarters = np.linspace(0, 1, 5)
-                targets = np.unique(np.quantile(data.target, quarters, method="nearest"))
-            how = backends.judge(function, dtype, targets)
+            if self.solver == "lbfgs":
+                backends.judge(function, np.dtype(np.float64), _quarters(function, data))
+            how = backends.judge(function, dtype, _quarters(function, data))
             if how != "given":
                 warnings.warn(
                     f"{function.kind}={function.name} has no derivative: it is computed {how}, "
                     "which takes longer. Give a pair of functions, (value, derivative), to save "
                     "that.",
-                    stacklevel=5,
+                    stacklevel=6,
                 )
 
     def _backend(self, flops: float = 0.0) -> str:
@@ -609,6 +607,8 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         X = validate.narrowed(self, X, dtype)
         sparse = scipy.sparse.issparse(X)
         network = _inference_network(widths, self._activation(), self.out_activation_)
+        for function in functions_of(network):  # it may be another than was trained with
+            backends.judge(function, dtype)
         entries = X.nnz // max(1, X.shape[0]) if sparse else None
         backend = self._backend(backends.work_of(network, X.shape[0], entries) / 3)
         kind = {"dtype": dtype, "sparse": sparse, "raw": raw, "backend": backend}
@@ -675,6 +675,13 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             data.streams(np.float64),
             self.alpha,
         )
+
+
+def _quarters(function: spec.Function, data: TrainingData) -> Array | None:
+    """Targets to try a loss on."""
+    if function.kind != "loss":
+        return None
+    return np.unique(np.quantile(data.target, np.linspace(0, 1, 5), method="nearest"))
 
 
 class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
