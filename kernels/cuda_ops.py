@@ -685,10 +685,8 @@ def with_function(function, real, number, others):
     return choose
 
 
-def walker(meet, function):
-    """A walk of the table over a batch, by a team that meets in some way, with the user's
-    functions.
-    """
+def custom_ops(function):
+    """What calls the user's functions: an activation of rows that were just written, and a loss."""
 
     @device
     def activate_custom(team, op, batch, memory):
@@ -714,6 +712,15 @@ def walker(meet, function):
                 total += value
                 memory.arena[op[AT.d_output] + at + o] = delta * memory.arena.dtype.type(weight)
             memory.arena[op[AT.row_loss] + r] = memory.arena.dtype.type(weight * total)
+
+    return activate_custom, custom_loss
+
+
+def walker(meet, function):
+    """A walk of the table over a batch, by a team that meets in some way, with the user's
+    functions.
+    """
+    activate_custom, custom_loss = custom_ops(function)
 
     @device
     def walk(team, tables, batch, memory, data):
