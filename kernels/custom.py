@@ -400,9 +400,8 @@ def _require_compilable(function, what):
 
 def _with_far(function, y, z, targets):
     """More points: far out, and for a loss around its targets."""
-    far = np.concatenate([z, FAR]) if function.kind != "loss" else z
     if function.kind != "loss":
-        return np.zeros(far.size), far
+        return np.zeros(z.size + FAR.size), np.concatenate([z, FAR])
     targets = np.array(targets)
     around, steps = (grid.ravel() for grid in np.meshgrid(targets, np.concatenate([POINTS, FAR])))
     return np.concatenate([y, around]), np.concatenate([z, around + steps])
