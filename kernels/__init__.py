@@ -5,6 +5,7 @@ its text: there is no second list.
 """
 
 import os
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -27,6 +28,9 @@ LOSSES = vocabulary("losses")
 GRADIENTS = vocabulary("gradients")
 OPTIMIZERS = vocabulary("optimizers")
 SCALARS = tuple(vocabulary("scalars"))
+
+#: The library that a driver for GPUs comes with.
+CUDA_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 _ENDLESS = 2**40
 #: The geometry (see abi.h) of who works on plain rows: one panel, one unit, nothing padded.
@@ -114,6 +118,7 @@ __all__ = [
     "BACKENDS",
     "COMPILED",
     "CPU_BACKENDS",
+    "CUDA_DRIVER",
     "DEFAULT_BACKEND",
     "DTYPES",
     "GRADIENTS",

@@ -34,6 +34,8 @@ NOT_ANALYTIC = frozenset(
         *("hypot", "fmod", "mod", "remainder", "argmax", "argmin", "sort"),
     }
 )
+#: Of a function, by its kind: of z, or of y and z.
+N_ARGUMENTS = {"activation": 1, "loss": 2}
 #: Where an activation is tried, and a loss beside each of some targets.
 POINTS = np.concatenate([[0.0], *(s * np.geomspace(1e-3, 20, 24) * 1.01 for s in (-1, 1))])
 #: Where derivatives are compared besides, if the function is finite there: far out, a complex step
@@ -130,9 +132,8 @@ def source_of(function, kind):
     was made of; or one that calls a builtin, a ufunc, or a function with defaults.
     """
     source = function.py_func if isinstance(function, Dispatcher) else function
-    n_arguments = 2 if kind == "loss" else 1
     if isinstance(source, FunctionType):
-        if source.__code__.co_argcount == n_arguments:
+        if source.__code__.co_argcount == N_ARGUMENTS[kind]:
             return source
         function = njit(source, **INLINED)
     return (lambda y, z: function(y, z)) if kind == "loss" else (lambda z: function(z))
@@ -147,7 +148,7 @@ def jitted(function, kind, dtype):
     if dtype == "float32":
         narrow = njit(source, **INLINED, pipeline_class=_NarrowCompiler)
         try:
-            narrow.compile((types.float32,) * (2 if kind == "loss" else 1))
+            narrow.compile((types.float32,) * N_ARGUMENTS[kind])
         except Exception:
             return njit(source, **INLINED)
         return narrow
@@ -210,12 +211,10 @@ def _agrees(derivative, function):
     if function.kind == "loss":
         y, z = (grid.ravel() for grid in np.meshgrid([0.0, 1.0, 10.0], z))
     try:
-        slopes = np.array(
-            [derivative(*((y[k],) if function.kind == "loss" else ()), z[k]) for k in range(z.size)]
-        )
+        slopes = np.array([_at(derivative, function, y[k], z[k]) for k in range(z.size)])
     except Exception:  # it has no complex form, or divides by zero
         return False
-    return not _apart(function, y, z, slopes).any()
+    return not _apart(function, y, z, slopes)[0].any()
 
 
 def analytic(function):
@@ -348,23 +347,24 @@ def judge(function, dtype, targets=()):
     y, z = np.zeros(POINTS.size), POINTS.astype(dtype).astype(np.float64)
     if function.kind == "loss":
         y, z = (grid.ravel() for grid in np.meshgrid(np.array(targets), z))
+    near = z.size
+    y, z = _with_far(function, y, z, targets)
     values, slopes = evaluate(function, dtype, y, z)
     for name, found in (("value", values), ("derivative", slopes)):
-        wrong = np.flatnonzero(np.isnan(found))
+        wrong = np.flatnonzero(np.isnan(found[:near]))
         if wrong.size:
             raise ValueError(
                 f"the {name} of {what} is NaN at {_point(function, y, z, wrong[0])}. It must be a "
                 "number wherever training may go: bound what it divides by or takes the root or "
                 "logarithm of."
             )
-    y, z = _with_far(function, y, z, targets)
-    _, slopes = evaluate(function, dtype, y, z)
-    wrong = np.flatnonzero(_apart(function, y, z, slopes) & np.isfinite(slopes))
+    apart, expected = _apart(function, y, z, slopes)
+    wrong = np.flatnonzero(apart & np.isfinite(slopes))
     if wrong.size:
         at = wrong[0]
         raise ValueError(
             f"the derivative of {what} is {slopes[at]:.6g} at {_point(function, y, z, at)}, but "
-            f"differences of its value say {_differences(function, y, z)[0][at]:.6g}. Mend the "
+            f"differences of its value say {expected[at]:.6g}. Mend the "
             "derivative, or leave it out: it is computed then."
         )
     return how
@@ -372,7 +372,7 @@ def judge(function, dtype, targets=()):
 
 def _require_compilable(function, what):
     """Value and given derivative compile for float64, return real numbers and raise nothing."""
-    n_arguments = 2 if function.kind == "loss" else 1
+    n_arguments = N_ARGUMENTS[function.kind]
     for name in ("value", "derivative"):
         part = getattr(function, name)
         if part is None:
@@ -408,10 +408,16 @@ def _with_far(function, y, z, targets):
 
 
 def _apart(function, y, z, slopes):
-    """Where derivatives are not those of the value, as far as differences can tell."""
+    """Where derivatives are not those of the value, as far as differences can tell, and these."""
     expected, known = _differences(function, y, z)
     scale = min(1.0, np.abs(expected[known]).max(initial=0.0))
-    return known & ~(np.abs(slopes - expected) <= RELATIVE_ERROR * (scale + np.abs(expected)))
+    close = np.abs(slopes - expected) <= RELATIVE_ERROR * (scale + np.abs(expected))
+    return known & ~close, expected
+
+
+def _at(f, function, y, z):
+    """What a compiled part of a function is at a point."""
+    return f(y, z) if function.kind == "loss" else f(z)
 
 
 def _differences(function, y, z):
@@ -421,9 +427,10 @@ def _differences(function, y, z):
     with np.errstate(all="ignore"):
         for k in range(z.size):
             h = 1e-5 * max(1.0, abs(z[k]))
-            targets = (y[k],) if function.kind == "loss" else ()
             places = np.array([z[k] - h, z[k], z[k] + h, z[k] - 2 * h, z[k] + 2 * h])
-            below, at, above, lower, upper = (np.float64(f(*targets, place)) for place in places)
+            below, at, above, lower, upper = (
+                np.float64(_at(f, function, y[k], place)) for place in places
+            )
             left, right = (at - below) / h, (above - at) / h
             expected[k] = (left + right) / 2
             wider = (upper - lower) / (4 * h)

@@ -696,7 +696,7 @@ class Engine:
     def pack(self, which, weights, biases):
         """Copies plain row-major arrays into the store; keeps a weight that it has no room for."""
         for op, weight, bias in zip(self._tables[1], weights, biases, strict=True):
-            there, bias_there = self._places(op, which)
+            there, bias_there = places_of(op, which, self._memory.store)
             if there is None:
                 self._memory = self._memory._replace(plain=_frozen(weight.reshape(-1)))
             else:
@@ -708,25 +708,10 @@ class Engine:
     def unpack(self, which, weights, biases):
         """The way back; ``which`` may also be "gradient"."""
         for op, weight, bias in zip(self._tables[1], weights, biases, strict=True):
-            there, bias_there = self._places(op, which)
+            there, bias_there = places_of(op, which, self._memory.store)
             if there is None:
                 raise ValueError(f"the store has no {which} of this plan to read")
             weight[...], bias[...] = there, bias_there
-
-    def _places(self, op, which):
-        """Views of a layer's weight (None if it lies elsewhere) and bias of one sort."""
-        names = {"parameters": ("weight", "bias")}
-        names |= {f"slot_{k}": (f"weight_slot_{k}", f"bias_slot_{k}") for k in range(2)}
-        names |= {"gradient": ("weight_gradient", "bias_gradient")}
-        store, I, O = self._memory.store, int(op["I"]), int(op["O"])
-        weight, bias = (int(op[name]) for name in names[which])
-        ld = O if which == "gradient" or op["ld_weight"] <= 0 else int(op["ld_weight"])
-        there = None
-        if weight >= 0:
-            start = store[weight // store.itemsize :]
-            strides = ld * store.itemsize, store.itemsize
-            there = np.lib.stride_tricks.as_strided(start, (I, O), strides)
-        return there, store[bias // store.itemsize :][:O]
 
     def catch_up(self):
         """Nothing: no feature misses a step."""
@@ -748,7 +733,7 @@ class Engine:
             while more:
                 start = time.perf_counter()
                 more = train(*where, most)
-                most = _next_most(most, time.perf_counter() - start)
+                most = next_most(most, time.perf_counter() - start)
         finally:
             self._busy = False
         return self.epochs
@@ -775,13 +760,28 @@ class Engine:
             rows = first, min(first + most * chunk, len(out))
             start = time.perf_counter()
             predict(WORDS, self._inference, streams, memory, rows, chunk, flat)
-            first, most = rows[1], _next_most(most, time.perf_counter() - start)
+            first, most = rows[1], next_most(most, time.perf_counter() - start)
         return out
 
 
-def _next_most(most, seconds):
-    """How many steps or chunks the next call may do, after so many took so long."""
-    return max(1, min(2 * most, int(most * CALL_SECONDS / max(seconds, 1e-6))))
+def places_of(op, which, store):
+    """Views of a layer's weight (None if it is not in the store) and bias of one sort."""
+    names = {"parameters": ("weight", "bias"), "gradient": ("weight_gradient", "bias_gradient")}
+    names |= {f"slot_{k}": (f"weight_slot_{k}", f"bias_slot_{k}") for k in range(2)}
+    I, O = int(op["I"]), int(op["O"])
+    weight, bias = (int(op[name]) for name in names[which])
+    ld = O if which == "gradient" or op["ld_weight"] <= 0 else int(op["ld_weight"])
+    there = None
+    if weight >= 0:
+        start = store[weight // store.itemsize :]
+        strides = ld * store.itemsize, store.itemsize
+        there = np.lib.stride_tricks.as_strided(start, (I, O), strides)
+    return there, store[bias // store.itemsize :][:O]
+
+
+def next_most(most, seconds, limit=CALL_SECONDS):
+    """How many steps or chunks the next call may do to end in time, after so many took so long."""
+    return max(1, min(2 * most, int(most * limit / max(seconds, 1e-6))))
 
 
 def _frozen(array):

@@ -7,7 +7,6 @@ comes back after a run is a few numbers, and parameters when they are asked for.
 """
 
 import ctypes
-import sys
 import threading
 import time
 import weakref
@@ -19,7 +18,7 @@ import numpy as np
 import scipy.sparse
 from numba import cuda, typeof
 
-from . import DTYPES, KINDS, SCALARS, STAGES
+from . import CUDA_DRIVER, DTYPES, KINDS, SCALARS, STAGES
 from .cuda_ops import (
     AT,
     ENTRIES,
@@ -38,6 +37,7 @@ from .cuda_ops import (
     Tables,
     kernels_with,
 )
+from .numba_cpu import next_most, places_of
 
 #: How long a launch may take: signals are answered between launches.
 LAUNCH_SECONDS = 0.05
@@ -329,8 +329,8 @@ class Pool:
                 jobs[:, JOB.last] = np.minimum(jobs[:, JOB.first] + self._most, bounds[1:])
                 start = time.perf_counter()
                 self._launch(calls, jobs, arrays)
-                seconds = max(time.perf_counter() - start, 1e-6)
-                self._most = max(1, min(2 * self._most, int(self._most * LAUNCH_SECONDS / seconds)))
+                seconds = time.perf_counter() - start
+                self._most = next_most(self._most, seconds, LAUNCH_SECONDS)
         finally:
             with _DEVICE:
                 back = reports.copy_to_host()
@@ -463,8 +463,7 @@ def _granted(kernel, arguments, n_bytes):
     handle = _compiled(kernel, arguments)._codelibrary.get_cufunc().handle
     value = getattr(handle, "value", handle)
     try:
-        library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-        ask = library.cuFuncSetAttribute
+        ask = ctypes.CDLL(CUDA_DRIVER).cuFuncSetAttribute
     except (OSError, AttributeError):
         return 0
     most_dynamic = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -646,20 +645,13 @@ class Engine:
 
     def _places(self, op, which):
         """Views of a layer's weight and bias of one sort in the copy on the host."""
-        names = {"parameters": ("weight", "bias")}
-        names |= {f"slot_{k}": (f"weight_slot_{k}", f"bias_slot_{k}") for k in range(2)}
-        names |= {"gradient": ("weight_gradient", "bias_gradient")}
-        store, I, O = self._host, int(op["I"]), int(op["O"])
-        weight, bias = (int(op[name]) for name in names[which])
-        ld = O if which == "gradient" or op["ld_weight"] <= 0 else int(op["ld_weight"])
-        place = weight // store.itemsize
-        if weight < 0:
+        there, bias = places_of(op, which, self._host)
+        if there is None:
             if which != "parameters":
                 raise ValueError(f"the store has no {which} of this plan to read")
-            place, ld = self.pool.stored, O
-        strides = ld * store.itemsize, store.itemsize
-        there = np.lib.stride_tricks.as_strided(store[place:], (I, O), strides)
-        return there, store[bias // store.itemsize :][:O]
+            I, O = int(op["I"]), int(op["O"])
+            there = self._host[self.pool.stored :][: I * O].reshape(I, O)
+        return there, bias
 
     def _download(self):
         """Brings the copy on the host up to date."""
