@@ -14,6 +14,7 @@ from sklearn.utils.validation import column_or_1d
 from .. import spec, validate
 from ..compat import StrOptions, fit_context
 from ..validate import Labels, TrainingData
+from . import watching
 from .perceptron import Array, MultilayerPerceptron, exclusive
 
 
@@ -238,6 +239,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     0.88
     """
 
+    _own_scoring: ClassVar[str] = "accuracy"
+
     _parameter_constraints: ClassVar[dict] = {
         **MultilayerPerceptron._parameter_constraints,
         "loss": [StrOptions({"log_loss"}), callable, tuple],
@@ -427,7 +430,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         ValueError
             As `fit`; for labels that are not among the classes; with `early_stopping`.
         """
-        return self._fit(X, y, sample_weight, classes, incremental=True)
+        return self._fit(watching.Rows(X, y, sample_weight), classes, incremental=True)
 
     def predict(self, X: Any) -> Any:
         """Predict labels.
@@ -791,6 +794,8 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     0.98
     """
 
+    _own_scoring: ClassVar[str] = "r2"
+
     _parameter_constraints: ClassVar[dict] = {
         **MultilayerPerceptron._parameter_constraints,
         "loss": [StrOptions({"squared_error", "poisson"}), callable, tuple],
@@ -925,7 +930,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         ValueError
             As `fit`; with `early_stopping`.
         """
-        return self._fit(X, y, sample_weight, incremental=True)
+        return self._fit(watching.Rows(X, y, sample_weight), incremental=True)
 
     def predict(self, X: Any) -> Array:
         """Predict numbers.
