@@ -5,8 +5,18 @@
 """
 
 from .backends import config, show_config
+from .callbacks import Checkpoint, MLflowLogger, OptunaPruning
 from .estimators.mlp import MLPClassifier, MLPRegressor
 from .many import fit_many
 
-__all__ = ["MLPClassifier", "MLPRegressor", "config", "fit_many", "show_config"]
+__all__ = [
+    "Checkpoint",
+    "MLPClassifier",
+    "MLPRegressor",
+    "MLflowLogger",
+    "OptunaPruning",
+    "config",
+    "fit_many",
+    "show_config",
+]
 __version__ = "0.1.0"
