@@ -5,6 +5,7 @@
 """
 
 from .backends import config, show_config
+from .display import LearningRateFinderDisplay, LossCurveDisplay, WeightDistributionDisplay
 from .estimators.mlp import MLPClassifier, MLPRegressor
 from .many import fit_many
 from .options import (
@@ -25,12 +26,15 @@ __all__ = [
     "CosineRestarts",
     "Exponential",
     "InvScaling",
+    "LearningRateFinderDisplay",
+    "LossCurveDisplay",
     "MLPClassifier",
     "MLPRegressor",
     "OneCycle",
     "Polynomial",
     "StepDecay",
     "Warmup",
+    "WeightDistributionDisplay",
     "config",
     "fit_many",
     "show_config",
