@@ -20,12 +20,15 @@ EVERYWHERE = PYTHON + sorted(
 )
 #: Room -> rooms it may import; CONTRIBUTING.md says why these.
 ARROWS = {
-    "__init__": {"backends", "callbacks", "estimators", "kernels", "many"},
+    "__init__": {
+        *("backends", "callbacks", "display", "estimators", "kernels", "many", "options"),
+    },
     "callbacks": {"compat"},
+    "display": {"options"},
     "many": {"backends"},
     "estimators": {
         *("options", "validate", "model_io", "compat", "spec", "plan", "train"),
-        *("backends", "estimators"),
+        *("backends", "estimators", "schedules"),
     },
     "options": {"spec", "schedules", "compat"},
     "schedules": set(),

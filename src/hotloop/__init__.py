@@ -6,15 +6,39 @@
 
 from .backends import config, show_config
 from .callbacks import Checkpoint, MLflowLogger, OptunaPruning
+from .display import LearningRateFinderDisplay, LossCurveDisplay, WeightDistributionDisplay
 from .estimators.mlp import MLPClassifier, MLPRegressor
 from .many import fit_many
+from .options import (
+    Adaptive,
+    Cosine,
+    CosineRestarts,
+    Exponential,
+    InvScaling,
+    OneCycle,
+    Polynomial,
+    StepDecay,
+    Warmup,
+)
 
 __all__ = [
+    "Adaptive",
     "Checkpoint",
+    "Cosine",
+    "CosineRestarts",
+    "Exponential",
+    "InvScaling",
+    "LearningRateFinderDisplay",
+    "LossCurveDisplay",
     "MLPClassifier",
     "MLPRegressor",
     "MLflowLogger",
+    "OneCycle",
     "OptunaPruning",
+    "Polynomial",
+    "StepDecay",
+    "Warmup",
+    "WeightDistributionDisplay",
     "config",
     "fit_many",
     "show_config",

@@ -49,11 +49,17 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         ``alpha / 2 * sum(w ** 2)``, divided by the sum of sample weights in the batch.
     batch_size : int or 'auto', default='auto'
         Rows in a mini-batch; 'auto' is ``min(200, n_samples)``. Not used by 'lbfgs'.
-    learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
-        How the rate of 'sgd' changes: it stays; it is
-        ``learning_rate_init / (t_ + 1) ** power_t`` from each epoch's end on; or it is
+    learning_rate : str or Schedule, default='constant'
+        How the rate changes. scikit-learn's 'constant' (it stays); 'invscaling' (it is
+        ``learning_rate_init / (t_ + 1) ** power_t`` from each epoch's end on); 'adaptive' (it is
         divided by 5 instead of stopping when `n_iter_no_change` says so, until it is below
-        1e-6.
+        1e-6): 'adam' ignores the last two names, as it does there. And for all stochastic
+        solvers 'step', 'exponential', 'cosine', 'cosine_restarts', 'one_cycle', 'polynomial',
+        'warmup', or an object with its own parameters: :class:`~hotloop.InvScaling`,
+        :class:`~hotloop.Adaptive`, :class:`~hotloop.StepDecay`, :class:`~hotloop.Exponential`,
+        :class:`~hotloop.Cosine`, :class:`~hotloop.CosineRestarts`, :class:`~hotloop.OneCycle`,
+        :class:`~hotloop.Polynomial`, and :class:`~hotloop.Warmup` before any of them. They end
+        with the last of `max_iter` epochs; each `partial_fit` is one epoch.
     learning_rate_init : float, default=0.001
         Step size at the start, of 'sgd' and 'adam'.
     power_t : float, default=0.5
@@ -67,10 +73,10 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         epochs. An int gives the same result every time, and the one that scikit-learn's
         class gives for it.
     tol : float, default=1e-4
-        Loss (or validation score) has to improve by this much to count as improved; for
-        'lbfgs' the largest gradient entry at which it stops.
+        Loss (or what `early_stopping` watches) has to improve by this much to count as improved;
+        for 'lbfgs' the largest gradient entry at which it stops.
     verbose : bool, default=False
-        Whether to print every epoch's loss.
+        Whether to print every epoch's loss, and the score of validation rows.
     warm_start : bool, default=False
         Whether `fit` starts from the weights there are instead of random ones.
     momentum : float, default=0.9
@@ -78,9 +84,10 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     nesterovs_momentum : bool, default=True
         Whether that momentum is Nesterov's.
     early_stopping : bool, default=False
-        Whether 'sgd' and 'adam' set rows aside, stop by the score on those, and keep the
-        weights of the best epoch. For two classes the split is stratified, for more
-        or an indicator matrix it is not.
+        Whether 'sgd' and 'adam' set rows aside, stop by the score on those (`scoring`), and keep
+        the weights of the best epoch. For two classes the split is stratified, for more or an
+        indicator matrix it is not. If X_val and y_val are passed to `fit` they take the place of
+        rows set aside, also for 'lbfgs'.
     validation_fraction : float, default=0.1
         Share of the rows that early stopping sets aside, in [0, 1).
     beta_1 : float, default=0.9
@@ -164,9 +171,17 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     frozen_layers : array-like of int or None, default=None
         Not built yet.
     scoring : str, callable or None, default=None
-        Not built yet.
+        What is watched after every epoch on validation rows, those that `early_stopping` sets
+        aside or X_val and y_val of `fit`. None: the accuracy. 'loss': the negative of
+        the mean loss that is trained by, without the penalty. Else the name of a scorer of
+        scikit-learn, or a function of (estimator, X, y), which is called with a fitted estimator,
+        with rows as they were given, and with ``sample_weight`` if there are weights and it takes
+        any; these take one more prediction an epoch. 'lbfgs' looks at X_val, too, after each
+        iteration.
     max_time_s : float or None, default=None
-        Not built yet.
+        Seconds that `fit` may take, from its start: it ends after the epoch, or iteration of
+        'lbfgs', in which they are over, with a ConvergenceWarning. None is no limit. Not looked at
+        by `partial_fit`.
 
     Attributes
     ----------
@@ -180,9 +195,13 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     loss_curve_ : list of float
         Loss of each epoch, over all calls that went on from each other.
     validation_scores_ : list of float or None
-        Accuracy of each epoch on the rows set aside; None without early stopping.
+        Accuracy of each epoch, or what `scoring` says, on the validation rows; None without any.
+        For scoring='loss' the negative of the loss: larger is better. Set by 'lbfgs' for X_val, as
+        are the next two.
     best_validation_score_ : float or None
         The largest of them.
+    validation_loss_curve_ : list of float or None
+        Mean loss of the validation rows after each epoch, without the penalty.
     t_ : int
         Samples that have gone by in training.
     coefs_ : list of ndarray of shape (n_in, n_out)
@@ -616,11 +635,17 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         ``alpha / 2 * sum(w ** 2)``, divided by the sum of sample weights in the batch.
     batch_size : int or 'auto', default='auto'
         Rows in a mini-batch; 'auto' is ``min(200, n_samples)``. Not used by 'lbfgs'.
-    learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
-        How the rate of 'sgd' changes: it stays; it is
-        ``learning_rate_init / (t_ + 1) ** power_t`` from each epoch's end on; or it is
+    learning_rate : str or Schedule, default='constant'
+        How the rate changes. scikit-learn's 'constant' (it stays); 'invscaling' (it is
+        ``learning_rate_init / (t_ + 1) ** power_t`` from each epoch's end on); 'adaptive' (it is
         divided by 5 instead of stopping when `n_iter_no_change` says so, until it is below
-        1e-6.
+        1e-6): 'adam' ignores the last two names, as it does there. And for all stochastic
+        solvers 'step', 'exponential', 'cosine', 'cosine_restarts', 'one_cycle', 'polynomial',
+        'warmup', or an object with its own parameters: :class:`~hotloop.InvScaling`,
+        :class:`~hotloop.Adaptive`, :class:`~hotloop.StepDecay`, :class:`~hotloop.Exponential`,
+        :class:`~hotloop.Cosine`, :class:`~hotloop.CosineRestarts`, :class:`~hotloop.OneCycle`,
+        :class:`~hotloop.Polynomial`, and :class:`~hotloop.Warmup` before any of them. They end
+        with the last of `max_iter` epochs; each `partial_fit` is one epoch.
     learning_rate_init : float, default=0.001
         Step size at the start, of 'sgd' and 'adam'.
     power_t : float, default=0.5
@@ -634,10 +659,10 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         epochs. An int gives the same result every time, and the one that scikit-learn's
         class gives for it.
     tol : float, default=1e-4
-        Loss (or validation score) has to improve by this much to count as improved; for
-        'lbfgs' the largest gradient entry at which it stops.
+        Loss (or what `early_stopping` watches) has to improve by this much to count as improved;
+        for 'lbfgs' the largest gradient entry at which it stops.
     verbose : bool, default=False
-        Whether to print every epoch's loss.
+        Whether to print every epoch's loss, and the score of validation rows.
     warm_start : bool, default=False
         Whether `fit` starts from the weights there are instead of random ones.
     momentum : float, default=0.9
@@ -645,8 +670,9 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     nesterovs_momentum : bool, default=True
         Whether that momentum is Nesterov's.
     early_stopping : bool, default=False
-        Whether 'sgd' and 'adam' set rows aside, stop by the score on those, and keep the
-        weights of the best epoch.
+        Whether 'sgd' and 'adam' set rows aside, stop by the score on those (`scoring`), and keep
+        the weights of the best epoch. If X_val and y_val are passed to `fit` they take the place
+        of rows set aside, also for 'lbfgs'.
     validation_fraction : float, default=0.1
         Share of the rows that early stopping sets aside, in [0, 1).
     beta_1 : float, default=0.9
@@ -723,9 +749,17 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     frozen_layers : array-like of int or None, default=None
         Not built yet.
     scoring : str, callable or None, default=None
-        Not built yet.
+        What is watched after every epoch on validation rows, those that `early_stopping` sets
+        aside or X_val and y_val of `fit`. None: R2, as `score` has it. 'loss': the negative of
+        the mean loss that is trained by, without the penalty. Else the name of a scorer of
+        scikit-learn, or a function of (estimator, X, y), which is called with a fitted estimator,
+        with rows as they were given, and with ``sample_weight`` if there are weights and it takes
+        any; these take one more prediction an epoch. 'lbfgs' looks at X_val, too, after each
+        iteration.
     max_time_s : float or None, default=None
-        Not built yet.
+        Seconds that `fit` may take, from its start: it ends after the epoch, or iteration of
+        'lbfgs', in which they are over, with a ConvergenceWarning. None is no limit. Not looked at
+        by `partial_fit`.
 
     Attributes
     ----------
@@ -737,9 +771,13 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     loss_curve_ : list of float
         Loss of each epoch, over all calls that went on from each other.
     validation_scores_ : list of float or None
-        R2 of each epoch on the rows set aside; None without early stopping.
+        R2 of each epoch, or what `scoring` says, on the validation rows; None without any. For
+        scoring='loss' the negative of the loss: larger is better. Set by 'lbfgs' for X_val, as
+        are the next two.
     best_validation_score_ : float or None
         The largest of them.
+    validation_loss_curve_ : list of float or None
+        Mean loss of the validation rows after each epoch, without the penalty.
     t_ : int
         Samples that have gone by in training.
     coefs_ : list of ndarray of shape (n_in, n_out)
