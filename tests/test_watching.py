@@ -24,7 +24,9 @@ from sklearn.preprocessing import StandardScaler
 
 import hotloop
 import oracle
-from hotloop import MLPClassifier, MLPRegressor, compat
+from bounds import assert_within
+from hotloop import MLPClassifier, MLPRegressor, backends, compat, plan
+from stacks import LOSSES, Stack, build, evaluate, oracle_predict
 from state import state_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -82,6 +84,42 @@ def oracle_loss(estimator, target, X, y, sample_weight=None):
 
 
 # ------------------------------------------------------------------------------ the loss
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("widths", [(5, 7, 3), (3, 1), (40, 33, 20)])
+def test_a_runner_evaluates_rows_within_bounds(widths, loss, dtype, sparse, weighted):
+    """Outputs as it predicts them, and the mean loss, in chunks of some rows."""
+    if loss == "log_loss":
+        widths = (*widths[:-1], max(2, widths[-1]))
+    activations = ("tanh",) * (len(widths) - 2)
+    problem = build(Stack(widths, activations, loss, 29, dtype, sparse, weighted))
+    out, value = evaluate(problem, chunk_rows=12)
+    assert_within(out, oracle_predict(problem))
+    bounded = oracle.loss(problem.net, problem.X, problem.Y, problem.sample_weight)
+    assert_within(value, bounded)
+    corrupted = problem.parameters.copy()
+    corrupted[-1] += 0.1
+    with pytest.raises(AssertionError):  # the bounds are tight enough to see it
+        assert_within(evaluate(problem, parameters=corrupted)[1], bounded)
+
+
+def test_a_runner_refuses_to_evaluate_what_it_cannot():
+    """Without targets, without room, by a plan that only predicts."""
+    problem = build(Stack())
+    compiled = plan.compile_inference(problem.network, dtype=np.float64)
+    runner = backends.open_runner(compiled, None, {})
+    with pytest.raises(ValueError, match="evaluate needs a plan that has targets"):
+        runner.evaluate(problem.streams, np.empty((13, 3)))
+    compiled = plan.compile_gradients(problem.network, dtype=np.float64)
+    runner = backends.open_runner(compiled, None, problem.streams)
+    with pytest.raises(ValueError, match="out must be"):
+        runner.evaluate(problem.streams, np.empty((13, 2)))
+    with pytest.raises(ValueError, match="stream 'y'"):
+        runner.evaluate({**problem.streams, "y": problem.streams["y"][1:]}, np.empty((13, 3)))
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
@@ -450,8 +488,8 @@ def test_a_time_budget_ends_a_fit_with_what_there_is(solver, watched):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(500, 30)), rng.normal(size=500)
     estimator = MLPRegressor(
-        hidden_layer_sizes=(60,), solver=solver, max_iter=10**6, max_fun=10**6, tol=0, n_iter_no_change=np.inf,
-        max_time_s=0.1, random_state=0,
+        hidden_layer_sizes=(60,), solver=solver, max_iter=10**6, max_fun=10**6, tol=0,
+        n_iter_no_change=np.inf, max_time_s=0.1, random_state=0,
     )  # fmt: skip
     beside = {"X_val": X[:50], "y_val": y[:50]} if watched else {}
     start = time.perf_counter()
@@ -769,7 +807,7 @@ def test_progress_bar_shows_epochs_of_every_kind_of_fit(capsys):
     bar = ProgressBar(max_propagation_depth=None)
     for solver in ("adam", "lbfgs"):
         estimator = new(
-            solver=solver, early_stopping=True, scoring=lambda *_: 1.0, n_iter_no_change=1, 
+            solver=solver, early_stopping=True, scoring=lambda *_: 1.0, n_iter_no_change=1,
             max_iter=50,
         )  # fmt: skip
         fit(estimator.set_callbacks(bar))

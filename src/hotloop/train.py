@@ -51,9 +51,14 @@ class Budget:
     began: float = field(default_factory=time.perf_counter)
 
     @property
+    def left(self) -> float:
+        """Seconds that are left, if any."""
+        return self.seconds - (time.perf_counter() - self.began)
+
+    @property
     def is_spent(self) -> bool:
         """Whether the time is over."""
-        return time.perf_counter() - self.began >= self.seconds
+        return self.left <= 0
 
     def warn(self, done: str) -> None:
         """Say that the fit ended for want of time, and what was done in it."""
@@ -428,7 +433,6 @@ class EpochLoop:
         history.judge_by(self._validation)
         history.n_epochs = self._steps_noted = 0
         watched = self._validation is not None or tasks.active or settings.verbose
-        epochs_a_call = 1 if watched else self._epochs_a_call()
         max_epochs = 1 if settings.incremental else settings.max_iter
         stopped = late = False
         opened = open_runner(self.plan, self._state, self.streams, n_jobs=settings.n_jobs)
@@ -438,7 +442,8 @@ class EpochLoop:
             slots = {name: np.full_like(self._start, 0) for name in self.optimizer.record.slots}
             try:
                 while not (stopped or late) and history.n_epochs < max_epochs:
-                    stopped = self._call(min(epochs_a_call, max_epochs - history.n_epochs))
+                    n_epochs = 1 if watched else self._epochs_a_call()
+                    stopped = self._call(min(n_epochs, max_epochs - history.n_epochs))
                     late = settings.budget.is_spent
             except KeyboardInterrupt:
                 # An epoch that is not scored yet counts as one that is not over.
@@ -462,7 +467,7 @@ class EpochLoop:
             return self._outcome_of(self._start, slots)
 
     def _epochs_a_call(self) -> int:
-        """As many as `CALL_SECONDS` and `CALL_NUMBERS` allow; one at least.
+        """As many as `CALL_SECONDS`, the budget and `CALL_NUMBERS` allow; one at least.
 
         One, too, if batches may be skipped for want of weight: then it is not known
         beforehand which steps are the next epoch's.
@@ -476,7 +481,8 @@ class EpochLoop:
         n_products = X.size * n_units + self.n_rows * (n_parameters - X.shape[1] * n_units)
         flops = 6 * n_products + self.n_steps * (12 * n_parameters + STEP_FLOPS)
         numbers = self.n_rows + self.n_steps * len(GROUPS) * len(SCALARS)
-        most = CALL_SECONDS * FLOPS_PER_SECOND * times_faster(self.plan) / flops
+        seconds = min(CALL_SECONDS, self.settings.budget.left)
+        most = seconds * FLOPS_PER_SECOND * times_faster(self.plan) / flops
         return max(1, int(min(most, CALL_NUMBERS // numbers)))
 
     def _call(self, n_epochs: int) -> bool:

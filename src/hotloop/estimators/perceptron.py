@@ -618,9 +618,10 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         kept, rows = None, job.beside
         if rows is None:
             kept, held_out = self._split(job.data, rng)
-            rows = job.given.part(held_out, job.data) if callable(job.scorer) else watching.NONE
-            rows = rows._replace(data=job.data.rows(held_out))
-        data = rows.data
+            data = job.data.rows(held_out)
+            rows = job.given.part(held_out, data) if callable(job.scorer) else None
+        else:
+            data = rows.data
         score, watched = partial(_by_outputs, partial(self._score_rows, data)), "Validation score"
         if callable(job.scorer):
             score = partial(watching.score, job.scorer, rows, partial(self._as_after, job))

@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.metrics import check_scoring
 from sklearn.utils import _safe_indexing
 
@@ -31,10 +32,9 @@ class Rows(NamedTuple):
     data: Any = None
 
     def part(self, index: np.ndarray, data: TrainingData) -> Rows:
-        """Some of the rows as the user gave them; their weights as in `data`."""
-        return Rows(
-            _safe_indexing(self.X, index), _safe_indexing(self.y, index), data.weights_of(index)
-        )
+        """Some of the rows as the user gave them, and `data`, what they were judged as."""
+        X, y = (part.tocsr() if issparse(part) else part for part in (self.X, self.y))
+        return Rows(_safe_indexing(X, index), _safe_indexing(y, index), None, data)
 
 
 #: No rows.
@@ -117,9 +117,8 @@ def score(
     ValueError
         If it returns anything but a number.
     """
-    weights = {} if rows.sample_weight is None else {"sample_weight": rows.sample_weight}
-    if weights and not takes_weights(scorer):
-        weights = {}
+    given = rows.data.sample_weight
+    weights = {"sample_weight": given} if given is not None and takes_weights(scorer) else {}
     value = scorer(fitted(snapshot()), rows.X, rows.y, **weights)
     if not isinstance(value, (Real, np.generic, np.ndarray)) or np.size(value) != 1:
         raise ValueError(f"scoring must return a number, got {value!r}.")
