@@ -21,11 +21,12 @@ EVERYWHERE = PYTHON + sorted(
 #: Room -> rooms it may import; CONTRIBUTING.md says why these.
 ARROWS = {
     "__init__": {"backends", "estimators", "kernels", "many"},
-    "many": {"backends"},
+    "many": {"backends", "device_arrays"},
     "estimators": {
         *("options", "validate", "model_io", "compat", "spec", "plan", "train"),
-        *("backends", "estimators"),
+        *("backends", "device_arrays", "estimators"),
     },
+    "device_arrays": {"backends", "compat", "validate"},
     "options": {"spec"},
     "train": {"plan", "backends", "spec"},
     "backends": {"plan", "kernels", "threads", "spec"},
