@@ -25,10 +25,11 @@ ARROWS = {
     },
     "callbacks": {"compat"},
     "display": {"options"},
-    "many": {"backends"},
+    "many": {"backends", "device_arrays"},
+    "device_arrays": {"backends", "compat", "validate"},
     "estimators": {
         *("options", "validate", "model_io", "compat", "spec", "plan", "train"),
-        *("backends", "estimators", "schedules"),
+        *("backends", "device_arrays", "estimators", "schedules"),
     },
     "options": {"spec", "schedules", "compat"},
     "schedules": set(),

@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 
-from .. import backends, options, schedules, spec, train, validate
+from .. import backends, device_arrays, options, schedules, spec, train, validate
 from ..compat import (
     LBFGS_VECTORS,
     CallbackSupportMixin,
@@ -373,7 +373,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         hidden = validate.hidden_layer_sizes(self.hidden_layer_sizes)
         data = validate.training_data(
             self,
-            *given[:3],
+            *device_arrays.taken(self.device, *given[:3]),
             reset=afresh,
             precision=self.precision,
             y_numeric=isinstance(self, RegressorMixin),
@@ -601,7 +601,8 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
     def _judged(self, beside: watching.Rows, data: TrainingData) -> watching.Rows:
         """Validation rows of the user, and what they mean; `data` is what is learned from."""
         with validate.blamed_on("X_val, y_val or sample_weight_val"):
-            rows = validate.validation_data(self, data, beside[:3], precision=self.precision)
+            given = device_arrays.taken(self.device, *beside[:3])
+            rows = validate.validation_data(self, data, given, precision=self.precision)
             if data.labels is not None:
                 target = data.labels.encode(rows.target)
                 rows = replace(rows, target=target, labels=data.labels)
@@ -609,7 +610,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                 rows = self._encoded(rows, None, incremental=False)
             if rows.n_outputs != data.n_outputs:
                 raise ValueError(f"y_val has {rows.n_outputs} outputs, but y has {data.n_outputs}.")
-            return beside._replace(data=rows)
+            return watching.Rows(*given, rows)
 
     def _validation(
         self, job: _Job, rng: np.random.RandomState, dtype: np.dtype
@@ -619,7 +620,14 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         if rows is None:
             kept, held_out = self._split(job.data, rng)
             data = job.data.rows(held_out)
-            rows = job.given.part(held_out, data) if callable(job.scorer) else None
+            if callable(job.scorer):
+                shown = (
+                    watching.rows_can_be_taken(job.given.X),
+                    watching.rows_can_be_taken(job.given.y),
+                )
+                rows = watching.Rows(
+                    *device_arrays.rows_of(self.device, held_out, *shown), None, data
+                )
         else:
             data = rows.data
         score, watched = partial(_by_outputs, partial(self._score_rows, data)), "Validation score"
@@ -740,7 +748,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         """X as the network takes it, if there is one."""
         if "coefs_" not in vars(self):
             check_is_fitted(self)
-        return validate.inference_input(self, X)
+        return validate.inference_input(self, *device_arrays.taken(self.device, X))
 
     def _predicted(self, X: Any, *, raw: bool = False) -> Array:
         """Output for whatever the user asks about, as `_output` has it; a few rows of a plain

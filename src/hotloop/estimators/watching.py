@@ -8,11 +8,7 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.sparse import issparse
 from sklearn.metrics import check_scoring
-from sklearn.utils import _safe_indexing
-
-from ..validate import TrainingData
 
 
 class Rows(NamedTuple):
@@ -30,11 +26,6 @@ class Rows(NamedTuple):
     y: Any
     sample_weight: Any
     data: Any = None
-
-    def part(self, index: np.ndarray, data: TrainingData) -> Rows:
-        """Some of the rows as the user gave them, and `data`, what they were judged as."""
-        X, y = (part.tocsr() if issparse(part) else part for part in (self.X, self.y))
-        return Rows(_safe_indexing(X, index), _safe_indexing(y, index), None, data)
 
 
 #: No rows.
