@@ -16,7 +16,7 @@ import numpy as np
 import scipy.sparse
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.model_selection import train_test_split
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, indexable
 
 from .. import backends, device_arrays, options, schedules, spec, train, validate
 from ..compat import (
@@ -379,7 +379,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             y_numeric=isinstance(self, RegressorMixin),
         )
         data = self._encoded(data, classes, incremental=incremental)
-        beside = self._judged(beside, data) if beside.X is not None else None
+        rows = self._judged(beside, data) if beside.X is not None else None
 
         widths = (data.X.shape[1], *hidden, data.n_outputs)
         network = _network(widths, self._activation(), self._loss_of(data))
@@ -388,7 +388,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             backend = self._backend_for(network, data)
             start = self._initial(network, data, backend, rng) if afresh else self._current(network)
             history = train.History() if afresh else self._history()
-            watched = given, beside, scorer, budget
+            watched = given, rows, scorer, budget
             job = _Job(network, data, start, history, incremental, operands, backend, *watched)
 
             max_iter = 1 if incremental else self.max_iter
@@ -610,31 +610,28 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                 rows = self._encoded(rows, None, incremental=False)
             if rows.n_outputs != data.n_outputs:
                 raise ValueError(f"y_val has {rows.n_outputs} outputs, but y has {data.n_outputs}.")
-            return watching.Rows(*given, rows)
+            return watching.Rows(given[0], given[1], data=rows)
 
     def _validation(
         self, job: _Job, rng: np.random.RandomState, dtype: np.dtype
     ) -> train.Validation:
         """What is looked at after every epoch: the rows that were given beside, or a split."""
-        kept, rows = None, job.beside
+        kept: Array | None = None
+        held_out: Any = None
+        rows = job.beside
         if rows is None:
             kept, held_out = self._split(job.data, rng)
-            data = job.data.rows(held_out)
-            if callable(job.scorer):
-                shown = (
-                    watching.rows_can_be_taken(job.given.X),
-                    watching.rows_can_be_taken(job.given.y),
-                )
-                rows = watching.Rows(
-                    *device_arrays.rows_of(self.device, held_out, *shown), None, data
-                )
-        else:
-            data = rows.data
-        score, watched = partial(_by_outputs, partial(self._score_rows, data)), "Validation score"
-        if callable(job.scorer):
-            score = partial(watching.score, job.scorer, rows, partial(self._as_after, job))
-        elif job.scorer == "loss":
+        data = job.data.rows(held_out) if rows is None else rows.data
+        score: Any = partial(_by_outputs, partial(self._score_rows, data))
+        watched = "Validation score"
+        if job.scorer == "loss":
             score, watched = watching.minus_loss, train.VALIDATION_LOSS
+        elif job.scorer is not None:
+            if rows is None:
+                X, y = indexable(job.given.X, job.given.y)
+                X, y = device_arrays.rows_of(self.device, held_out, X, y)
+                rows = watching.Rows(X, y, data=data)
+            score = partial(watching.score, job.scorer, rows, partial(self._as_after, job))
         return train.Validation(
             {**data.streams(dtype), "X": validate.converted(data.X, dtype)},
             score,
@@ -647,7 +644,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
     def _as_after(self, job: _Job, outcome: train.Outcome) -> Self:
         """A copy as a fit that ended in `outcome` would leave it."""
         fitted = copy(self)
-        vars(fitted).update(self._attributes(job, outcome))
+        fitted.__dict__.update(self._attributes(job, outcome))
         return fitted
 
     def _split(self, data: TrainingData, rng: np.random.RandomState) -> tuple[Array, Array]:
@@ -808,7 +805,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
     def __copy__(self) -> Self:
         """A shallow one: any function may be in it, and arrays are shared."""
         twin = object.__new__(type(self))
-        vars(twin).update(vars(self))
+        twin.__dict__.update(vars(self))
         return twin
 
     def __getstate__(self) -> dict[str, Any]:

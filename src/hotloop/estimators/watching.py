@@ -22,14 +22,14 @@ class Rows(NamedTuple):
         The same in the form that kernels take.
     """
 
-    X: Any
-    y: Any
-    sample_weight: Any
+    X: Any = None
+    y: Any = None
+    sample_weight: Any = None
     data: Any = None
 
 
 #: No rows.
-NONE = Rows(None, None, None)
+NONE = Rows()
 
 
 def scorer_of(estimator: Any, beside: Rows, *, incremental: bool) -> Any:
@@ -110,8 +110,10 @@ def score(
     """
     given = rows.data.sample_weight
     weights = {"sample_weight": given} if given is not None and takes_weights(scorer) else {}
-    value = scorer(fitted(snapshot()), rows.X, rows.y, **weights)
-    if not isinstance(value, (Real, np.generic, np.ndarray)) or np.size(value) != 1:
+    value: Any = scorer(fitted(snapshot()), rows.X, rows.y, **weights)
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
+    if not isinstance(value, Real):
         raise ValueError(f"scoring must return a number, got {value!r}.")
     return float(value)
 
