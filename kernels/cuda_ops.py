@@ -6,8 +6,8 @@ alone, never on the number of blocks, and nothing is added atomically: the same 
 bits every time, alone or beside others.
 
 The simulator of numba (``NUMBA_ENABLE_CUDASIM=1``) runs all of this in Python, with tiles of a few
-elements. Its grid barrier knows one block only: races between blocks show on a GPU alone. What
-uses ``cuda`` has to be in this file, since the simulator swaps that name in the kernel's module.
+elements. Its grid barrier knows one block only; ``tests/races.py`` runs any number, and finds what
+no barrier orders. What uses ``cuda`` has to be in this file, since both swap that name in it.
 """
 
 import threading
@@ -780,6 +780,7 @@ def runner(meet, function):
             first = int(record[RECORD.start])
             batch = Batch(first, rows, job[JOB.ordered], job[JOB.weighted], order, record)
             if rows == 0:
+                meet()  # all have read whether to stop: who sees it later would not meet the others
                 if team.block == 0 and team.thread == 0:
                     note_epoch(report, n)
                 meet()
@@ -790,8 +791,7 @@ def runner(meet, function):
                     memory.positions[row] = -1
                 meet()
                 for p in range(first_of(team), n, stride_of(team)):
-                    memory.positions[order[p]] = p
-                meet()
+                    memory.positions[order[p]] = p  # who reads it has met the others since
             if record[RECORD.penalty] != 0:
                 square_pieces(team, tables, batch, memory)
             row_loss = walk(team, tables, batch, memory, data)
@@ -849,8 +849,7 @@ def kernels_with(functions, real):
         mine, its_data = share_of(job, memory, data, store)
         report = reports[job[JOB.report] :]
         run(team, tables, mine, its_data, job, (records, orders), report)
-        if shared:
-            cuda.syncthreads()
+        if shared:  # all have met after the last record
             for e in range(team.thread, size, THREADS):
                 memory.store[place + e] = store[e]
 
