@@ -89,7 +89,7 @@ define run_tests
 	  echo "HOTLOOP_ISA=$$isa"; HOTLOOP_ISA=$$isa $(PYTEST) $(1) $(ISA_TESTS) || exit 1; \
 	done
 	HOTLOOP_BACKEND=numba $(PYTEST) $(1) $(NUMBA_TESTS)
-	NUMBA_ENABLE_CUDASIM=1 $(PYTEST) $(1) tests/test_cuda.py tests/test_races.py
+	NUMBA_ENABLE_CUDASIM=1 $(PYTEST) $(1) tests/test_cuda.py tests/test_launches.py tests/test_races.py
 endef
 
 $(BIN)/python:

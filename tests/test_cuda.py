@@ -9,19 +9,20 @@ import os
 import pickle
 import sys
 import threading
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scipy.sparse
+import sklearn
 from hotloop.kernels import KINDS
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_regression
 
 import hotloop
 import test_custom as custom
+import test_device_arrays as device_arrays
 from bounds import assert_within
 from hotloop import MLPClassifier, MLPRegressor, backends, fit_many, plan, spec
 from stacks import (
@@ -407,127 +408,6 @@ def test_fits_at_once_are_fits_one_by_one(with_folds, launches):
         assert state_of(vars(one.fit(X[rows], y[rows]))) == state_of(vars(many))
 
 
-def test_large_models_at_once_have_the_grid_one_after_another(monkeypatch):
-    """A block each would leave most of a device idle; bits do not depend on it."""
-    sizes = {}
-    for name, width, rows in (("small", 32, 64), ("large", 512, 4096)):
-        layers = spec.Dense(width, "relu"), spec.Dense(width, "relu"), spec.Dense(10)
-        compiled = plan.compile_training(
-            spec.Network((width,), layers, spec.LOSSES["log_loss"]), dtype=np.float32,
-            batch_size=rows, optimizer=spec.Adam(), backend="cuda",
-        )  # fmt: skip
-        table = numba_cuda.table_of(compiled.ops, compiled, 0)[0]
-        sizes[name] = table, rows, compiled.store_bytes
-    for n in (2, 10):
-        for name, (table, rows, n_bytes) in sizes.items():
-            assert numba_cuda.in_blocks(table, n, rows, n_bytes) == (name == "small")
-    X, y = iris()
-    alone = [model.set_params(max_iter=2).fit(X, y) for model in several()[:2]]
-    monkeypatch.setattr(numba_cuda, "in_blocks", lambda *sizes: False)
-    kernels, start = set(), numba_cuda._start
-    monkeypatch.setattr(
-        numba_cuda, "_start", lambda k, *rest: kernels.add(k.__name__) or start(k, *rest)
-    )
-    together = fit_many([model.set_params(max_iter=2) for model in several()[:2]], X, y)
-    assert kernels == {"run_grid"}
-    assert state_of([m.coefs_ for m in alone]) == state_of([m.coefs_ for m in together])
-
-
-def test_functions_of_one_model_are_not_those_of_another():
-    """Whose plans are the same but for what the numbers of functions stand for."""
-    X, y = make_regression(12, 3, random_state=0)
-
-    def models():
-        how = {"hidden_layer_sizes": 3, "max_iter": 2, "random_state": 0, "device": "cuda"}
-        pairs = (custom.silu, custom.silu_slope), (custom.wave, custom.wave_slope)
-        return [MLPRegressor(activation=pair, **how) for pair in pairs]
-
-    alone = [model.fit(X, y).coefs_ for model in models()]
-    assert state_of(alone[0]) != state_of(alone[1])
-    assert state_of([m.coefs_ for m in fit_many(models(), X, y)]) == state_of(alone)
-
-
-def test_who_joins_later_may_have_more_rows():
-    """Than those that have run, in memory that they share."""
-    meeting = numba_cuda.Meeting(2)
-    with meeting.member():
-        pass  # one is gone: the other need not wait
-    stack = stack_of((5, 3, 2), ("relu",), n=6, sparse=True)
-    problems = [build(stack), build(replace(stack, n=24))]
-    alone = [train(problem, "adam", 6) for problem in problems]
-    with meeting.member():
-        together = [train(problem, "adam", 6) for problem in problems]
-    assert len(meeting._pools) == 1
-    assert state_of(alone) == state_of(together)
-
-
-def test_matrices_that_share_a_part_are_told_apart():
-    """An array is uploaded once, whoever has it, and never for another one."""
-    values, starts = np.ones(4), np.array([0, 2, 4])
-    one, two = (
-        scipy.sparse.csr_matrix((values, np.array(columns), starts), (2, 3), copy=False)
-        for columns in ([0, 1, 0, 1], [1, 2, 1, 2])
-    )
-    y = np.zeros(2)
-    places = numba_cuda.Uploads("f8", [{"X": X, "y": y} for X in (one, two, one)]).places
-    assert places[0] == places[2]
-    same = [name for name in places[0] if places[0][name] == places[1][name]]
-    assert same == ["targets"]
-    square = np.arange(9.0).reshape(3, 3)
-    uploads = numba_cuda.Uploads("f8", [{"X": square}, {"X": square.T}, {"X": square[:]}])
-    assert [place["X"] for place in uploads.places] == [0, 9, 0]
-
-
-def test_an_interrupt_of_many_is_answered_between_launches(monkeypatch):
-    """By all of them, whoever launches; what was done counts."""
-    meetings, launches, whole = [], [], numba_cuda.launch
-
-    class Meeting(numba_cuda.Meeting):
-        def __init__(self, n):
-            super().__init__(n)
-            meetings.append(self)
-
-    def launch(*args):
-        launches.append(1)
-        if len(launches) == 4:
-            interrupts = threading.Thread(target=meetings[0].interrupt)
-            interrupts.start()
-            interrupts.join(timeout=1)  # it waits for us in its turn
-        return whole(*args)
-
-    monkeypatch.setattr(numba_cuda, "Meeting", Meeting)
-    monkeypatch.setattr(numba_cuda, "launch", launch)
-    monkeypatch.setattr(numba_cuda, "next_most", lambda most, *rest: 1)
-    X, y = iris()
-    with pytest.warns(UserWarning, match="interrupted"):
-        models = fit_many([m.set_params(max_iter=40) for m in several()[:2]], X, y)
-    assert len(launches) == 4
-    assert [model._optimizer.step for model in models] == [3, 3]  # and the end of an epoch
-
-
-def test_threads_that_cannot_all_start_leave_none_waiting(monkeypatch):
-    X, y = iris()
-    before, start = threading.active_count(), threading.Thread.start
-
-    def refuse(thread):
-        if thread._target is not None and thread._args == (2,):
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-
-    def fit():
-        with pytest.raises(RuntimeError, match="can't start"):
-            fit_many(several()[:3], X, y)
-        deadline = time.monotonic() + 30
-        while threading.active_count() > before and time.monotonic() < deadline:
-            time.sleep(0.01)
-
-    with pytest.warns(UserWarning, match="interrupted"):
-        fit()
-    assert threading.active_count() == before
-
-
 def test_a_fit_that_fails_leaves_the_others_alone():
     X, y = iris()
     models = several()[:3]
@@ -566,35 +446,266 @@ def test_many_on_the_cpu_are_fitted_one_after_another():
         assert state_of(alone.coefs_) == state_of(model.coefs_)
 
 
-# Launches.
+# Arrays of the user that lie on the device.
 
 
-@pytest.mark.parametrize("kind", ["CUkernel", "CUfunction"])
-def test_shared_memory_is_asked_for_where_it_takes_asking(kind, monkeypatch):
-    """Also what is little enough but for what a block has of its own; by either sort of handle."""
-    asked, refused = [], []
+def of_numba(array):
+    return numba_cuda.cuda.to_device(np.ascontiguousarray(array))
+
+
+def interface_of(array):
+    """Of numba's; those of the simulator have the host's."""
+    return array._ary.__array_interface__ if SIMULATED else array.__cuda_array_interface__
+
+
+def by_interface(array):
+    """As CuPy and torch hand them in."""
+    array = of_numba(array)
+    return device_arrays.ByInterface(array, interface_of(array))
+
+
+def by_dlpack(array):
+    """As a library hands them in that knows nothing else."""
+    if not SIMULATED:
+        pytest.skip("numba's arrays have no DLPack, and the tests need no other library")
+    return device_arrays.ByDLPack(of_numba(array)._ary)
+
+
+both_ways = pytest.mark.parametrize("way", [of_numba, by_interface, by_dlpack])
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Addresses of X in the launches, as they come."""
+    addresses, whole = set(), numba_cuda.launch
+
+    def launch(table, memory, data, *rest):
+        addresses.add(interface_of(data.X)["data"][0])
+        return whole(table, memory, data, *rest)
+
+    monkeypatch.setattr(numba_cuda, "launch", launch)
+    return addresses
+
+
+@both_ways
+@both_dtypes
+def test_arrays_of_the_device_are_read_in_place_with_the_same_bits(way, dtype, read):
+    """X is never copied; y and weights may be anywhere."""
+    X, y = iris(dtype)
+    weight = np.linspace(0.5, 2, len(y))
+    network = MLPClassifier(4, max_iter=3, batch_size=16, random_state=0, device="cuda")
+    expected = clone(network).fit(X, y, weight)
+    there = way(X)
+    read.clear()
+    model = clone(network).fit(there, way(y), way(weight))
+    assert state_of(vars(model)) == state_of(vars(expected))
+    model.predict_proba(there)
+    matrix = backends.device_matrix(there)
+    assert read == {matrix.__cuda_array_interface__["data"][0]}
+    for method in ("predict", "predict_proba", "predict_log_proba", "decision_function"):
+        found = getattr(model, method)(there)
+        assert type(found) is np.ndarray
+        np.testing.assert_array_equal(found, getattr(expected, method)(X))
+    model.partial_fit(there, y)
+    assert state_of(model.coefs_) == state_of(expected.partial_fit(X, y).coefs_)
+
+
+@pytest.mark.parametrize("of_X", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"precision": "float32", "early_stopping": True},
+        {"precision": "float64", "early_stopping": True},
+        {"solver": "lbfgs"},
+        {"solver": "sgd", "shuffle": False},
+    ],
+    ids=str,
+)
+def test_what_is_computed_in_another_dtype_or_of_some_rows_has_the_same_bits(settings, of_X):
+    """X is converted, and rows are set aside, on the device."""
+    X, y = make_regression(30, 3, n_targets=2, random_state=0)
+    X, y = X.astype(of_X), y / 100
+    model = MLPRegressor(hidden_layer_sizes=4, max_iter=3, random_state=0, device="cuda")
+    model.set_params(**settings)
+    expected, there = clone(model).fit(X, y), of_numba(X)
+    assert state_of(vars(model.fit(there, of_numba(y)))) == state_of(vars(expected))
+    wide = of_numba(X.astype("float64"))  # predicted with what X and the weights are, both
+    np.testing.assert_array_equal(model.predict(wide), expected.predict(X.astype("float64")))
+    np.testing.assert_array_equal(model.predict(there[5:9]), expected.predict(X[5:9]))
+
+
+@pytest.mark.parametrize("with_folds", [False, True])
+def test_many_fits_share_an_array_of_the_device(with_folds, launches, read):
+    """Uploaded never; folds are gathered on the device."""
+    X, y = iris("float32")
+    folds = [np.arange(len(y)) % 5 != k for k in range(5)] if with_folds else None
+    there = of_numba(X)
+    together = fit_many(several(), there, of_numba(y), folds=folds)
+    assert max(launches) == 4
+    if not with_folds:
+        assert interface_of(there)["data"][0] in read
+        assert len(read) == 2  # and the rows that early stopping sets aside
+    for one, many in zip(fit_many(several(), X, y, folds=folds), together, strict=True):
+        assert state_of(vars(one)) == state_of(vars(many))
+
+
+class OfALibrary(device_arrays.ByInterface):
+    """An array of a library with an array namespace, which makes its arrays of NumPy's."""
+
+    __name__, device = "a library", "the device of X"
+
+    def __array_namespace__(self, api_version=None):
+        return self
+
+    def asarray(self, array, device):
+        return self, array, device
+
+
+def test_predictions_come_back_as_scikit_learn_is_set_to(monkeypatch):
+    """With array_api_dispatch: numbers in the library of X, or in numba's; strings in NumPy's."""
+    monkeypatch.setenv("SCIPY_ARRAY_API", "1")
+    X, y = iris("float32")
+    there = of_numba(X)
+    how = {"max_iter": 2, "random_state": 0, "device": "cuda"}
+    model = MLPClassifier(3, **how)
+    methods = "predict", "predict_proba", "predict_log_proba", "decision_function"
+    with sklearn.config_context(array_api_dispatch=True):
+        model.fit(there, of_numba(y), of_numba(np.ones(len(y))))
+        assert type(model.coefs_[0]) is type(model.classes_) is np.ndarray
+        for method in methods:
+            expected = getattr(model, method)(X)
+            assert type(expected) is np.ndarray
+            for X_there in (there, by_interface(X)):
+                found = getattr(model, method)(X_there)
+                assert type(found) is type(there)
+                np.testing.assert_array_equal(found.copy_to_host(), expected)
+            library = OfALibrary(there, interface_of(there))
+            found_by, found, device = getattr(model, method)(library)
+            np.testing.assert_array_equal(found, expected)
+            assert found_by is library
+            assert device == "the device of X"
+        named = MLPClassifier(3, **how).fit(there, np.array(["a", "b", "c"])[y])
+        assert type(named.predict(there)) is np.ndarray
+        assert type(named.predict_proba(there)) is type(there)
+        sparse = MLPClassifier(3, **how).fit(there, scipy.sparse.csr_array(np.eye(3, dtype=int)[y]))
+        assert scipy.sparse.issparse(sparse.predict(there))
+        numbers = MLPRegressor(hidden_layer_sizes=3, **how).fit(there, y)
+        assert type(numbers.predict(there)) is type(there)
+        assert numbers.predict(there).shape == (len(y),)
+
+
+def with_value(value, dtype="float64"):
+    X = iris(dtype)[0]
+    X[17, 2] = value
+    return X
+
+
+WRONG = {
+    "NaN": (lambda X: of_numba(with_value(np.nan)), "Input X contains NaN"),
+    "infinity": (lambda X: of_numba(with_value(-np.inf)), "Input X contains infinity"),
+    "NaN in float32": (lambda X: by_interface(with_value(np.nan, "float32")), "contains NaN"),
+    "of int": (
+        lambda X: of_numba(X.astype(int)),
+        r"float32 or float64.*got shape \(30, 4\), int64",
+    ),
+    "of float16": (lambda X: of_numba(X.astype("float16")), "float16, C-contiguous.*copy it to"),
+    "a vector": (lambda X: of_numba(X[:, 0]), r"two dimensions.*got shape \(30,\)"),
+    "a cube": (lambda X: of_numba(X[None]), r"two dimensions.*got shape \(1, 30, 4\)"),
+    "by columns": (lambda X: of_numba(X)[:, 1:], "float64, not C-contiguous"),
+    "without rows": (lambda X: of_numba(X)[:0], r"0 sample\(s\) \(shape=\(0, 4\)\)"),
+    "too short": (lambda X: of_numba(X[:29]), r"inconsistent numbers of samples: \[29, 30\]"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_validation_refuses_on_the_host_it_refuses_on_the_device(kind):
+    """And the estimator is left as it was."""
+    X, y = iris()
+    model = MLPClassifier(3, max_iter=2, random_state=0, device="cuda").fit(X, y)
+    make, match = WRONG[kind]
+    unchanged(model, make(X), y, ValueError, match)
+    if kind != "too short":
+        with pytest.raises(ValueError, match=match):
+            model.predict(make(X))
+        with pytest.raises(ValueError, match=r"X has 3 features, but MLPClassifier is expecting 4"):
+            model.predict(of_numba(X[:, :3]))
+
+
+def test_values_and_targets_on_the_device_are_judged_as_on_the_host():
+    X, y = iris()
+    model = MLPClassifier(3, max_iter=2, random_state=0, device="cuda").fit(X, y)
+    unchanged(model, of_numba(X), of_numba(y + np.nan), ValueError, "Input y contains NaN")
+    unchanged(model, of_numba(X), of_numba(y + 0.5), ValueError, "Unknown label type")
+    model.set_params(precision="float32")
+    unchanged(model, of_numba(with_value(1e39)), y, ValueError, r"too large for dtype\('float32'\)")
+    with pytest.raises(ValueError, match="must not be negative"):
+        model.fit(of_numba(X), y, of_numba(-np.ones(len(y))))
+    model.set_params(precision="auto").fit(of_numba(with_value(1e39)), y)
+    with sklearn.config_context(assume_finite=True):
+        assert np.isnan(model.predict_proba(of_numba(with_value(np.nan)))).any()
+
+
+def test_interfaces_that_cannot_be_read_are_refused():
+    """Masked, backwards, or of a library that does not hand it out."""
+    X, y = iris()
+    model, there = MLPClassifier(3, device="cuda"), of_numba(X)
+
+    class Sparse(device_arrays.ByDLPack):
+        def __dlpack__(self, stream=None):
+            raise BufferError("it is sparse")
+
+    interface = interface_of(there)
+    masked = device_arrays.ByInterface(there, {**interface, "mask": there})
+    backwards = device_arrays.ByInterface(there, {**interface, "strides": (-32, 8)})
+    unchanged(model, masked, y, ValueError, "a masked array .* cannot be read")
+    unchanged(model, backwards, y, ValueError, "negative strides; make it C-contiguous")
+    unchanged(model, Sparse(X), y, ValueError, r"Sparse lies on a CUDA device, but.*it is sparse")
+
+
+@pytest.mark.parametrize(
+    ("failed", "device", "where"), [(1, -1, "no memory of CUDA"), (0, 7, "memory of CUDA device 7")]
+)
+def test_memory_that_kernels_cannot_read_is_refused(failed, device, where, monkeypatch):
+    """By what the driver says of its address: to read it would end the context, and the process."""
+    cuda_memory = sys.modules[numba_cuda.DeviceMatrix.__module__]
+    there = by_interface(iris()[0])
 
     class Driver:
-        def cuKernelSetAttribute(self, attribute, n_bytes, kernel, device):
-            asked.append(("CUkernel", attribute, n_bytes, kernel.value, device))
-            return len(refused)
+        def cuPointerGetAttribute(self, answer, attribute, pointer):
+            assert (attribute, pointer.value) == (9, there.__cuda_array_interface__["data"][0])
+            answer._obj.value = device
+            return failed
 
-        def cuFuncSetAttribute(self, function, attribute, n_bytes):
-            asked.append(("CUfunction", attribute, n_bytes, function.value, 5))
-            return len(refused)
+    monkeypatch.setattr(cuda_memory, "SIMULATED", False)
+    monkeypatch.setattr(cuda_memory.ctypes, "CDLL", lambda name: Driver())
+    here = SimpleNamespace(device=SimpleNamespace(id=0))
+    monkeypatch.setattr(cuda_memory.cuda, "current_context", lambda: here)
+    with pytest.raises(ValueError, match=f"it is {where}, and kernels run on device 0"):
+        cuda_memory.device_matrix(there)
 
-    handle = type(kind, (), {"__int__": lambda self: 77})()
-    function = SimpleNamespace(handle=handle, device=SimpleNamespace(id=5))
-    library = SimpleNamespace(get_cufunc=lambda: function)
-    kernel = SimpleNamespace(compile=lambda types: SimpleNamespace(_codelibrary=library))
-    monkeypatch.setattr(numba_cuda, "SIMULATED", False)
-    monkeypatch.setattr(numba_cuda.ctypes, "CDLL", lambda name: Driver())
-    assert numba_cuda._granted(kernel, (), 28 * 1024) == 28 * 1024
-    assert not asked
-    assert numba_cuda._granted(kernel, (), 40_000) == 40_000
-    assert asked == [(kind, 8, 40_000, 77, 5)]
-    refused.append(1)
-    assert numba_cuda._granted(kernel, (), 60_000) == 0
+
+def test_a_matrix_of_the_device_is_what_numpy_has():
+    """Extremes wherever they are, rows by any index, one row with any stride."""
+    X = np.arange(35, dtype="float32").reshape(7, 5)
+    for value in (-1, 99, np.nan, -np.inf):
+        for k in range(35):
+            changed = X.copy()
+            changed.flat[k] = value
+            found = backends.device_matrix(of_numba(changed))
+            np.testing.assert_array_equal(
+                [found.min(), found.max()], [changed.min(), changed.max()]
+            )
+    matrix = backends.device_matrix(of_numba(X))
+    for rows in ([], [3], [6, 0, 6], [-1], np.arange(7) % 2 == 0, slice(2, 5)):
+        np.testing.assert_array_equal(matrix[rows].array.copy_to_host(), X[rows])
+    with pytest.raises(IndexError):
+        matrix[[7]]
+    np.testing.assert_array_equal(matrix.astype("float64").array.copy_to_host(), X)
+    assert matrix.astype("float32") is matrix is backends.device_matrix(matrix)
+    interface = {**interface_of(matrix.array), "shape": (1, 5), "strides": (4, 4)}
+    one_row = backends.device_matrix(device_arrays.ByInterface(matrix, interface))
+    assert one_row.carray
+    np.testing.assert_array_equal(one_row.array.copy_to_host(), X[:1])
 
 
 # Refusals.
@@ -678,8 +789,7 @@ def test_numba_missing_is_said_with_the_remedy(monkeypatch):
     unchanged(MLPClassifier(device="cuda"), X, y, ValueError, r"pip install 'hotloop\[cuda\]'")
 
 
-def test_every_estimator_has_the_parameter_last():
+def test_every_estimator_has_the_parameter():
     for estimator in (MLPClassifier, MLPRegressor):
-        assert list(inspect.signature(estimator).parameters)[-1] == "device"
         assert estimator().device == "cpu"
     assert "fit_many" in hotloop.__all__

@@ -15,7 +15,7 @@ from hotloop.kernels.engine import Engine
 
 import hotloop
 from hotloop import backends, plan, spec
-from hotloop.estimators import mlp
+from hotloop.estimators import perceptron
 from stacks import ACTIVATIONS, LOSSES, Stack, build, child, predict
 
 #: Every number of vectors that a tile may have, full and with a tail; narrow layers; wide ones.
@@ -202,7 +202,7 @@ def never_in_full(monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("took the path of batches")
 
-    monkeypatch.setattr(mlp.backends, "predict", fail)
+    monkeypatch.setattr(perceptron.backends, "predict", fail)
 
 
 def fitted(target="strings", X=DATA):

@@ -1,0 +1,768 @@
+"""What both perceptrons share: from the input of a fit to what it leaves, and predictions."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from abc import ABC, abstractmethod
+from copy import copy
+from dataclasses import dataclass
+from functools import lru_cache, partial, wraps
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+from weakref import ref
+
+import numpy as np
+import scipy.sparse
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.model_selection import train_test_split
+from sklearn.utils.validation import check_is_fitted
+
+from .. import backends, device_arrays, options, schedules, spec, train, validate
+from ..compat import (
+    LBFGS_VECTORS,
+    CallbackSupportMixin,
+    FitTasks,
+    Interval,
+    Options,
+    StrOptions,
+    fit_context,
+    lbfgs_options,
+    lbfgs_result,
+    parameter_names,
+    validate_parameters,
+)
+from ..plan import (
+    FEW_ROWS,
+    CSRInput,
+    compile_gradients,
+    compile_inference,
+    compile_training,
+    empty_vector,
+    functions_of,
+    init_parameters,
+    n_parameters,
+    reads_in_place,
+    store_bytes,
+    weight_views,
+)
+from ..validate import TrainingData
+
+Array = np.ndarray
+
+#: Fields of a :class:`train.History`, and the attributes that keep them between calls.
+HISTORY = {
+    "loss_curve": "loss_curve_",
+    "best_loss": "best_loss_",
+    "no_improvement_count": "_no_improvement_count",
+    "validation_scores": "validation_scores_",
+    "best_validation_score": "best_validation_score_",
+    "n_seen": "t_",
+}
+#: Attributes that not every fit sets: those of an earlier one must not outlive it.
+PASSING = (*HISTORY.values(), "_optimizer", "feature_names_in_")
+#: Parameters that do nothing yet, and their defaults.
+NOT_BUILT = {
+    "class_weight": None,
+    "dropout": 0.0,
+    "input_dropout": 0.0,
+    "input_noise": 0.0,
+    "mixup": 0.0,
+    "normalization": None,
+    "l1_ratio": 0.0,
+    "max_norm": None,
+    "clip_norm": None,
+    "clip_value": None,
+    "init": "auto",
+    "averaging": None,
+    "frozen_layers": None,
+    "scoring": None,
+    "max_time_s": None,
+}
+#: dtypes that rows are predicted from where they lie.
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What a call of fit or partial_fit is to train, and from where on."""
+
+    network: spec.Network
+    data: TrainingData
+    start: Array
+    history: train.History
+    incremental: bool
+    operands: str | None
+    backend: str
+
+
+def _network(
+    widths: tuple[int, ...], activation: str | spec.Function, loss: spec.Loss
+) -> spec.Network:
+    """Dense layers of `widths`, the first of which is the number of features."""
+    hidden = [spec.Dense(units, activation) for units in widths[1:-1]]
+    return spec.Network((widths[0],), (*hidden, spec.Dense(widths[-1])), loss)
+
+
+# Plans hold no weights and depend on their arguments alone: the fits of a grid search and
+# the calls of partial_fit and predict share them.
+_training_plan = lru_cache(maxsize=64)(compile_training)
+_gradient_plan = lru_cache(maxsize=64)(compile_gradients)
+_store_bytes = lru_cache(maxsize=64)(store_bytes)
+
+
+#: Estimators that are being fitted, by id, with a weak reference to what lives as long as the fit:
+#: an interrupt at the worst moment may leave an entry, but not what it refers to. A forked child
+#: fits none.
+_FITTING: dict[int, Any] = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_FITTING.clear)
+
+
+class _Fit:
+    """Lives as long as a fit."""
+
+
+def exclusive(method: Any) -> Any:
+    """Refuse a fit of an estimator that is being fitted, before anything of it is touched."""
+
+    @wraps(method)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        fit = _Fit()
+        mine = ref(fit)
+        if _FITTING.setdefault(id(self), mine) is not mine:
+            if _FITTING[id(self)]() is not None:
+                raise RuntimeError(
+                    f"This {type(self).__name__} is being fitted already, by another thread or by "
+                    "a callback of that fit. Wait for it, or fit a clone (sklearn.base.clone)."
+                )
+            _FITTING[id(self)] = mine
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            _FITTING.pop(id(self), None)
+
+    return wrapper
+
+
+def _loss_through(output_activation: str) -> spec.Loss:
+    """The loss that is derived through an output activation."""
+    for loss in spec.LOSSES.values():
+        if loss.output_activation == output_activation:
+            return loss
+    allowed = sorted(loss.output_activation for loss in spec.LOSSES.values())
+    raise ValueError(f"out_activation_ must be one of {allowed}, got {output_activation!r}.")
+
+
+@lru_cache(maxsize=64)
+def _inference_network(
+    widths: tuple[int, ...], activation: str | spec.Function, output: str
+) -> spec.Network:
+    """The network that ends in that output activation."""
+    return _network(widths, activation, _loss_through(output))
+
+
+_inference_plan = lru_cache(maxsize=64)(compile_inference)
+
+
+@lru_cache(maxsize=64)
+def _few_rows(
+    widths: tuple[int, ...], activation: str, output: str, dtype: Any, raw: bool
+) -> backends.FewRows:
+    """What predicts a few rows; before the output activation if `raw`."""
+    network = _inference_network(widths, activation, output)
+    return backends.FewRows(_inference_plan(network, dtype=dtype, raw=raw, backend="compiled"))
+
+
+class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
+    """What both estimators share: all but the meaning of y and of outputs."""
+
+    coefs_: list[Array]
+    intercepts_: list[Array]
+    n_outputs_: int
+    loss: Any
+    out_activation_: str
+
+    _parameter_constraints: ClassVar[dict] = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(spec.ACTIVATIONS)), callable, tuple],
+        "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [StrOptions(set(options.SCHEDULES)), options.Schedule],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "beta_1": [Interval(Real, 0, 1, closed="left")],
+        "beta_2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "n_iter_no_change": [
+            Interval(Integral, 1, None, closed="left"),
+            Options(Real, {np.inf}),
+        ],
+        "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "precision": [StrOptions({*validate.PRECISIONS})],
+        "n_jobs": [
+            Interval(Integral, 1, None, closed="left"),
+            Interval(Integral, None, -1, closed="right"),
+            None,
+        ],
+        "backend": [StrOptions({"auto", *backends.CPU_BACKENDS})],
+        "sparse_updates": [StrOptions({"exact", "lazy"})],
+        "device": [StrOptions({"cpu", "cuda", "auto"})],
+        "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
+        "input_dropout": [Interval(Real, 0, 1, closed="left")],
+        "input_noise": [Interval(Real, 0, None, closed="left")],
+        "mixup": [Interval(Real, 0, None, closed="left")],
+        "normalization": [StrOptions({"batch", "layer"}), None],
+        "l1_ratio": [Interval(Real, 0, 1, closed="both")],
+        "max_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "clip_value": [Interval(Real, 0, None, closed="neither"), None],
+        "init": [StrOptions({"auto"})],
+        "averaging": [StrOptions({"ema", "swa"}), None],
+        "frozen_layers": ["array-like", None],
+        "scoring": [str, callable, None],
+        "max_time_s": [Interval(Real, 0, None, closed="neither"), None],
+    }
+
+    @abstractmethod
+    def __init__(self) -> None: ...
+
+    @classmethod
+    def _get_param_names(cls) -> list[str]:
+        return list(parameter_names(cls))
+
+    def _validate_params(self) -> None:
+        validate_parameters(self)
+        for name, default in NOT_BUILT.items():
+            if getattr(self, name, default) != default:
+                raise NotImplementedError(f"{name} is not built yet; leave it at {default!r}.")
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, also those of objects that are parameters, as ``solver__weight_decay``.
+
+        Parameters
+        ----------
+        **params : dict
+            Names and values.
+
+        Returns
+        -------
+        self : object
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, or none of its own in what it is set to.
+        """
+        for name in params:
+            owner, _, field = name.partition("__")
+            held = params.get(owner, getattr(self, owner, None))
+            if field and owner in self._get_param_names() and not hasattr(held, "set_params"):
+                raise ValueError(
+                    f"{name} cannot be set: {owner} is {held!r}, which has no parameters of its "
+                    f"own. Set {owner} to an object first."
+                )
+        return super().set_params(**params)
+
+    # ---- what differs between the two ------------------------------------------------
+
+    @abstractmethod
+    def _encoded(self, data: TrainingData, classes: Any, *, incremental: bool) -> TrainingData:
+        """`data` with its target judged and made of numbers."""
+
+    @abstractmethod
+    def _loss_of(self, data: TrainingData) -> spec.Loss:
+        """The loss to train by."""
+
+    @abstractmethod
+    def _score_rows(self, data: TrainingData, output: Array) -> float:
+        """Score of outputs of shape (n, O) against the targets of `data`."""
+
+    # ---- fit -------------------------------------------------------------------------
+
+    @exclusive
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train on X and y.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The input. float32 is computed with as such, anything else as float64, unless
+            `precision` says otherwise.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            For the classifier labels, or an indicator matrix for several labels a sample;
+            for the regressor numbers.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples, none of them negative. None stands for ones.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator. If anything is raised it is left as it was before.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, X, y or a weight cannot be used, or the network diverges; but with
+            `early_stopping` the weights of the best epoch are kept, and a network that diverges
+            after it is no error.
+        MemoryError
+            If there is no room for a network of that size.
+        """
+        return self._fit(X, y, sample_weight)
+
+    def _fit(
+        self, X: Any, y: Any, sample_weight: Any, classes: Any = None, incremental: bool = False
+    ) -> Self:
+        """Validate, compile, train, adopt."""
+        if incremental and self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        self._refuse_for_lbfgs()
+        afresh = "coefs_" not in vars(self) or not (incremental or self.warm_start)
+        backends.engine_of(self._backend())  # or say why there is none
+        operands = self._operands()
+        hidden = validate.hidden_layer_sizes(self.hidden_layer_sizes)
+        data = validate.training_data(
+            self,
+            *device_arrays.taken(self.device, X, y, sample_weight),
+            reset=afresh,
+            precision=self.precision,
+            y_numeric=isinstance(self, RegressorMixin),
+        )
+        data = self._encoded(data, classes, incremental=incremental)
+
+        widths = (data.X.shape[1], *hidden, data.n_outputs)
+        network = _network(widths, self._activation(), self._loss_of(data))
+        self._judge(network, data)
+        with validate.random_stream(self.random_state) as rng:
+            backend = self._backend_for(network, data)
+            start = self._initial(network, data, backend, rng) if afresh else self._current(network)
+            history = train.History() if afresh else self._history()
+            job = _Job(network, data, start, history, incremental, operands, backend)
+
+            max_iter = 1 if incremental else self.max_iter
+            describe = partial(self._attributes, job)
+            tasks = FitTasks(self, X, y, sample_weight, max_iter, describe)
+            if self.solver == "lbfgs":
+                outcome = self._run_lbfgs(job, tasks)
+            else:
+                outcome = self._run_epochs(job, rng, tasks)
+        if not np.isfinite(outcome.parameters).all():
+            raise ValueError(
+                "Solver produced non-finite parameter weights. The input data may contain large"
+                " values and need to be preprocessed."
+            )
+        tasks.end(lambda: outcome)
+        return self._adopt(describe(outcome))
+
+    def _refuse_for_lbfgs(self) -> None:
+        """Refuse what only stochastic solvers do, but for what scikit-learn lets pass."""
+        if self.solver != "lbfgs":
+            return
+        passes = ("constant", "invscaling", "adaptive")
+        if not (isinstance(self.learning_rate, str) and self.learning_rate in passes):
+            raise ValueError(
+                f"learning_rate={self.learning_rate!r} is a schedule of steps, which "
+                "solver='lbfgs' does not take. Leave it at 'constant', or use another solver."
+            )
+
+    def _operands(self) -> str | None:
+        """What the products of training read where it is not the dtype of the weights."""
+        if not self.precision.startswith("bfloat16"):
+            return None
+        if self.solver == "lbfgs":
+            raise ValueError(
+                f"solver='lbfgs' computes in float64, but precision is {self.precision!r}. Use "
+                "precision='float32' for a result rounded to that, or solver='adam' or 'sgd'."
+            )
+        reason = backends.why_no_operands(self.precision, self._backend())
+        if reason is not None:
+            raise ValueError(f"precision={self.precision!r} cannot be used: {reason}.")
+        return self.precision
+
+    def _activation(self) -> str | spec.Function:
+        if isinstance(self.activation, str):
+            return self.activation
+        return validate.function("activation", self.activation)
+
+    def _judge(self, network: spec.Network, data: TrainingData) -> None:
+        """Refuse functions of the user that cannot be trained with."""
+        dtype = self._dtype(data.X)  # lbfgs computes in float64, and predicts in this
+        for function in functions_of(network):
+            if self.solver == "lbfgs":
+                backends.judge(function, np.dtype(np.float64), _quarters(function, data))
+            how = backends.judge(function, dtype, _quarters(function, data))
+            if how != "given":
+                warnings.warn(
+                    f"{function.kind}={function.name} has no derivative: it is computed {how}, "
+                    "which takes longer. Give a pair of functions, (value, derivative), to save "
+                    "that.",
+                    stacklevel=6,
+                )
+
+    def _backend(self, flops: float = 0.0) -> str:
+        """Who computes steps of so many flops; without them, where "auto" means the CPU."""
+        return backends.chosen_for(self.device, self.backend, flops)
+
+    def _backend_for(self, network: spec.Network, data: TrainingData) -> str:
+        """Who trains; products of bfloat16 are for the CPU, unless a device was named."""
+        if self.precision.startswith("bfloat16"):
+            return self._backend()
+        n_rows = data.X.shape[0]
+        n_rows = n_rows if self.solver == "lbfgs" else min(n_rows, self._batch_size(n_rows))
+        return self._backend(backends.work_of(network, n_rows, data.row_entries))
+
+    def _initial(
+        self,
+        network: spec.Network,
+        data: TrainingData,
+        backend: str,
+        rng: np.random.RandomState,
+    ) -> Array:
+        """Random parameters, if there is room for all that training needs."""
+        self._require_room(network, data, backend)
+        factor = 2.0 if self.activation == "logistic" else 6.0
+        return init_parameters(network, rng, self._dtype(data.X), factor=factor)
+
+    def _require_room(self, network: spec.Network, data: TrainingData, backend: str) -> None:
+        """Refuse what does not fit into memory: what kernels hold, what the outcome is copied to
+        (or L-BFGS works with), and outputs and their gradients in a batch.
+        """
+        records: dict[str, spec.SGD | spec.Adam] = {"sgd": spec.SGD(), "adam": spec.Adam()}
+        record = records.get(self.solver)
+        if record is None:
+            dtype, n_rows, n_vectors = np.dtype(np.float64), 1, LBFGS_VECTORS
+        else:
+            dtype, n_rows = self._dtype(data.X), data.X.shape[0]
+            n_rows, n_vectors = min(self._batch_size(n_rows), n_rows), 1 + len(record.slots)
+        n_units = sum(layer.units for layer in network.layers)
+        n_numbers = n_vectors * n_parameters(network) + 2 * n_rows * n_units
+        how = {"sparse": data.is_sparse, "backend": backend}
+        stored = _store_bytes(network, dtype, record, **how)
+        validate.affordable(network, stored + dtype.itemsize * n_numbers)
+
+    def _dtype(self, followed: Array) -> np.dtype:
+        """What is computed with: the dtype of `followed`, unless `precision` says another."""
+        if self.precision == "auto":
+            return followed.dtype
+        return np.dtype(validate.PRECISIONS[self.precision][0])
+
+    def _current(self, network: spec.Network) -> Array:
+        """The parameters to go on from: `coefs_` and `intercepts_` as they are now, copied."""
+        if self.out_activation_ != network.loss.output_activation:
+            raise ValueError(
+                f"out_activation_ is {self.out_activation_!r}, but {network.loss.name} is derived "
+                f"through {network.loss.output_activation!r}. warm_start and partial_fit go on "
+                "with the loss there was; set warm_start=False and call fit for another one."
+            )
+        coefs, intercepts = validate.parameters(self.coefs_, self.intercepts_)
+        have = [coefs[0].shape[0], *(len(b) for b in intercepts)]
+        want = [network.in_shape[0], *(layer.units for layer in network.layers)]
+        if have != want:
+            raise ValueError(
+                f"coefs_ holds layers of {have} units, but X, hidden_layer_sizes and y ask for "
+                f"{want}. warm_start and partial_fit go on with the network there is; set "
+                "warm_start=False and call fit for another one."
+            )
+        arrays = [*coefs, *intercepts]
+        flat = empty_vector(sum(a.size for a in arrays), self._dtype(arrays[0]))
+        with np.errstate(over="ignore"):
+            return np.concatenate([a.ravel() for a in arrays], out=flat, casting="same_kind")
+
+    def _history(self) -> train.History:
+        """What earlier calls left to go on from, copied."""
+        known = vars(self)
+        return train.History(
+            **{field: copy(known[name]) for field, name in HISTORY.items() if name in known}
+        )
+
+    def _batch_size(self, n_rows: int) -> int:
+        return min(200, n_rows) if self.batch_size == "auto" else int(self.batch_size)
+
+    def _run_lbfgs(self, job: _Job, tasks: FitTasks) -> train.Outcome:
+        plan = _gradient_plan(
+            job.network,
+            dtype=np.float64,
+            n_rows=job.data.X.shape[0],
+            sparse=job.data.is_sparse,
+            backend=job.backend,
+        )
+        options = {"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol}
+        result = train.minimize_lbfgs(
+            plan,
+            job.start.astype(np.float64),
+            job.data.streams(np.float64),
+            self.alpha,
+            {**options, **lbfgs_options(self.verbose)},
+            tasks,
+            self.n_jobs,
+        )
+        n_iter = result.nit if result.was_stopped else lbfgs_result(result, self.max_iter)
+        with np.errstate(over="ignore"):
+            return train.Outcome(result.x.astype(job.start.dtype), float(result.fun), n_iter)
+
+    def _run_epochs(self, job: _Job, rng: np.random.RandomState, tasks: FitTasks) -> train.Outcome:
+        data, validation, dtype = job.data, None, job.start.dtype
+        n_rows = data.X.shape[0]
+        if self.early_stopping:
+            kept, held_out = self._split(data, rng)
+            n_rows = len(kept)
+            validation = train.Validation(
+                kept,
+                validate.converted(held_out.X, dtype),
+                partial(self._score_rows, held_out),
+                np.empty((held_out.X.shape[0], job.network.n_outputs), dtype),
+            )
+        batch_size = self._batch_size(n_rows)
+        if batch_size > n_rows:
+            batch_size = n_rows
+            warnings.warn(
+                "Got `batch_size` less than 1 or larger than sample size. It is going to be "
+                "clipped",
+                stacklevel=2,
+            )
+        optimizer = self._optimizer_of(job)
+        csr = CSRInput(self.sparse_updates == "lazy", data.row_entries)
+        plan = _training_plan(
+            job.network,
+            dtype=job.operands or dtype,
+            batch_size=batch_size,
+            optimizer=optimizer.record,
+            sparse=csr if data.is_sparse else False,
+            backend=job.backend,
+        )
+        names = ("max_iter", "tol", "n_iter_no_change", "shuffle", "verbose", "alpha", "n_jobs")
+        settings = train.Settings(
+            **{name: getattr(self, name) for name in names},
+            batch_size=batch_size,
+            incremental=job.incremental,
+        )
+        loop = train.EpochLoop(
+            plan, job.start, data.streams(dtype), validation, optimizer, job.history, settings
+        )
+        return loop.run(rng, tasks)
+
+    def _split(self, data: TrainingData, rng: np.random.RandomState) -> tuple[Array, TrainingData]:
+        """Which rows to learn from, and those to validate by: scikit-learn's very split.
+
+        It is stratified for two classes only, by names that appear in error messages.
+        """
+        strata = None
+        if data.labels is not None and data.labels.kind == "binary":
+            strata = np.where(data.target.ravel() > 0, "True", "False")
+        kept, held_out = train_test_split(
+            np.arange(data.X.shape[0]),
+            random_state=rng,
+            test_size=self.validation_fraction,
+            stratify=strata,
+        )
+        if len(held_out) < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' or the size of "
+                "your dataset."
+            )
+        data.weights_of(kept)
+        return kept, data.rows(held_out)
+
+    def _optimizer_of(self, job: _Job) -> train.StochasticOptimizer:
+        """For partial_fit a copy of the one there is; otherwise a new one."""
+        last = vars(self).get("_optimizer") if job.incremental else None
+        if last is not None:
+            return copy(last)
+        record: spec.Optimizer = spec.Adam(beta_2=float(self.beta_2), epsilon=float(self.epsilon))
+        momentum = self.beta_1
+        if self.solver == "sgd":
+            record, momentum = spec.SGD(nesterov=bool(self.nesterovs_momentum)), self.momentum
+        return train.StochasticOptimizer(
+            record, self._schedule(), self.learning_rate_init, momentum
+        )
+
+    def _schedule(self) -> schedules.Schedule:
+        """How the rate changes; 'adam' has no ears for scikit-learn's names, as there."""
+        given = self.learning_rate
+        if self.solver == "adam" and given in ("invscaling", "adaptive"):
+            given = "constant"
+        if given == "invscaling":
+            return schedules.InvScaling(self.power_t)
+        schedule: Any = options.chosen("learning_rate", given, options.SCHEDULES)
+        if not isinstance(given, str):
+            flat = {"power_t": (self.power_t, 0.5)}
+            options.refuse_beside("learning_rate", given, flat)
+        return schedule.record()
+
+    def _attributes(self, job: _Job, outcome: train.Outcome) -> dict[str, Any]:
+        """All that a fit that ended in `outcome` sets."""
+        coefs, intercepts = weight_views(job.network, outcome.parameters)
+        attributes: dict[str, Any] = {
+            "n_features_in_": job.network.in_shape[0],
+            "feature_names_in_": job.data.feature_names,
+            "n_layers_": len(coefs) + 1,
+            "n_outputs_": job.network.n_outputs,
+            "out_activation_": job.network.loss.output_activation,
+            "coefs_": coefs,
+            "intercepts_": intercepts,
+            "loss_": outcome.loss,
+            "n_iter_": outcome.n_iter,
+            "device_": backends.device_of(job.backend),
+            "t_": job.history.n_seen,
+        }
+        if job.data.labels is not None:
+            attributes["classes_"] = job.data.labels.classes
+            attributes["_sparse_labels"] = job.data.labels.sparse
+        if outcome.history is not None:
+            for field, name in HISTORY.items():
+                attributes[name] = copy(getattr(outcome.history, field))
+            attributes["_optimizer"] = outcome.optimizer
+        return attributes
+
+    def _adopt(self, attributes: dict[str, Any]) -> Self:
+        if attributes["feature_names_in_"] is None:
+            del attributes["feature_names_in_"]
+        self.__dict__.update(attributes)
+        for name in PASSING:
+            if name not in attributes:
+                self.__dict__.pop(name, None)
+        return self
+
+    def _check_solver(self) -> bool:
+        if self.solver not in ("sgd", "adam"):
+            raise AttributeError(
+                "partial_fit is only available for stochastic optimizers. "
+                f"{self.solver} is not stochastic."
+            )
+        return True
+
+    # ---- predict ---------------------------------------------------------------------
+
+    def _checked(self, X: Any) -> Any:
+        """X as the network takes it, if there is one."""
+        if "coefs_" not in vars(self):
+            check_is_fitted(self)
+        return validate.inference_input(self, *device_arrays.taken(self.device, X))
+
+    def _predicted(self, X: Any, *, raw: bool = False) -> Array:
+        """Output for whatever the user asks about, as `_output` has it; a few rows of a plain
+        array go straight to the kernels, which see to it that they are finite.
+        """
+        if type(X) is np.ndarray and X.ndim == 2 and len(X) <= FEW_ROWS:
+            known = self.__dict__
+            try:
+                backends.check_n_jobs(known["n_jobs"])
+                coefs, intercepts, dtype = known["coefs_"], known["intercepts_"], X.dtype
+                if (
+                    dtype in FLOATS
+                    and known["device"] != "cuda"
+                    and backends.predicts_few_rows(known["backend"])
+                    and X.shape[1] == known["n_features_in_"]
+                    and "feature_names_in_" not in known
+                ):
+                    widths = (X.shape[1], *map(len, intercepts))
+                    rows = _few_rows(widths, self.activation, self.out_activation_, dtype, raw)
+                    output = rows.predict(X, coefs, intercepts)
+                    if output is not None:
+                        return output
+            except (KeyError, TypeError, ValueError):
+                pass  # not fitted, n_jobs is none, or coefs_ edited past use: said below
+        return self._output(self._checked(X), raw=raw)
+
+    def _output(self, X: Any, *, raw: bool = False) -> Array:
+        """Output for checked X, of shape (n, O); before the output activation if `raw`."""
+        coefs, intercepts = validate.parameters(self.coefs_, self.intercepts_)
+        widths = (coefs[0].shape[0], *map(len, intercepts))
+        if X.shape[1] != widths[0]:
+            raise ValueError(f"X has {X.shape[1]} features, but coefs_[0] has {widths[0]} rows.")
+        dtype = coefs[0].dtype
+        if self.precision == "auto" and np.result_type(X.dtype, dtype) != dtype:
+            dtype = np.dtype(np.float64)
+            coefs, intercepts = (validate.as_dtype(arrays, dtype) for arrays in (coefs, intercepts))
+        X = validate.narrowed(self, X, dtype)
+        sparse = scipy.sparse.issparse(X)
+        network = _inference_network(widths, self._activation(), self.out_activation_)
+        for function in functions_of(network):  # it may be another than was trained with
+            backends.judge(function, dtype)
+        entries = X.nnz // max(1, X.shape[0]) if sparse else None
+        backend = self._backend(backends.work_of(network, X.shape[0], entries) / 3)
+        kind = {"dtype": dtype, "sparse": sparse, "raw": raw, "backend": backend}
+        plan = _inference_plan(network, **kind)
+        if reads_in_place(plan, X.shape[0]):
+            plan = _inference_plan(network, **kind, in_place=True)
+        return backends.predict(plan, coefs, intercepts, X, n_jobs=self.n_jobs)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    # ---- pickling --------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Functions go by import path."""
+        for name in ("activation", "loss"):
+            validate.require_importable(name, getattr(self, name))
+        return super().__getstate__()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make `coefs_` and `intercepts_` views of one vector again; leave memory maps alone."""
+        super().__setstate__(state)
+        for name in {*self._get_param_names()} - {*vars(self)}:  # newer than the pickle
+            setattr(self, name, getattr(type(self)(), name))
+        arrays = [*vars(self).get("coefs_", ()), *vars(self).get("intercepts_", ())]
+        plain = all(type(array) is np.ndarray and array.dtype.kind == "f" for array in arrays)
+        if plain and len({array.dtype for array in arrays}) == 1:
+            flat = empty_vector(sum(array.size for array in arrays), arrays[0].dtype)
+            np.concatenate([array.ravel() for array in arrays], out=flat)
+            ends = np.cumsum([array.size for array in arrays])
+            parts = np.split(flat, ends[:-1])
+            views = [part.reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]
+            n_layers = len(self.coefs_)
+            self.coefs_, self.intercepts_ = views[:n_layers], views[n_layers:]
+
+    # ---- private names that scikit-learn's own tests reach for -------------------------
+    # `_optimizer.learning_rate` and `_no_improvement_count` are attributes that fit sets;
+    # `_label_binarizer` is on the classifier.
+
+    def _loss_grad_lbfgs(
+        self,
+        packed_coef_inter: Array,
+        X: Any,
+        y: Array,
+        sample_weight: Array | None,
+        *work: Any,
+    ) -> tuple[float, Array]:
+        """Loss and gradient at given parameters; `work`, scikit-learn's buffers, is ignored."""
+        coefs, _ = validate.parameters(self.coefs_, self.intercepts_)
+        loss = _loss_through(self.out_activation_)
+        widths = tuple(c.shape[0] for c in coefs) + (self.n_outputs_,)
+        target = y.argmax(axis=1).astype(np.int32) if loss.targets == "codes" else y
+        data = TrainingData(X, target, sample_weight)
+        return train.loss_and_gradient(
+            _gradient_plan(
+                _network(widths, self.activation, loss),
+                dtype=np.float64,
+                n_rows=X.shape[0],
+                sparse=data.is_sparse,
+            ),
+            np.asarray(packed_coef_inter, dtype=np.float64),
+            data.streams(np.float64),
+            self.alpha,
+        )
+
+
+def _quarters(function: spec.Function, data: TrainingData) -> Array | None:
+    """Targets to try a loss on."""
+    if function.kind != "loss":
+        return None
+    return np.unique(np.quantile(data.target, np.linspace(0, 1, 5), method="nearest"))
