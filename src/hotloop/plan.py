@@ -270,7 +270,7 @@ def init_parameters(
     init: str = "auto",
     output: str | Function | None = None,
 ) -> np.ndarray:
-    """Initial parameters, shape (P,), drawn in float64 from `rng`: weight, then bias, of each layer.
+    """Initial parameters, shape (P,), drawn in float64: weight, then bias, of each layer.
 
     Parameters
     ----------

@@ -33,12 +33,12 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     activation : str, callable, (callable, callable) or list of such, default='relu'
         Activation of the hidden layers, or a list with one for each. By name:
 
-        - 'identity', 'relu', 'logistic', 'tanh': ``z``, ``max(0, z)``, ``s(z) = 1 / (1 + exp(-z))``,
-          ``tanh(z)``, as scikit-learn has them.
+        - 'identity', 'relu', 'logistic', 'tanh': ``z``, ``max(0, z)``,
+          ``s(z) = 1 / (1 + exp(-z))``, ``tanh(z)``, as scikit-learn has them.
         - 'leaky_relu', 'elu', 'selu': ``z`` above zero, and below ``0.01 * z``, ``exp(z) - 1``; the
           last is 1.0507 times ``z`` or ``1.6733 * (exp(z) - 1)`` [4]_ [5]_ [6]_.
-        - 'gelu', 'gelu_tanh': ``z * Phi(z)`` with the normal distribution Phi, and its approximation
-          ``z / 2 * (1 + tanh(sqrt(2 / pi) * (z + 0.044715 * z ** 3)))`` [7]_.
+        - 'gelu', 'gelu_tanh': ``z * Phi(z)`` with the normal distribution Phi, and its
+          approximation ``z / 2 * (1 + tanh(sqrt(2 / pi) * (z + 0.044715 * z ** 3)))`` [7]_.
         - 'silu' (also known as swish), 'mish', 'softplus': ``z * s(z)``, ``z * tanh(softplus(z))``,
           ``log(1 + exp(z))`` [7]_ [8]_ [9]_.
         - 'softsign', 'hard_sigmoid', 'hard_swish': ``z / (1 + abs(z))``,
@@ -170,12 +170,13 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     init : {'auto', 'glorot_uniform', 'glorot_normal', 'he_uniform', 'he_normal', 'lecun_uniform', \
             'lecun_normal', 'orthogonal'}, default='auto'
         How weights are drawn, with ``I`` inputs and ``O`` outputs of a layer: with variance
-        ``2 / (I + O)`` [1]_, ``2 / I`` [12]_ or ``1 / I`` [13]_, uniform or normal; or a matrix with
-        orthogonal columns (rows, if these are fewer) of length 1, and of ``sqrt(2)`` under 'relu'
-        and its like [14]_. Biases begin at zero. 'auto' goes by each layer's activation, the output
-        layer by that of the last hidden one. For scikit-learn's four, and for functions, it is
-        scikit-learn's very draw ('glorot_uniform', of the biases, too); else 'he_normal', but
-        'lecun_normal' for 'selu' and 'glorot_uniform' for 'softsign' and 'hard_sigmoid'.
+        ``2 / (I + O)`` [1]_, ``2 / I`` [12]_ or ``1 / I`` [13]_, uniform or normal; or a matrix
+        with orthogonal columns (rows, if these are fewer) of length 1, and of ``sqrt(2)`` under
+        'relu' and its like [14]_. Biases begin at zero. 'auto' goes by each layer's activation,
+        the output layer by that of the last hidden one. For scikit-learn's four, and for
+        functions, it is scikit-learn's very draw ('glorot_uniform', of the biases, too); else
+        'he_normal', but 'lecun_normal' for 'selu' and 'glorot_uniform' for 'softsign' and
+        'hard_sigmoid'.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
         Not built yet.
     frozen_layers : array-like of int or None, default=None
@@ -241,8 +242,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
        initialization and momentum in deep learning", ICML. Section 2.
     .. [4] Maas, A., Hannun, A. and Ng, A. (2013), "Rectifier nonlinearities improve neural network
        acoustic models", ICML.
-    .. [5] Clevert, D.-A., Unterthiner, T. and Hochreiter, S. (2016), "Fast and accurate deep network
-       learning by exponential linear units (ELUs)", ICLR.
+    .. [5] Clevert, D.-A., Unterthiner, T. and Hochreiter, S. (2016), "Fast and accurate deep
+       network learning by exponential linear units (ELUs)", ICLR.
     .. [6] Klambauer, G., Unterthiner, T., Mayr, A. and Hochreiter, S. (2017), "Self-normalizing
        neural networks", NeurIPS.
     .. [7] Hendrycks, D. and Gimpel, K. (2016), "Gaussian error linear units (GELUs)",
@@ -255,8 +256,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     .. [11] Howard, A. et al. (2019), "Searching for MobileNetV3", ICCV. Section 5.2.
     .. [12] He, K., Zhang, X., Ren, S. and Sun, J. (2015), "Delving deep into rectifiers", ICCV.
        Equation 10.
-    .. [13] LeCun, Y., Bottou, L., Orr, G. and Mueller, K.-R. (1998), "Efficient BackProp", in Neural
-       Networks: Tricks of the Trade. Equation 16.
+    .. [13] LeCun, Y., Bottou, L., Orr, G. and Mueller, K.-R. (1998), "Efficient BackProp", in
+       Neural Networks: Tricks of the Trade. Equation 16.
     .. [14] Saxe, A., McClelland, J. and Ganguli, S. (2014), "Exact solutions to the nonlinear
        dynamics of learning in deep linear neural networks", ICLR. Section 3.
 
@@ -636,12 +637,12 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     activation : str, callable, (callable, callable) or list of such, default='relu'
         Activation of the hidden layers, or a list with one for each. By name:
 
-        - 'identity', 'relu', 'logistic', 'tanh': ``z``, ``max(0, z)``, ``s(z) = 1 / (1 + exp(-z))``,
-          ``tanh(z)``, as scikit-learn has them.
+        - 'identity', 'relu', 'logistic', 'tanh': ``z``, ``max(0, z)``,
+          ``s(z) = 1 / (1 + exp(-z))``, ``tanh(z)``, as scikit-learn has them.
         - 'leaky_relu', 'elu', 'selu': ``z`` above zero, and below ``0.01 * z``, ``exp(z) - 1``; the
           last is 1.0507 times ``z`` or ``1.6733 * (exp(z) - 1)`` [4]_ [5]_ [6]_.
-        - 'gelu', 'gelu_tanh': ``z * Phi(z)`` with the normal distribution Phi, and its approximation
-          ``z / 2 * (1 + tanh(sqrt(2 / pi) * (z + 0.044715 * z ** 3)))`` [7]_.
+        - 'gelu', 'gelu_tanh': ``z * Phi(z)`` with the normal distribution Phi, and its
+          approximation ``z / 2 * (1 + tanh(sqrt(2 / pi) * (z + 0.044715 * z ** 3)))`` [7]_.
         - 'silu' (also known as swish), 'mish', 'softplus': ``z * s(z)``, ``z * tanh(softplus(z))``,
           ``log(1 + exp(z))`` [7]_ [8]_ [9]_.
         - 'softsign', 'hard_sigmoid', 'hard_swish': ``z / (1 + abs(z))``,
@@ -765,12 +766,13 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     init : {'auto', 'glorot_uniform', 'glorot_normal', 'he_uniform', 'he_normal', 'lecun_uniform', \
             'lecun_normal', 'orthogonal'}, default='auto'
         How weights are drawn, with ``I`` inputs and ``O`` outputs of a layer: with variance
-        ``2 / (I + O)`` [1]_, ``2 / I`` [12]_ or ``1 / I`` [13]_, uniform or normal; or a matrix with
-        orthogonal columns (rows, if these are fewer) of length 1, and of ``sqrt(2)`` under 'relu'
-        and its like [14]_. Biases begin at zero. 'auto' goes by each layer's activation, the output
-        layer by that of the last hidden one. For scikit-learn's four, and for functions, it is
-        scikit-learn's very draw ('glorot_uniform', of the biases, too); else 'he_normal', but
-        'lecun_normal' for 'selu' and 'glorot_uniform' for 'softsign' and 'hard_sigmoid'.
+        ``2 / (I + O)`` [1]_, ``2 / I`` [12]_ or ``1 / I`` [13]_, uniform or normal; or a matrix
+        with orthogonal columns (rows, if these are fewer) of length 1, and of ``sqrt(2)`` under
+        'relu' and its like [14]_. Biases begin at zero. 'auto' goes by each layer's activation,
+        the output layer by that of the last hidden one. For scikit-learn's four, and for
+        functions, it is scikit-learn's very draw ('glorot_uniform', of the biases, too); else
+        'he_normal', but 'lecun_normal' for 'selu' and 'glorot_uniform' for 'softsign' and
+        'hard_sigmoid'.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
         Not built yet.
     frozen_layers : array-like of int or None, default=None
@@ -834,8 +836,8 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
        initialization and momentum in deep learning", ICML. Section 2.
     .. [4] Maas, A., Hannun, A. and Ng, A. (2013), "Rectifier nonlinearities improve neural network
        acoustic models", ICML.
-    .. [5] Clevert, D.-A., Unterthiner, T. and Hochreiter, S. (2016), "Fast and accurate deep network
-       learning by exponential linear units (ELUs)", ICLR.
+    .. [5] Clevert, D.-A., Unterthiner, T. and Hochreiter, S. (2016), "Fast and accurate deep
+       network learning by exponential linear units (ELUs)", ICLR.
     .. [6] Klambauer, G., Unterthiner, T., Mayr, A. and Hochreiter, S. (2017), "Self-normalizing
        neural networks", NeurIPS.
     .. [7] Hendrycks, D. and Gimpel, K. (2016), "Gaussian error linear units (GELUs)",
@@ -848,8 +850,8 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     .. [11] Howard, A. et al. (2019), "Searching for MobileNetV3", ICCV. Section 5.2.
     .. [12] He, K., Zhang, X., Ren, S. and Sun, J. (2015), "Delving deep into rectifiers", ICCV.
        Equation 10.
-    .. [13] LeCun, Y., Bottou, L., Orr, G. and Mueller, K.-R. (1998), "Efficient BackProp", in Neural
-       Networks: Tricks of the Trade. Equation 16.
+    .. [13] LeCun, Y., Bottou, L., Orr, G. and Mueller, K.-R. (1998), "Efficient BackProp", in
+       Neural Networks: Tricks of the Trade. Equation 16.
     .. [14] Saxe, A., McClelland, J. and Ganguli, S. (2014), "Exact solutions to the nonlinear
        dynamics of learning in deep linear neural networks", ICLR. Section 3.
 
