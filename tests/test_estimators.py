@@ -50,12 +50,17 @@ def spelled(constraint):
 
 @every_class
 def test_parameter_constraints_are_sklearns(name):
-    """What scikit-learn takes is taken, what it refuses is refused; but for functions."""
-    more = {"activation": {spelled(callable), spelled(tuple)}}
-    more["loss"] = more["activation"]
+    """What scikit-learn takes is taken, what it refuses is refused; but for activations, of which
+    there are more, and functions.
+    """
+    more = {"loss": {spelled(callable), spelled(tuple)}}
     ours = getattr(hotloop, name)._parameter_constraints
     theirs = getattr(sklearn.neural_network, name)._parameter_constraints
     for parameter, constraints in theirs.items():
+        if parameter == "activation":
+            (names,) = constraints
+            assert names.options < ours[parameter][0].options
+            continue
         taken = set(map(spelled, ours[parameter])) - more.get(parameter, set())
         assert taken == set(map(spelled, constraints)), parameter
 
