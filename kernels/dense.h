@@ -161,6 +161,7 @@ INLINE enum epilogue slope_of(enum hl_activation activation) {
     case HL_custom: return TIMES_SLOPE;
     case HL_identity:
     case HL_softmax: /* of output layers only */
+    case HL_ordered:
     case HL_exp:
     case HL_N_ACTIVATIONS: return STORE;
     }

@@ -23,6 +23,7 @@ from .cuda_ops import (
     AT,
     ENTRIES,
     FIELDS,
+    FIRST,
     JOB,
     PIECE,
     PLACES,
@@ -106,7 +107,7 @@ def _handed(arrays):
 
 
 def table_of(ops, plan, store_size):
-    """An op table as kernels read it: integers (n, FIELDS) and constants (n, 4).
+    """An op table as kernels read it: integers (n, FIELDS) and constants (n, 4 + those of losses).
 
     A weight that has no place in the store of the plan lies after its end.
     """
@@ -127,9 +128,10 @@ def table_of(ops, plan, store_size):
         apart = stages[k] == "rows" and not (ops["kind"][k] == ops["kind"][k + 1] == shard)
         table[k, AT.meet] = apart or stages[k] != stages[k + 1]
     limits = np.finfo(plan.dtype)
-    constants = np.empty((len(ops), 4))
+    constants = np.empty((len(ops), FIRST + len(plan.constants)))
     constants[:, 0], constants[:, 1] = ops["beta_2"], np.maximum(ops["epsilon"], limits.tiny)
     constants[:, 2], constants[:, 3] = limits.tiny, limits.eps
+    constants[:, FIRST:] = plan.constants
     return table, constants
 
 

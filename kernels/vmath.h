@@ -81,6 +81,13 @@ INLINE V v_log(V x) {
     return v_fma(kf, v_set1((REAL)LN2_HIGH), f - (half_square - low));
 }
 
+/* log(1 + x) for 1 + x positive and in the normal range, of full relative accuracy around 0: what
+ * rounding took from 1 + x is put back. */
+INLINE V v_log1p(V x) {
+    V one = v_set1(1), u = one + x;
+    return v_log(u) + (x - (u - one)) / u;
+}
+
 /* 1 / (1 + e^-x), from e^-|x| so that both tails keep their relative accuracy. */
 INLINE V v_logistic(V x) {
     V one = v_set1(1), e = v_exp(-v_abs(x));
@@ -107,7 +114,7 @@ INLINE V v_tanh(V x) {
     return v_select(v_less(a, v_set1((REAL)0.625)), small, large);
 }
 
-/* An element-wise activation by its number; softmax works on whole rows (loss.h). */
+/* An element-wise activation by its number; softmax and ordered work on whole rows (loss.h). */
 INLINE V v_activation(enum hl_activation activation, V z) {
     switch (activation) {
     case HL_relu: return v_max(v_zero(), z);
@@ -116,6 +123,7 @@ INLINE V v_activation(enum hl_activation activation, V z) {
     case HL_exp: return v_exp(z);
     case HL_identity:
     case HL_softmax:
+    case HL_ordered:
     case HL_custom: /* dense.h */
     case HL_N_ACTIVATIONS: return z;
     }

@@ -20,7 +20,7 @@ EVERYWHERE = PYTHON + sorted(
 )
 #: Room -> rooms it may import; CONTRIBUTING.md says why these.
 ARROWS = {
-    "__init__": {"backends", "estimators", "kernels", "many"},
+    "__init__": {"backends", "estimators", "kernels", "many", "options"},
     "many": {"backends"},
     "estimators": {
         *("options", "validate", "model_io", "compat", "spec", "plan", "train"),

@@ -7,6 +7,18 @@
 from .backends import config, show_config
 from .estimators.mlp import MLPClassifier, MLPRegressor
 from .many import fit_many
+from .options import Focal, Huber, LogLoss, Quantile, Tweedie
 
-__all__ = ["MLPClassifier", "MLPRegressor", "config", "fit_many", "show_config"]
+__all__ = [
+    "Focal",
+    "Huber",
+    "LogLoss",
+    "MLPClassifier",
+    "MLPRegressor",
+    "Quantile",
+    "Tweedie",
+    "config",
+    "fit_many",
+    "show_config",
+]
 __version__ = "0.1.0"

@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy.special import log_expit, log_softmax
 from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.metrics import d2_pinball_score
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import column_or_1d
+from sklearn.utils.validation import check_array, column_or_1d
 
 from .. import spec, validate
 from ..compat import StrOptions, fit_context
+from ..options import (
+    CLASSIFIER_LOSSES,
+    REGRESSOR_LOSSES,
+    Focal,
+    Huber,
+    LogLoss,
+    Quantile,
+    Tweedie,
+    chosen,
+)
 from ..validate import Labels, TrainingData
 from .perceptron import Array, MultilayerPerceptron, exclusive
+
+#: Losses of a classifier whose outputs are no probabilities.
+HINGES = ("hinge", "squared_hinge")
+
+
+def _has_probabilities(classifier: Any) -> bool:
+    """Whether outputs of a classifier are probabilities; AttributeError where not."""
+    known = vars(classifier)
+    link = known.get("out_activation_")
+    if link == "identity" or (link is None and known["loss"] in HINGES):
+        raise AttributeError(
+            f"Under {' and '.join(map(repr, HINGES))} outputs are no probabilities. Use "
+            "decision_function, fit with loss='log_loss', or calibrate "
+            "(sklearn.calibration.CalibratedClassifierCV)."
+        )
+    return True
 
 
 class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
@@ -240,8 +268,12 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
 
     _parameter_constraints: ClassVar[dict] = {
         **MultilayerPerceptron._parameter_constraints,
-        "loss": [StrOptions({"log_loss"}), callable, tuple],
-        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "loss": [
+            StrOptions({*CLASSIFIER_LOSSES, *HINGES}),
+            *(LogLoss, Focal),
+            *(callable, tuple),
+        ],
+        "class_weight": [dict, list, StrOptions({"balanced"}), None],
     }
 
     def __init__(
@@ -343,6 +375,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         kind = "multiclass" if self.out_activation_ == "softmax" else "multilabel-indicator"
         if self.out_activation_ == "logistic" and self.n_outputs_ == 1:
             kind = "binary"
+        if self.out_activation_ == "identity":
+            kind = self._label_kind
         return Labels(self.classes_, kind, vars(self).get("_sparse_labels", False))
 
     @property
@@ -360,7 +394,18 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
             if self.warm_start:
                 labels.require_same_classes(Labels.learn(y)[0])
             target = labels.encode(y)
-        return replace(data, target=target, labels=labels)
+        smoothing = self.loss.label_smoothing if isinstance(self.loss, LogLoss) else 0.0
+        data = replace(data, target=target, labels=labels, smoothing=smoothing)
+        if self.class_weight is None:
+            return data
+        if incremental and isinstance(self.class_weight, str):
+            raise ValueError(
+                f"class_weight={self.class_weight!r} is not supported for partial_fit, which sees "
+                "one part of the samples at a time. Use sklearn.utils.class_weight."
+                "compute_class_weight('balanced', classes=classes, y=y) on a sample of all that is "
+                "to come, and give its weights by label, a dict."
+            )
+        return validate.class_weighted(data, self.class_weight)
 
     def _labels_of_partial_fit(self, labels: Labels | None, y: Any, classes: Any) -> Labels:
         """The labels there are, or on the first call those that it was given."""
@@ -383,7 +428,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     def _loss_of(self, data: TrainingData) -> spec.Loss:
         assert data.labels is not None
         multiclass = data.labels.kind == "multiclass"
-        if self.loss != "log_loss":
+        if callable(self.loss) or isinstance(self.loss, tuple):
             if multiclass:
                 raise ValueError(
                     f"loss={self.loss!r} is a function of one output, and y has "
@@ -391,12 +436,15 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
                     "classes or an indicator matrix, or in sklearn.multiclass.OneVsRestClassifier."
                 )
             return spec.custom_loss(validate.function("loss", self.loss), "logistic")
-        return spec.LOSSES["log_loss" if multiclass else "binary_log_loss"]
+        if self.loss in HINGES:
+            return spec.LOSSES[self.loss if multiclass else f"binary_{self.loss}"]
+        return chosen("loss", self.loss, CLASSIFIER_LOSSES).record(multiclass=multiclass)
 
     def _score_rows(self, data: TrainingData, output: Array) -> float:
         assert data.labels is not None
-        chosen, n_rows = data.labels.choose(output), len(output)
-        hits = (chosen.reshape(n_rows, -1) == data.target.reshape(n_rows, -1)).all(axis=1)
+        threshold = 0.0 if self.loss in HINGES else 0.5
+        codes, n_rows = data.labels.choose(output, threshold), len(output)
+        hits = (codes.reshape(n_rows, -1) == data.target.reshape(n_rows, -1)).all(axis=1)
         return float(np.average(hits, weights=data.sample_weight))
 
     @available_if(MultilayerPerceptron._check_solver)
@@ -460,8 +508,9 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         array([0, 0, 0])
         """
         output = self._predicted(X)
-        return self._labels.decode(output)
+        return self._labels.decode(output, 0.0 if self.out_activation_ == "identity" else 0.5)
 
+    @available_if(_has_probabilities)
     def predict_proba(self, X: Any) -> Array:
         """Probabilities of the classes.
 
@@ -494,6 +543,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         """
         return _probabilities(self._predicted(X))
 
+    @available_if(_has_probabilities)
     def predict_log_proba(self, X: Any) -> Array:
         """Logarithms of the probabilities of the classes.
 
@@ -793,7 +843,12 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
 
     _parameter_constraints: ClassVar[dict] = {
         **MultilayerPerceptron._parameter_constraints,
-        "loss": [StrOptions({"squared_error", "poisson"}), callable, tuple],
+        "loss": [
+            StrOptions({"squared_error", "absolute_error", "log_cosh", "poisson", "gamma"}),
+            StrOptions({*REGRESSOR_LOSSES}),
+            *(Huber, Quantile, Tweedie),
+            *(callable, tuple),
+        ],
     }
 
     def __init__(
@@ -888,16 +943,28 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         self.max_time_s = max_time_s
 
     def _encoded(self, data: TrainingData, classes: Any, *, incremental: bool) -> TrainingData:
-        return replace(data, target=validate.regression_target(data.target, self.loss))
+        target = validate.regression_target(data.target, self._loss_of(data))
+        return replace(data, target=target)
 
     def _loss_of(self, data: TrainingData) -> spec.Loss:
-        if isinstance(self.loss, str):
+        if callable(self.loss) or isinstance(self.loss, tuple):
+            return spec.custom_loss(validate.function("loss", self.loss), "identity")
+        if isinstance(self.loss, str) and self.loss not in REGRESSOR_LOSSES:
             return spec.LOSSES[self.loss]
-        return spec.custom_loss(validate.function("loss", self.loss), "identity")
+        return chosen("loss", self.loss, REGRESSOR_LOSSES).record()
+
+    def _attributes(self, job: Any, outcome: Any) -> dict[str, Any]:
+        attributes = super()._attributes(job, outcome)
+        if job.network.loss.name in ("quantile", "ordered_quantiles"):
+            attributes["quantiles_"] = np.array(job.network.loss.parameters)
+        return attributes
 
     def _score_rows(self, data: TrainingData, output: Array) -> float:
         if not np.isfinite(output).all():
             return float("nan")
+        loss = self._loss_of(data)
+        if loss.name in ("quantile", "ordered_quantiles"):
+            return _d2_pinball(data.target, output, loss.parameters, data.sample_weight)
         return _r2(data.target, output, data.sample_weight)
 
     @available_if(MultilayerPerceptron._check_solver)
@@ -959,12 +1026,77 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         output = self._predicted(X)
         return output.ravel() if output.shape[1] == 1 else output
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R2 of predictions, or under 'quantile' D2.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The input.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            The targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        float
+            As `sklearn.metrics.r2_score` has it; or, if the network was fitted to quantiles, as
+            `sklearn.metrics.d2_pinball_score`, the mean over them.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X or y cannot be used.
+        """
+        levels = vars(self).get("quantiles_")
+        if levels is None:
+            return super().score(X, y, sample_weight)
+        prediction = self.predict(X)
+        prediction = prediction.reshape(len(prediction), -1)
+        target = check_array(y, ensure_2d=False, dtype=np.float64).reshape(len(prediction), -1)
+        if self.out_activation_ == "ordered":
+            target = np.repeat(target, len(levels), axis=1)
+        return _d2_pinball(target, prediction, levels, sample_weight)
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         # (scikit-learn's check of several outputs fits negative targets whatever the tags say)
-        tags.target_tags.multi_output = self.loss != "poisson"
-        tags.target_tags.positive_only = self.loss == "poisson"
+        loss = Tweedie() if self.loss == "tweedie" else self.loss
+        positive = loss in ("poisson", "gamma") or (isinstance(loss, Tweedie) and loss.power >= 1)
+        several = isinstance(loss, Quantile) and np.size(loss.quantiles) > 1
+        tags.target_tags.multi_output = not (positive or several)
+        tags.target_tags.positive_only = positive
         return tags
+
+
+def _d2_pinball(
+    y: Array, prediction: Array, levels: Sequence[float], sample_weight: Array | None
+) -> float:
+    """Share of the pinball loss that is explained, as `d2_pinball_score` has it.
+
+    Parameters
+    ----------
+    y, prediction : ndarray of shape (n, O)
+        What is, and what was predicted; finite.
+    levels : sequence of float
+        One for all outputs, or one for each.
+    sample_weight : ndarray of shape (n,) or None
+        Weights, not all zero.
+
+    Returns
+    -------
+    float
+        The mean over outputs.
+    """
+    levels = np.broadcast_to(levels, y.shape[1])
+    scores = [
+        d2_pinball_score(y[:, o], prediction[:, o], sample_weight=sample_weight, alpha=level)
+        for o, level in enumerate(levels)
+    ]
+    return float(np.mean(scores))
 
 
 def _r2(y: Array, prediction: Array, sample_weight: Array | None) -> float:

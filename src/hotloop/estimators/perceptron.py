@@ -60,10 +60,9 @@ HISTORY = {
     "n_seen": "t_",
 }
 #: Attributes that not every fit sets: those of an earlier one must not outlive it.
-PASSING = (*HISTORY.values(), "_optimizer", "feature_names_in_")
+PASSING = (*HISTORY.values(), "_optimizer", "feature_names_in_", "quantiles_")
 #: Parameters that do nothing yet, and their defaults.
 NOT_BUILT = {
-    "class_weight": None,
     "dropout": 0.0,
     "input_dropout": 0.0,
     "input_noise": 0.0,
@@ -599,6 +598,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         if job.data.labels is not None:
             attributes["classes_"] = job.data.labels.classes
             attributes["_sparse_labels"] = job.data.labels.sparse
+            attributes["_label_kind"] = job.data.labels.kind
         if outcome.history is not None:
             for field, name in HISTORY.items():
                 attributes[name] = copy(getattr(outcome.history, field))
