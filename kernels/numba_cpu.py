@@ -50,9 +50,7 @@ Streams = namedtuple("Streams", "X indices indptr codes targets weights")
 #: has it, the gradient of one row of a weight or of a bias, that of the whole weight on CSR input
 #: (zero between steps), the features that a batch has, the user's functions (functions * 3,),
 #: each an hl_function, and the constants of losses.
-Memory = namedtuple(
-    "Memory", "arena store plain row gradient touched marks functions constants"
-)
+Memory = namedtuple("Memory", "arena store plain row gradient touched marks functions constants")
 #: The rows of a step, and what its optimizer is to know.
 Batch = namedtuple("Batch", "order first n scalars inverse_weight")
 #: Epochs of n rows in batches of `size`; mean losses and the stopping rule are kept up to date.

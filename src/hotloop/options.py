@@ -288,7 +288,8 @@ class Tweedie(Option):
 
     References
     ----------
-    Jorgensen (1987), "Exponential dispersion models", Journal of the Royal Statistical Society B 49.
+    Jorgensen (1987), "Exponential dispersion models", Journal of the Royal Statistical Society B,
+    volume 49.
 
     Examples
     --------

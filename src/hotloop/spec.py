@@ -77,7 +77,8 @@ class Loss:
             wanted = n_outputs
         if len(self.parameters) != wanted:
             raise ValueError(
-                f"{self.name} of {n_outputs} outputs has {wanted} parameters, got {self.parameters}."
+                f"{self.name} of {n_outputs} outputs has {wanted} parameters, "
+                f"got {self.parameters}."
             )
         return self.parameters
 
