@@ -116,7 +116,13 @@ class LogLoss(Option):
         self.label_smoothing = label_smoothing
 
     def record(self, *, multiclass: bool) -> spec.Loss:
-        """For a class code a row, or zeros and ones, which are smoothed beforehand."""
+        """What a plan is compiled from.
+
+        Parameters
+        ----------
+        multiclass : bool
+            Whether targets are a class code a row, or else zeros and ones, smoothed already.
+        """
         if not multiclass:
             return spec.LOSSES["binary_log_loss"]
         if self.label_smoothing == 0:
@@ -165,7 +171,13 @@ class Focal(Option):
         self.alpha = alpha
 
     def record(self, *, multiclass: bool) -> spec.Loss:
-        """For a class code a row, or zeros and ones."""
+        """What a plan is compiled from.
+
+        Parameters
+        ----------
+        multiclass : bool
+            Whether targets are a class code a row, or else zeros and ones.
+        """
         if not multiclass:
             alphas = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
             return spec.loss_with("binary_focal", self.gamma, *alphas)

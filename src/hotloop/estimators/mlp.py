@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import update_wrapper
+from types import MethodType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -32,17 +34,26 @@ from .perceptron import Array, MultilayerPerceptron, exclusive
 HINGES = ("hinge", "squared_hinge")
 
 
-def _has_probabilities(classifier: Any) -> bool:
-    """Whether outputs of a classifier are probabilities; AttributeError where not."""
-    known = vars(classifier)
-    link = known.get("out_activation_")
-    if link == "identity" or (link is None and known["loss"] in HINGES):
-        raise AttributeError(
-            f"Under {' and '.join(map(repr, HINGES))} outputs are no probabilities. Use "
-            "decision_function, fit with loss='log_loss', or calibrate "
-            "(sklearn.calibration.CalibratedClassifierCV)."
-        )
-    return True
+class _OfProbabilities:
+    """A method that there is only where outputs are probabilities: scikit-learn's `available_if`
+    at a fraction of its cost, which would be half that of predicting a row.
+    """
+
+    def __init__(self, method: Any) -> None:
+        self.method = method
+        update_wrapper(self, method)
+
+    def __get__(self, classifier: Any, owner: type) -> Any:
+        if classifier is None:
+            return self.method
+        link = classifier.__dict__.get("out_activation_")
+        if link == "identity" or (link is None and classifier.loss in HINGES):
+            raise AttributeError(
+                f"This {owner.__name__!r} has no attribute {self.method.__name__!r}: outputs are no "
+                f"probabilities under {' and '.join(map(repr, HINGES))}. Use decision_function, fit "
+                "with loss='log_loss', or calibrate (sklearn.calibration.CalibratedClassifierCV)."
+            )
+        return MethodType(self.method, classifier)
 
 
 class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
@@ -151,8 +162,17 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         times slower on it. Results are the same up to rounding. 'numba' has no bfloat16, and
         answers an interrupt after the step. 'auto' is 'compiled', but 'numba' in an install
         without compiled kernels, or what the environment variable HOTLOOP_BACKEND names.
-    loss : {'log_loss'}, callable or (callable, callable), default='log_loss'
-        What is minimised. For two classes and indicator matrices it may be a function ``f(y, z)``
+    loss : {'log_loss', 'focal', 'hinge', 'squared_hinge'}, LogLoss, Focal, callable or \
+            (callable, callable), default='log_loss'
+        What is minimised, the mean over rows. :class:`LogLoss` smooths labels, :class:`Focal` has
+        the parameters of 'focal'. 'hinge' is ``max(0, 1 + r - z)``, where z is the output of the
+        right class and r the largest of the others [4]_, as `sklearn.metrics.hinge_loss` has it;
+        for two classes and each label of an indicator matrix it is ``max(0, 1 - s z)``, where s is
+        1 or -1. 'squared_hinge' is its square. Under both, outputs are not probabilities: there is
+        no `predict_proba`, and `decision_function` is what the last layer makes. Losses of several
+        labels are summed.
+
+        For two classes and indicator matrices it may be a function ``f(y, z)``
         of a label, 0 or 1, and an output before the logistic function (what `decision_function`
         returns), or a pair of it and its derivative by ``z``; summed over labels. It is compiled
         and tried as an `activation` is. Probabilities are ``1 / (1 + exp(-z))``.
@@ -164,8 +184,14 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         :func:`hotloop.fit_many` for many small models at once. 'auto' takes a GPU, if there is
         one, for steps (or predictions) of at least 5 MFLOP, which is 6 (2) times rows times
         weights: below that the CPU is done sooner.
-    class_weight : dict, 'balanced' or None, default=None
-        Not built yet.
+    class_weight : dict, list of dict, 'balanced' or None, default=None
+        Weights of classes by label, by which those of samples are multiplied; 1 for a label that is
+        not there. 'balanced' gives all classes the same weight in sum: that of all samples, divided
+        by the number of classes and by the weight of the samples of a class (their number, if
+        there is no `sample_weight`, as `sklearn.utils.class_weight.compute_class_weight` has it).
+        For an indicator matrix a list of dicts of the weights of 0 and 1, one a label, or
+        'balanced' for each; the weights of a sample's labels are multiplied. They count in
+        validation scores, too. `partial_fit`, which does not see all samples, takes no 'balanced'.
     dropout : float or array-like of float of shape (n_layers - 2,), default=0.0
         Not built yet.
     input_dropout : float, default=0.0
@@ -230,7 +256,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     n_outputs_ : int
         Number of outputs.
     out_activation_ : str
-        Activation of the output layer: 'softmax' or 'logistic'.
+        Activation of the output layer: 'softmax' or 'logistic', or 'identity' under hinges.
 
     See Also
     --------
@@ -249,6 +275,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
        arXiv:1412.6980. Algorithm 1, as rewritten at the end of section 2.
     .. [3] Sutskever, I., Martens, J., Dahl, G. and Hinton, G. (2013), "On the importance of
        initialization and momentum in deep learning", ICML. Section 2.
+    .. [4] Crammer, K. and Singer, Y. (2001), "On the algorithmic implementation of multiclass
+       kernel-based vector machines", JMLR 2.
 
     Examples
     --------
@@ -488,8 +516,9 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_classes)
-            The most probable class of each sample, of the dtype of `classes_`; or an
-            indicator matrix of the classes that are more probable than not, sparse if y was.
+            The most probable class of each sample (under hinges that of the largest output), of
+            the dtype of `classes_`; or an indicator matrix of the classes that are more probable
+            than not (whose outputs are positive), sparse if y was.
 
         Raises
         ------
@@ -510,7 +539,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         output = self._predicted(X)
         return self._labels.decode(output, 0.0 if self.out_activation_ == "identity" else 0.5)
 
-    @available_if(_has_probabilities)
+    @_OfProbabilities
     def predict_proba(self, X: Any) -> Array:
         """Probabilities of the classes.
 
@@ -531,6 +560,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
             Before `fit`.
         ValueError
             If X cannot be used.
+        AttributeError
+            Under 'hinge' and 'squared_hinge'.
 
         Examples
         --------
@@ -543,7 +574,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         """
         return _probabilities(self._predicted(X))
 
-    @available_if(_has_probabilities)
+    @_OfProbabilities
     def predict_log_proba(self, X: Any) -> Array:
         """Logarithms of the probabilities of the classes.
 
@@ -587,7 +618,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         it where they are positive. For more, numbers that differ from the logarithms of the
         probabilities by one constant a sample: `predict` chooses the largest. For an
         indicator matrix the log-odds of each label. (`predict` goes by the probabilities:
-        where these tie by rounding it chooses the first class.)
+        where these tie by rounding it chooses the first class.) Under 'hinge' and
+        'squared_hinge' the numbers mean no more than what `predict` chooses by them.
 
         Parameters
         ----------
@@ -637,11 +669,23 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
 
     Parameters
     ----------
-    loss : {'squared_error', 'poisson'}, callable or (callable, callable), default='squared_error'
-        What is minimised: half the mean squared error, with linear outputs, or half the
-        Poisson deviance, with outputs ``exp(x)`` and targets that are not negative; or a function
-        ``f(y, z)`` of a target and a linear output, or a pair of it and its derivative by ``z``,
-        summed over outputs. It is compiled and tried as an `activation` is.
+    loss : {'squared_error', 'absolute_error', 'huber', 'log_cosh', 'quantile', 'poisson', \
+            'gamma', 'tweedie'}, Huber, Quantile, Tweedie, callable or (callable, callable), \
+            default='squared_error'
+        What is minimised, the mean over rows of the sum over outputs (the mean over outputs for
+        'squared_error', as in scikit-learn, though its gradient is that of the sum). With linear
+        outputs and ``d = prediction - y``: 'squared_error' ``d ** 2 / 2``, 'absolute_error'
+        ``abs(d)``, 'log_cosh' ``log(cosh(d))``, 'huber' a square that becomes a line
+        (:class:`Huber`), 'quantile' the pinball loss, of the median or of one or several others
+        that do not cross (:class:`Quantile`). With outputs ``exp(z)``, half the deviance of a
+        distribution: 'poisson', for targets that are not negative, 'gamma'
+        ``y / p - log(y / p) - 1``, for targets above 0, 'tweedie' for what lies between and beyond
+        (:class:`Tweedie`).
+
+        Or a function ``f(y, z)`` of a target and a linear output, or a pair of it and its
+        derivative by ``z``, summed over outputs. It is compiled and tried as an `activation` is.
+        The derivative of a loss at a kink is taken for 0. 'lbfgs' supposes smooth losses: with
+        'absolute_error' and 'quantile' it may stop early, at a kink.
     hidden_layer_sizes : int or array-like of int of shape (n_layers - 2,), default=(100,)
         Units of each hidden layer, from input to output. Empty for none, which makes a
         linear model.
@@ -784,7 +828,8 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     loss_curve_ : list of float
         Loss of each epoch, over all calls that went on from each other.
     validation_scores_ : list of float or None
-        R2 of each epoch on the rows set aside; None without early stopping.
+        R2 of each epoch on the rows set aside (D2 under 'quantile', as `score`); None without
+        early stopping.
     best_validation_score_ : float or None
         The largest of them.
     t_ : int
@@ -807,7 +852,9 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     n_outputs_ : int
         Number of outputs.
     out_activation_ : str
-        Activation of the output layer: 'identity' or 'exp'.
+        Activation of the output layer: 'identity' or 'exp', or 'ordered' for several quantiles.
+    quantiles_ : ndarray of shape (n_quantiles,)
+        Levels of the outputs, under 'quantile' only.
 
     See Also
     --------
@@ -1005,7 +1052,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs), float32 or float64
-            Flat for one output.
+            Flat for one output; a column for each of several quantiles.
 
         Raises
         ------
