@@ -49,9 +49,10 @@ class _OfProbabilities:
         link = classifier.__dict__.get("out_activation_")
         if link == "identity" or (link is None and classifier.loss in HINGES):
             raise AttributeError(
-                f"This {owner.__name__!r} has no attribute {self.method.__name__!r}: outputs are no "
-                f"probabilities under {' and '.join(map(repr, HINGES))}. Use decision_function, fit "
-                "with loss='log_loss', or calibrate (sklearn.calibration.CalibratedClassifierCV)."
+                f"This {owner.__name__!r} has no attribute {self.method.__name__!r}: outputs are "
+                f"no probabilities under {' and '.join(map(repr, HINGES))}. Use decision_function, "
+                "fit with loss='log_loss', or calibrate (sklearn.calibration."
+                "CalibratedClassifierCV)."
             )
         return MethodType(self.method, classifier)
 
