@@ -5,18 +5,46 @@
 """
 
 from .backends import config, show_config
+from .display import LearningRateFinderDisplay, LossCurveDisplay, WeightDistributionDisplay
 from .estimators.mlp import MLPClassifier, MLPRegressor
 from .many import fit_many
-from .options import Focal, Huber, LogLoss, Quantile, Tweedie
+from .options import (
+    Adaptive,
+    Cosine,
+    CosineRestarts,
+    Exponential,
+    Focal,
+    Huber,
+    InvScaling,
+    LogLoss,
+    OneCycle,
+    Polynomial,
+    Quantile,
+    StepDecay,
+    Tweedie,
+    Warmup,
+)
 
 __all__ = [
+    "Adaptive",
+    "Cosine",
+    "CosineRestarts",
+    "Exponential",
     "Focal",
     "Huber",
+    "InvScaling",
+    "LearningRateFinderDisplay",
     "LogLoss",
+    "LossCurveDisplay",
     "MLPClassifier",
     "MLPRegressor",
+    "OneCycle",
+    "Polynomial",
     "Quantile",
+    "StepDecay",
     "Tweedie",
+    "Warmup",
+    "WeightDistributionDisplay",
     "config",
     "fit_many",
     "show_config",

@@ -15,7 +15,7 @@ from sklearn.metrics import d2_pinball_score
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_array, column_or_1d
 
-from .. import spec, validate
+from .. import device_arrays, spec, validate
 from ..compat import StrOptions, fit_context
 from ..options import (
     CLASSIFIER_LOSSES,
@@ -88,11 +88,17 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         ``alpha / 2 * sum(w ** 2)``, divided by the sum of sample weights in the batch.
     batch_size : int or 'auto', default='auto'
         Rows in a mini-batch; 'auto' is ``min(200, n_samples)``. Not used by 'lbfgs'.
-    learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
-        How the rate of 'sgd' changes: it stays; it is
-        ``learning_rate_init / (t_ + 1) ** power_t`` from each epoch's end on; or it is
+    learning_rate : str or Schedule, default='constant'
+        How the rate changes. scikit-learn's 'constant' (it stays); 'invscaling' (it is
+        ``learning_rate_init / (t_ + 1) ** power_t`` from each epoch's end on); 'adaptive' (it is
         divided by 5 instead of stopping when `n_iter_no_change` says so, until it is below
-        1e-6.
+        1e-6): 'adam' ignores the last two names, as it does there. And for all stochastic
+        solvers 'step', 'exponential', 'cosine', 'cosine_restarts', 'one_cycle', 'polynomial',
+        'warmup', or an object with its own parameters: :class:`~hotloop.InvScaling`,
+        :class:`~hotloop.Adaptive`, :class:`~hotloop.StepDecay`, :class:`~hotloop.Exponential`,
+        :class:`~hotloop.Cosine`, :class:`~hotloop.CosineRestarts`, :class:`~hotloop.OneCycle`,
+        :class:`~hotloop.Polynomial`, and :class:`~hotloop.Warmup` before any of them. They end
+        with the last of `max_iter` epochs; each `partial_fit` is one epoch.
     learning_rate_init : float, default=0.001
         Step size at the start, of 'sgd' and 'adam'.
     power_t : float, default=0.5
@@ -185,6 +191,15 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         :func:`hotloop.fit_many` for many small models at once. 'auto' takes a GPU, if there is
         one, for steps (or predictions) of at least 5 MFLOP, which is 6 (2) times rows times
         weights: below that the CPU is done sooner.
+
+        With 'cuda', arrays of CuPy, torch, numba and others that lie on the GPU are taken, by
+        ``__cuda_array_interface__`` or DLPack. X is not copied, so it must be C-contiguous and of
+        float32 or float64 (where the other is computed with, it is converted there); y and sample
+        weights are copied to the host. With 'cpu' and 'auto' they are an error. Predictions and
+        fitted attributes are NumPy arrays; under
+        ``sklearn.set_config(array_api_dispatch=True)`` predictions are copied to X's device, as
+        arrays of X's library (of numba, if scikit-learn does not know that library), except for
+        labels that are strings or sparse.
     class_weight : dict, list of dict, 'balanced' or None, default=None
         Weights of classes by label, by which those of samples are multiplied; 1 for a label that is
         not there. 'balanced' gives all classes the same weight in sum: that of all samples, divided
@@ -538,7 +553,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         array([0, 0, 0])
         """
         output = self._predicted(X)
-        return self._labels.decode(output, 0.0 if self.out_activation_ == "identity" else 0.5)
+        threshold = 0.0 if self.out_activation_ == "identity" else 0.5
+        return device_arrays.likewise(X, self._labels.decode(output, threshold))
 
     @_OfProbabilities
     def predict_proba(self, X: Any) -> Array:
@@ -573,7 +589,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         >>> clf.predict_proba(X[:1]).round(2)
         array([[1., 0., 0.]])
         """
-        return _probabilities(self._predicted(X))
+        return device_arrays.likewise(X, _probabilities(self._predicted(X)))
 
     @_OfProbabilities
     def predict_log_proba(self, X: Any) -> Array:
@@ -599,18 +615,18 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         ValueError
             If X cannot be used.
         """
-        X = self._checked(X)
+        checked = self._checked(X)
         with np.errstate(divide="ignore"):
-            logarithms = np.log(_probabilities(self._output(X)))
+            logarithms = np.log(_probabilities(self._output(checked)))
         lost = np.isneginf(logarithms)
         if lost.any():
-            raw = self._output(X, raw=True)
+            raw = self._output(checked, raw=True)
             if self.out_activation_ == "softmax":
                 exact = log_softmax(raw, axis=1)
             else:
                 exact = log_expit(np.hstack([-raw, raw]) if raw.shape[1] == 1 else raw)
             logarithms[lost] = exact[lost]
-        return logarithms
+        return device_arrays.likewise(X, logarithms)
 
     def decision_function(self, X: Any) -> Array:
         """Output of the network before its output activation.
@@ -649,7 +665,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         array([0, 0])
         """
         raw = self._predicted(X, raw=True)
-        return raw.ravel() if raw.shape[1] == 1 else raw
+        return device_arrays.likewise(X, raw.ravel() if raw.shape[1] == 1 else raw)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -708,11 +724,17 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         ``alpha / 2 * sum(w ** 2)``, divided by the sum of sample weights in the batch.
     batch_size : int or 'auto', default='auto'
         Rows in a mini-batch; 'auto' is ``min(200, n_samples)``. Not used by 'lbfgs'.
-    learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
-        How the rate of 'sgd' changes: it stays; it is
-        ``learning_rate_init / (t_ + 1) ** power_t`` from each epoch's end on; or it is
+    learning_rate : str or Schedule, default='constant'
+        How the rate changes. scikit-learn's 'constant' (it stays); 'invscaling' (it is
+        ``learning_rate_init / (t_ + 1) ** power_t`` from each epoch's end on); 'adaptive' (it is
         divided by 5 instead of stopping when `n_iter_no_change` says so, until it is below
-        1e-6.
+        1e-6): 'adam' ignores the last two names, as it does there. And for all stochastic
+        solvers 'step', 'exponential', 'cosine', 'cosine_restarts', 'one_cycle', 'polynomial',
+        'warmup', or an object with its own parameters: :class:`~hotloop.InvScaling`,
+        :class:`~hotloop.Adaptive`, :class:`~hotloop.StepDecay`, :class:`~hotloop.Exponential`,
+        :class:`~hotloop.Cosine`, :class:`~hotloop.CosineRestarts`, :class:`~hotloop.OneCycle`,
+        :class:`~hotloop.Polynomial`, and :class:`~hotloop.Warmup` before any of them. They end
+        with the last of `max_iter` epochs; each `partial_fit` is one epoch.
     learning_rate_init : float, default=0.001
         Step size at the start, of 'sgd' and 'adam'.
     power_t : float, default=0.5
@@ -790,6 +812,15 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         :func:`hotloop.fit_many` for many small models at once. 'auto' takes a GPU, if there is
         one, for steps (or predictions) of at least 5 MFLOP, which is 6 (2) times rows times
         weights: below that the CPU is done sooner.
+
+        With 'cuda', arrays of CuPy, torch, numba and others that lie on the GPU are taken, by
+        ``__cuda_array_interface__`` or DLPack. X is not copied, so it must be C-contiguous and of
+        float32 or float64 (where the other is computed with, it is converted there); y and sample
+        weights are copied to the host. With 'cpu' and 'auto' they are an error. Predictions and
+        fitted attributes are NumPy arrays; under
+        ``sklearn.set_config(array_api_dispatch=True)`` predictions are copied to X's device, as
+        arrays of X's library (of numba, if scikit-learn does not know that library), except for
+        labels that are strings or sparse.
     dropout : float or array-like of float of shape (n_layers - 2,), default=0.0
         Not built yet.
     input_dropout : float, default=0.0
@@ -1072,7 +1103,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         array([1.5])
         """
         output = self._predicted(X)
-        return output.ravel() if output.shape[1] == 1 else output
+        return device_arrays.likewise(X, output.ravel() if output.shape[1] == 1 else output)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R2 of predictions, or under 'quantile' D2.
@@ -1102,8 +1133,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         levels = vars(self).get("quantiles_")
         if levels is None:
             return super().score(X, y, sample_weight)
-        prediction = self.predict(X)
-        prediction = prediction.reshape(len(prediction), -1)
+        prediction = self._predicted(X)
         target = check_array(y, ensure_2d=False, dtype=np.float64).reshape(len(prediction), -1)
         if self.out_activation_ == "ordered":
             target = np.repeat(target, len(levels), axis=1)
