@@ -48,7 +48,11 @@
 #define HL_LAYOUTS(F) F(panels) F(narrow) F(rows)
 /* `custom` and `custom_loss` are functions of the user, see hl_function. */
 #define HL_ACTIVATIONS(F)                                                                          \
-    F(identity) F(relu) F(logistic) F(tanh) F(softmax) F(exp) F(custom) F(ordered)
+    F(identity)                                                                                    \
+    F(relu)                                                                                        \
+    F(logistic) F(tanh) F(softmax) F(exp) F(custom) F(leaky_relu) F(elu) F(selu) F(gelu)           \
+        F(gelu_tanh) F(silu) F(mish) F(softplus) F(softsign) F(hard_sigmoid) F(hard_swish)         \
+            F(ordered)
 /* From absolute_error to binary_squared_hinge of each output by itself; then of a row: four of a
  * class code, and ordered_quantiles, of outputs that are `ordered`. */
 #define HL_LOSSES(F)                                                                               \
@@ -107,7 +111,7 @@
     F(int64_t, ld_input) /* row strides in elements */                                             \
     F(int64_t, ld_d_input)                                                                         \
     F(int64_t, ld_output)                                                                          \
-    F(int64_t, slope) /* arena, (B, ld_slope): of a custom activation, where training needs */     \
+    F(int64_t, slope) /* arena, (B, ld_slope): of the activation, where training keeps it */       \
     F(int64_t, ld_slope)                                                                           \
     F(int64_t, row_loss)  /* arena, (B,) */                                                        \
     F(int64_t, squares)   /* store, (units,) float64: sum of squared weights of each unit */       \

@@ -98,6 +98,17 @@ def test_losses_of_all_kinds(case):
     more_losses.assert_kernel_matches(case, "float64", "cuda", n=9)
 
 
+def test_launches_for_many_keep_their_losses_apart():
+    """Plans that differ by a constant of their loss alone."""
+    X, y = make_regression(20, 3, random_state=0)
+    how = {"hidden_layer_sizes": 2, "max_iter": 2, "random_state": 0, "device": "cuda"}
+    losses = [hotloop.Huber(delta=delta) for delta in (0.5, 50.0)]
+    alone = [MLPRegressor(loss, **how).fit(X, y) for loss in losses]
+    together = fit_many([MLPRegressor(loss, **how) for loss in losses], X, y)
+    for one, two in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.coefs_[0], two.coefs_[0])
+
+
 def test_ordered_outputs_and_raw_ones():
     """Predictions through the links that these losses have."""
     X, y = make_regression(20, 3, random_state=0)
@@ -131,6 +142,18 @@ def test_every_activation_with_every_loss(activation, loss):
     problem = build(stack_of((4, 5, 3), (activation,), loss, 9, "float32", weighted=True))
     assert_within(predict(problem), oracle_predict(problem), "prediction")
     assert_training_matches(problem, "adam", 5, n_epochs=1)
+
+
+@pytest.mark.parametrize("name", spec.ACTIVATIONS[4:])
+def test_activations_whose_slopes_are_kept(name):
+    """As the CPU has them, in a step on dense rows and on CSR, and in predictions."""
+    for sparse, dtype in ((False, "float32"), (True, "float64")):
+        problem = build(stack_of((4, 5, 3), (name,), n=9, dtype=dtype, sparse=sparse))
+        expected = build(replace(problem.stack, backend="compiled"))
+        got, want = (train(p, "adam", 5, n_epochs=1)[0] for p in (problem, expected))
+        tolerance = 1e3 * np.finfo(dtype).eps
+        np.testing.assert_allclose(got, want, tolerance, tolerance)
+        np.testing.assert_allclose(predict(problem), predict(expected), tolerance, tolerance)
 
 
 @both_dtypes
