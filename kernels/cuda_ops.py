@@ -13,13 +13,13 @@ no barrier orders. What uses ``cuda`` has to be in this file, since both swap th
 import threading
 from collections import namedtuple
 from functools import lru_cache
-from math import exp, log, sqrt, tanh
+from math import exp, log, log1p, pow, sqrt, tanh
 from typing import Any
 
 import numpy as np
 from numba import config, cuda
 
-from . import SCALARS, activations
+from . import SCALARS, activations, losses
 from .custom import source_of
 from .numba_cpu import WORDS
 
@@ -32,7 +32,7 @@ THREADS = SIDE * SIDE
 SLICE = DEPTH, TILE + 1  # one more, so that a column lies in different banks
 
 if SIMULATED:  # with infinities for what overflows, as on a device
-    exp, log, sqrt, tanh = np.exp, np.log, np.sqrt, np.tanh
+    exp, log, log1p, sqrt, tanh, pow = np.exp, np.log, np.log1p, np.sqrt, np.tanh, np.power
 
 #: Columns of an op in a table: integers, offsets in elements. `meet`: whether all wait after it.
 FIELDS = (
@@ -40,7 +40,7 @@ FIELDS = (
     *("from_stream", "lazy", "I", "O", "input", "d_input", "output", "d_output", "ld_input"),
     *("ld_d_input", "ld_output", "row_loss", "ld_weight", "weight", "weight_slot_0"),
     *("weight_slot_1", "weight_gradient", "bias", "bias_slot_0", "bias_slot_1", "bias_gradient"),
-    *("shard_rows", "shard_bytes", "function", "slope", "ld_slope"),
+    *("shard_rows", "shard_bytes", "function", "slope", "ld_slope", "first_constant"),
 )
 AT: Any = namedtuple("AT", FIELDS)(*range(len(FIELDS)))
 #: Of a model in a launch: where what it has begins in the arrays of all, and which records it runs.
@@ -61,7 +61,8 @@ REPORTED = (
 )
 REPORT: Any = namedtuple("REPORT", REPORTED)(*range(len(REPORTED)))
 
-Tables = namedtuple("Tables", "ops parameters constants")  # constants: beta_2 epsilon tiny eps
+#: constants of an op: beta_2 epsilon tiny eps, and then those of losses
+Tables = namedtuple("Tables", "ops parameters constants")
 Memory = namedtuple("Memory", "store arena positions partials out")
 Data = namedtuple(
     "Data", "X targets weights codes indices indptr column_values column_rows column_starts"
@@ -86,7 +87,7 @@ Rules = namedtuple("Rules", "of_weight of_bias bias_row bias apart")
 Sink = namedtuple("Sink", "mode activation place ld other other_ld slope slope_ld")
 FORWARD, SLOPE, STEP, OVERWRITE, ACCUMULATE = range(5)
 
-BETA_2, EPSILON, TINY, EPS = range(4)
+BETA_2, EPSILON, TINY, EPS, FIRST = range(5)
 N_SCALARS = len(SCALARS)
 
 
@@ -105,6 +106,11 @@ if SIMULATED:
     def quiet():
         """As above."""
         np.seterr(all="ignore")
+
+
+any_loss_element, code_loss, ordered, ordered_quantiles = losses.compiled(
+    device, exp=exp, log=log, log1p=log1p, tanh=tanh, pow=pow
+)
 
 
 @device
@@ -516,7 +522,7 @@ def clipped(p, eps):
 
 
 @device
-def loss_element(op, z, y, eps):
+def loss_element(op, constants, z, y, eps):
     """Delta and loss of an output before its activation, but for softmax."""
     if op[AT.loss] == WORDS.squared_error:
         return z - y, 0.5 * np.float64(z - y) * np.float64(z - y) / op[AT.O]
@@ -524,31 +530,40 @@ def loss_element(op, z, y, eps):
         mean = exp(np.float64(z))
         entropy = y * (log(np.float64(y)) - z) if y > 0 else np.float64(0)
         return exp(z) - y, entropy - y + mean
-    p = activated(WORDS.logistic, z)
-    c = np.float64(clipped(p, eps))
-    return p - y, -(y * log(c) + (1 - y) * log(1 - c))
+    if op[AT.loss] == WORDS.binary_log_loss:
+        p = activated(WORDS.logistic, z)
+        c = np.float64(clipped(p, eps))
+        return p - y, -(y * log(c) + (1 - y) * log(1 - c))
+    first = FIRST + op[AT.first_constant]
+    delta, value = any_loss_element(op[AT.loss], np.float64(z), np.float64(y), constants, first)
+    return eps.dtype.type(delta), value
 
 
 @device
 def loss(team, op, constants, batch, memory, data):
     """Deltas of all rows, and their losses."""
-    real, O = memory.arena.dtype.type, op[AT.O]
-    eps = real(constants[EPS])
+    real, O, kind = memory.arena.dtype.type, op[AT.O], op[AT.loss]
+    eps, first = real(constants[EPS]), FIRST + op[AT.first_constant]
     for r in range(first_of(team), batch.n, stride_of(team)):
         row, weight, at = row_of(batch, r), weight_of(batch, data, r), r * op[AT.ld_output]
         z, delta, total = op[AT.output] + at, op[AT.d_output] + at, np.float64(0)
-        if op[AT.loss] == WORDS.log_loss:
+        if kind == WORDS.log_loss:
             softmax(memory.arena, z, O)
             code = z + data.codes[row]
             total = -log(np.float64(clipped(memory.arena[code], eps)))
             memory.arena[code] -= real(1)
-            for o in range(O):
-                memory.arena[delta + o] = memory.arena[z + o] * real(weight)
-        else:
-            for o in range(O):
-                value, part = loss_element(op, memory.arena[z + o], data.targets[row * O + o], eps)
+        elif kind == WORDS.ordered_quantiles:
+            to = row * O
+            total = ordered_quantiles(memory.arena, z, O, data.targets, to, constants, first)
+        elif kind >= WORDS.smooth_log_loss:
+            total = code_loss(kind, memory.arena, z, O, data.codes[row], constants, first)
+        for o in range(O):
+            value = memory.arena[z + o]
+            if kind != WORDS.log_loss and kind < WORDS.smooth_log_loss:
+                y = data.targets[row * O + o]
+                value, part = loss_element(op, constants, value, y, eps)
                 total += part
-                memory.arena[delta + o] = value * real(weight)
+            memory.arena[delta + o] = value * real(weight)
         memory.arena[op[AT.row_loss] + r] = real(weight * total)
 
 
@@ -562,6 +577,8 @@ def output_rows(team, op, batch, memory):
             memory.out[to + o] = activated(op[AT.activation], memory.arena[at + o])
         if op[AT.activation] == WORDS.softmax:
             softmax(memory.out, to, O)
+        elif op[AT.activation] == WORDS.ordered:
+            ordered(memory.out, to, O)
 
 
 # -------------------------------------------------------------------------- losses

@@ -26,6 +26,7 @@ from . import (
     OPTIMIZERS,
     SCALARS,
     activations,
+    losses,
     philox,
 )
 from .custom import compiled
@@ -48,9 +49,9 @@ WORDS = Words(**_WORDS)
 Streams = namedtuple("Streams", "X indices indptr codes targets weights")
 #: What it works on, flat: activations and deltas, parameters, a weight that is read where the user
 #: has it, the gradient of one row of a weight or of a bias, that of the whole weight on CSR input
-#: (zero between steps), the features that a batch has, and the user's functions (functions * 3,),
-#: each an hl_function.
-Memory = namedtuple("Memory", "arena store plain row gradient touched marks functions")
+#: (zero between steps), the features that a batch has, the user's functions (functions * 3,),
+#: each an hl_function, and the constants of losses.
+Memory = namedtuple("Memory", "arena store plain row gradient touched marks functions constants")
 #: The rows of a step, and what its optimizer is to know.
 Batch = namedtuple("Batch", "order first n scalars inverse_weight")
 #: Epochs of n rows in batches of `size`; mean losses and the stopping rule are kept up to date.
@@ -68,7 +69,7 @@ def digest_of(words, dtype, generator):
     return sha256(repr((words, dtype, generator)).encode()).hexdigest()[:16]
 
 
-_GENERATOR = getsource(philox) + getsource(activations)
+_GENERATOR = getsource(philox) + getsource(activations) + getsource(losses)
 #: Of what compiled code takes from other files: numba's cache notices changes of this one alone.
 _DIGEST = digest_of(_WORDS, OP_DTYPE, _GENERATOR)
 
@@ -98,6 +99,7 @@ def call(typing, address, arguments):
 
 
 random_block, uniform32, uniform64 = philox.compiled(jit)
+loss_element, code_loss, ordered, ordered_quantiles = losses.compiled(jit)
 
 
 @jit
@@ -167,6 +169,8 @@ def activate(words, activation, row):
     elif activation == words.exp:
         for o in range(row.size):
             row[o] = exp(row[o])
+    elif activation == words.ordered:
+        ordered(row, 0, row.size)
     elif activation == words.softmax:
         top, total = row.max(), row.dtype.type(0)
         for o in range(row.size):
@@ -298,6 +302,12 @@ def loss_row(words, op, z, streams, memory, row):
         total = -log(clipped(z[code], eps))
         z[code] -= real(1)
         return total
+    first = op.first_constant
+    if op.loss >= words.smooth_log_loss:
+        if op.loss == words.ordered_quantiles:
+            start, y = row * op.O, streams.targets
+            return ordered_quantiles(z, 0, op.O, y, start, memory.constants, first)
+        return code_loss(op.loss, z, 0, op.O, streams.codes[row], memory.constants, first)
     for o in range(op.O):
         y = streams.targets[row * op.O + o]
         if op.loss == words.squared_error:
@@ -308,11 +318,16 @@ def loss_row(words, op, z, streams, memory, row):
             entropy = y * (log(np.float64(y)) - z[o]) if y > 0 else 0.0
             total += entropy - y + exp(np.float64(z[o]))
             z[o] = mean - y
-        else:
+        elif op.loss == words.binary_log_loss:
             activate(words, words.logistic, z[o : o + 1])
             c = clipped(z[o], eps)
             total -= y * log(c) + (1 - y) * log(1 - c)
             z[o] -= y
+        else:
+            at = np.float64(z[o])
+            delta, part = loss_element(op.loss, at, np.float64(y), memory.constants, first)
+            z[o] = real(delta)
+            total += part
     return total
 
 
@@ -718,6 +733,7 @@ class Engine:
             np.zeros(touched, np.int32),
             np.zeros(touched, np.uint8),
             np.array([f.pointers for f in self._functions], np.int64).reshape(-1),
+            np.array(plan.constants, np.float64),
         )
 
     @property

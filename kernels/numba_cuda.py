@@ -25,6 +25,7 @@ from .cuda_ops import (
     AT,
     ENTRIES,
     FIELDS,
+    FIRST,
     JOB,
     PIECE,
     PLACES,
@@ -70,7 +71,7 @@ def _handed(arrays):
 
 
 def table_of(ops, plan, store_size):
-    """An op table as kernels read it: integers (n, FIELDS) and constants (n, 4).
+    """An op table as kernels read it: integers (n, FIELDS) and constants (n, 4 + those of losses).
 
     A weight that has no place in the store of the plan lies after its end.
     """
@@ -93,9 +94,10 @@ def table_of(ops, plan, store_size):
     if len(ops) and ops["kind"][-1] == KINDS["LOSS"]:  # whose rows the first block sums up
         table[-1, AT.meet] = True
     limits = np.finfo(plan.dtype)
-    constants = np.empty((len(ops), 4))
+    constants = np.empty((len(ops), FIRST + len(plan.constants)))
     constants[:, 0], constants[:, 1] = ops["beta_2"], np.maximum(ops["epsilon"], limits.tiny)
     constants[:, 2], constants[:, 3] = limits.tiny, limits.eps
+    constants[:, FIRST:] = plan.constants
     return table, constants
 
 
@@ -476,7 +478,7 @@ class Meeting:
     def pool(self, plan):
         """The pool of a plan, and of all that were compiled from the same."""
         key = str(plan.dtype), plan.batch_size, plan.ops.tobytes(), plan.inference_ops.tobytes()
-        key += (plan.functions,)  # which ops have by their number only
+        key += plan.functions, plan.constants  # which ops have by their number only
         with self._changed:
             if key not in self._pools:
                 self._pools[key] = Pool(plan, self.n)
