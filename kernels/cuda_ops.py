@@ -41,6 +41,7 @@ FIELDS = (
     *("ld_d_input", "ld_output", "row_loss", "ld_weight", "weight", "weight_slot_0"),
     *("weight_slot_1", "weight_gradient", "bias", "bias_slot_0", "bias_slot_1", "bias_gradient"),
     *("shard_rows", "shard_bytes", "function", "slope", "ld_slope"),
+    *("weight_slot_2", "weight_average", "bias_slot_2", "bias_average", "clip_scale", "extended"),
 )
 AT: Any = namedtuple("AT", FIELDS)(*range(len(FIELDS)))
 #: Of a model in a launch: where what it has begins in the arrays of all, and which records it runs.
@@ -61,7 +62,7 @@ REPORTED = (
 )
 REPORT: Any = namedtuple("REPORT", REPORTED)(*range(len(REPORTED)))
 
-Tables = namedtuple("Tables", "ops parameters constants")  # constants: beta_2 epsilon tiny eps
+Tables = namedtuple("Tables", "ops parameters constants")  # constants: see below
 Memory = namedtuple("Memory", "store arena positions partials out")
 Data = namedtuple(
     "Data", "X targets weights codes indices indptr column_values column_rows column_starts"
@@ -78,6 +79,11 @@ Shape = namedtuple("Shape", "rows columns depth shards shard")
 Rule = namedtuple(
     "Rule", "optimizer rate decay beta rest beta_2 rest_2 inverse epsilon tiny slot_0 slot_1"
 )
+#: The same of an extended op: `average` is 0 where there is none.
+Extension = namedtuple(
+    "Extension",
+    "rule l2 l1 shrink epsilon gradient_rate clip_scale clip_value kept slot_2 average",
+)
 #: Of the weight and the bias of an op. Row `bias_row` of a product is the gradient of the bias,
 #: which is at `bias`; those of shards are `apart`.
 Rules = namedtuple("Rules", "of_weight of_bias bias_row bias apart")
@@ -86,7 +92,11 @@ Rules = namedtuple("Rules", "of_weight of_bias bias_row bias apart")
 Sink = namedtuple("Sink", "mode activation place ld other other_ld")
 FORWARD, SLOPE, STEP, OVERWRITE, ACCUMULATE = range(5)
 
-BETA_2, EPSILON, TINY, EPS = range(4)
+#: Columns of an op's constants.
+CONSTANTS = (
+    *("beta_2", "epsilon", "tiny", "eps", "l1_ratio", "clip_value", "clip_norm", "max_norm"),
+)
+BETA_2, EPSILON, TINY, EPS, L1_RATIO, CLIP_VALUE, CLIP_NORM, MAX_NORM = range(len(CONSTANTS))
 N_SCALARS = len(SCALARS)
 
 
@@ -242,6 +252,102 @@ def rule_of(real, op, constants, record, which):
         slot_0 - place,
         slot_1 - place,
     )
+
+
+@device
+def sign(x):
+    """-1, 0 or 1; NaN stays."""
+    if x > 0:
+        return x * 0 + 1
+    return x * 0 - 1 if x < 0 else x
+
+
+@device
+def extension_of(real, op, constants, batch, memory, which):
+    """How the weight (0) or the bias (1) of an extended op is stepped on."""
+    rule = rule_of(real, op, constants, batch.record, which)
+    group = op[AT.weight_group] if which == 0 else op[AT.bias_group]
+    place = op[AT.weight] if which == 0 else op[AT.bias]
+    slot_2 = op[AT.weight_slot_2] if which == 0 else op[AT.bias_slot_2]
+    average = op[AT.weight_average] if which == 0 else op[AT.bias_average]
+    at, record = RECORD.scalars + group * N_SCALARS, batch.record
+    decay, l1_ratio = record[at + WORDS.decay], constants[L1_RATIO]
+    epsilon = constants[EPSILON] * record[at + WORDS.correction]
+    return Extension(
+        rule,
+        real(decay * (1 - l1_ratio)),
+        real(decay * l1_ratio),
+        real(record[at + WORDS.shrink]),
+        real(epsilon if epsilon > constants[TINY] else constants[TINY]),
+        real(record[at + WORDS.gradient_rate]),
+        memory.store[op[AT.clip_scale]] if op[AT.clip_scale] >= 0 else real(1),
+        real(constants[CLIP_VALUE]),
+        real(record[at + WORDS.average]),
+        slot_2 - place,
+        average - place if average >= 0 else 0,
+    )
+
+
+@device
+def penalised(x, w, gradient):
+    """An element of the mean gradient with its penalty, before it is clipped."""
+    return (gradient + x.l2 * w + x.l1 * sign(w)) * x.rule.inverse
+
+
+@device
+def slot_step(x, store, at, w, g):
+    """The weight after a step by the rules that have one moment, which is overwritten."""
+    rule, first = x.rule, store[at + x.rule.slot_0]
+    if rule.optimizer == WORDS.lion:
+        store[at + rule.slot_0] = rule.beta_2 * first + rule.rest_2 * g
+        return w - rule.rate * sign(rule.beta * first + rule.rest * g)
+    if rule.optimizer == WORDS.adagrad:
+        first += g * g
+        store[at + rule.slot_0] = first
+        return w - rule.rate * g / (sqrt(first) + x.epsilon)
+    first = rule.beta * first - rule.rate * g
+    store[at + rule.slot_0] = first
+    return w + (rule.beta * first - rule.rate * g if rule.optimizer == WORDS.nesterov else first)
+
+
+@device
+def slots_step(x, store, at, w, g):
+    """The same of those that have two, or three."""
+    rule, first = x.rule, store[at + x.rule.slot_0]
+    second = rule.beta_2 * store[at + rule.slot_1] + rule.rest_2 * (g * g)
+    store[at + rule.slot_1] = second if second >= rule.tiny else second * 0
+    root = sqrt(second) + x.epsilon
+    if rule.optimizer == WORDS.rmsprop:
+        first = rule.beta * first + g / root
+        store[at + rule.slot_0] = first
+        return w - rule.rate * first
+    first = rule.beta * first + rule.rest * g
+    store[at + rule.slot_0] = first if abs(first) >= rule.tiny else first * 0
+    if rule.optimizer == WORDS.nadam:
+        return w - (rule.rate * first + x.gradient_rate * g) / root
+    if rule.optimizer == WORDS.amsgrad:
+        largest = store[at + x.slot_2]
+        largest = second if not second < largest else largest
+        store[at + x.slot_2] = largest
+        root = sqrt(largest) + x.epsilon
+    return w - rule.rate * first / root
+
+
+@device
+def extended_step(x, store, at, gradient):
+    """Steps one element of a parameter by an extended op."""
+    w, rule = store[at], x.rule.optimizer
+    g = penalised(x, w, gradient) * x.clip_scale
+    if abs(g) > x.clip_value:
+        g = x.clip_value * sign(g)
+    few = rule == WORDS.sgd or rule == WORDS.nesterov
+    if few or rule == WORDS.lion or rule == WORDS.adagrad:
+        w = slot_step(x, store, at, w * x.shrink, g)
+    else:
+        w = slots_step(x, store, at, w * x.shrink, g)
+    store[at] = w
+    if x.average != 0:
+        store[at + x.average] = w + x.kept * (store[at + x.average] - w)
 
 
 @device
@@ -407,6 +513,90 @@ def update(team, op, constants, batch, memory):
             step(rules.of_weight, memory.store, op[AT.weight] + e, gradient)
 
 
+@device
+def extended_update(team, op, constants, batch, memory):
+    """The same by extended steps."""
+    real, n, O = memory.store.dtype.type, op[AT.I] * op[AT.O], op[AT.O]
+    of_weight = extension_of(real, op, constants, batch, memory, 0)
+    of_bias = extension_of(real, op, constants, batch, memory, 1)
+    shards = (batch.n - 1) // op[AT.shard_rows] + 1 if op[AT.shard_rows] > 0 else 1
+    for e in range(first_of(team), n + O, stride_of(team)):
+        bias = e >= n
+        place = op[AT.bias_gradient] + e - n if bias else op[AT.weight_gradient] + e
+        gradient = memory.store[place]
+        for shard in range(1, shards):
+            gradient += memory.store[place + shard * op[AT.shard_bytes]]
+        if bias:
+            extended_step(of_bias, memory.store, op[AT.bias] + e - n, gradient)
+        else:
+            extended_step(of_weight, memory.store, op[AT.weight] + e, gradient)
+
+
+@device
+def gradient_pieces(team, tables, constants, batch, memory):
+    """Partials, behind those of squares <- sums over pieces of the parameters of their squared
+    mean gradients; returns how many.
+    """
+    real, piece = memory.store.dtype.type, 0
+    for k in range(tables.parameters.shape[0]):
+        op = tables.parameters[k]
+        n, O = op[AT.I] * op[AT.O], op[AT.O]
+        of_weight = extension_of(real, op, constants, batch, memory, 0)
+        of_bias = extension_of(real, op, constants, batch, memory, 1)
+        pieces = (n + O + PIECE - 1) // PIECE
+        for p in range((team.block - piece) % team.blocks, pieces, team.blocks):
+            total = np.float64(0)
+            for e in range(p * PIECE + team.thread, least(n + O, (p + 1) * PIECE), THREADS):
+                if e < n:
+                    w, g = memory.store[op[AT.weight] + e], memory.store[op[AT.weight_gradient] + e]
+                    g = penalised(of_weight, w, g)
+                else:
+                    w = memory.store[op[AT.bias] + e - n]
+                    g = penalised(of_bias, w, memory.store[op[AT.bias_gradient] + e - n])
+                total += np.float64(g) * np.float64(g)
+            total = block_sum(team, total)
+            if team.thread == 0:
+                memory.partials[n_square_pieces(tables) + piece + p] = total
+        piece += pieces
+    return piece
+
+
+@device
+def clip_gradient(team, op, constants, memory, first, pieces):
+    """Clip_scale <- what clips the gradient, by the sums of its pieces: by the first block."""
+    if team.block != 0:
+        return
+    total = np.float64(0)
+    for p in range(team.thread, pieces, THREADS):
+        total += memory.partials[first + p]
+    total = block_sum(team, total)
+    if team.thread == 0:
+        scale = constants[CLIP_NORM] / (sqrt(total) + 1e-6)
+        memory.store[op[AT.clip_scale]] = 1.0 if scale > 1.0 else scale
+
+
+@device
+def max_norm(team, op, constants, batch, memory):
+    """Weight <- columns shrunk to a norm of max_norm, if longer; the average loses as much."""
+    real, O, ld = memory.store.dtype.type, op[AT.O], op[AT.ld_weight]
+    at = RECORD.scalars + op[AT.weight_group] * N_SCALARS
+    rest, apart = real(1 - batch.record[at + WORDS.average]), op[AT.weight_average] - op[AT.weight]
+    for o in range(first_of(team), O, stride_of(team)):
+        total = np.float64(0)
+        for i in range(op[AT.I]):
+            weight = np.float64(memory.store[op[AT.weight] + i * ld + o])
+            total += weight * weight
+        norm = sqrt(total)
+        if norm > constants[MAX_NORM]:
+            scale = real(constants[MAX_NORM] / norm)
+            for i in range(op[AT.I]):
+                place = op[AT.weight] + i * ld + o
+                old = memory.store[place]
+                memory.store[place] = scale * old
+                if op[AT.weight_average] >= 0:
+                    memory.store[place + apart] += rest * (scale * old - old)
+
+
 # -------------------------------------------------------------------------- CSR input
 
 
@@ -457,6 +647,16 @@ def csr_backward_weight(team, op, constants, batch, memory, data):
 
 
 @device
+def is_touched(batch, memory, data, i):
+    """Whether the batch has something of a feature."""
+    for k in range(data.column_starts[i], data.column_starts[i + 1]):
+        r = place_of(batch, memory, data.column_rows[k])
+        if r >= 0 and r < batch.n:
+            return True
+    return False
+
+
+@device
 def csr_update(team, op, constants, batch, memory, data):
     """Steps on kept gradients, if lazy of the features that the batch touches."""
     rules, n, O = rules_of(op, constants, batch, memory, 0), op[AT.I] * op[AT.O], op[AT.O]
@@ -465,15 +665,27 @@ def csr_update(team, op, constants, batch, memory, data):
             gradient = memory.store[op[AT.bias_gradient] + e - n]
             step(rules.of_bias, memory.store, op[AT.bias] + e - n, gradient)
             continue
-        i, touched = e // O, not op[AT.lazy]
-        if not touched:
-            for k in range(data.column_starts[i], data.column_starts[i + 1]):
-                r = place_of(batch, memory, data.column_rows[k])
-                touched = touched or (r >= 0 and r < batch.n)
-        if touched:
+        i = e // O
+        if not op[AT.lazy] or is_touched(batch, memory, data, i):
             gradient = memory.store[op[AT.weight_gradient] + e]
             at = op[AT.weight] + i * op[AT.ld_weight] + e % O
             step(rules.of_weight, memory.store, at, gradient)
+
+
+@device
+def extended_csr_update(team, op, constants, batch, memory, data):
+    """The same by extended steps."""
+    real, n, O = memory.store.dtype.type, op[AT.I] * op[AT.O], op[AT.O]
+    of_weight = extension_of(real, op, constants, batch, memory, 0)
+    of_bias = extension_of(real, op, constants, batch, memory, 1)
+    for e in range(first_of(team), n + O, stride_of(team)):
+        if e >= n:
+            gradient = memory.store[op[AT.bias_gradient] + e - n]
+            extended_step(of_bias, memory.store, op[AT.bias] + e - n, gradient)
+        elif not op[AT.lazy] or is_touched(batch, memory, data, e // O):
+            gradient = memory.store[op[AT.weight_gradient] + e]
+            at = op[AT.weight] + e // O * op[AT.ld_weight] + e % O
+            extended_step(of_weight, memory.store, at, gradient)
 
 
 # -------------------------------------------------------------------------- ends
@@ -551,19 +763,32 @@ def output_rows(team, op, batch, memory):
 
 
 @device
+def n_square_pieces(tables):
+    """How many sums that makes."""
+    pieces = 0
+    for k in range(tables.parameters.shape[0]):
+        op = tables.parameters[k]
+        pieces += (op[AT.I] * op[AT.O] + PIECE - 1) // PIECE
+    return pieces
+
+
+@device
 def square_pieces(team, tables, batch, memory):
-    """Partials <- sums over pieces of the weights of their squares times decay."""
-    piece = 0
+    """Partials <- sums over pieces of the weights of decay times what each adds to twice the
+    penalty.
+    """
+    piece, l1_ratio = 0, tables.constants[0, L1_RATIO]
     for k in range(tables.parameters.shape[0]):
         op = tables.parameters[k]
         O, ld, n = op[AT.O], op[AT.ld_weight], op[AT.I] * op[AT.O]
         decay = batch.record[RECORD.scalars + op[AT.weight_group] * N_SCALARS + WORDS.decay]
         pieces = (n + PIECE - 1) // PIECE
+        l1, l2 = 2 * l1_ratio, 1 - l1_ratio
         for p in range((team.block - piece) % team.blocks, pieces, team.blocks):
             total = np.float64(0)
             for e in range(p * PIECE + team.thread, least(n, (p + 1) * PIECE), THREADS):
                 weight = np.float64(memory.store[op[AT.weight] + e // O * ld + e % O])
-                total += weight * weight
+                total += l2 * weight * weight + l1 * abs(weight)
             total = block_sum(team, total)
             if team.thread == 0:
                 memory.partials[piece + p] = decay * total
@@ -573,10 +798,7 @@ def square_pieces(team, tables, batch, memory):
 @device
 def note_step(team, tables, batch, memory, row_loss, report):
     """Adds what the rows of a batch lost to the loss of the epoch: by the first block."""
-    pieces = 0
-    for k in range(tables.parameters.shape[0]):
-        op = tables.parameters[k]
-        pieces += (op[AT.I] * op[AT.O] + PIECE - 1) // PIECE
+    pieces = n_square_pieces(tables)
     total = squares = np.float64(0)
     for r in range(team.thread, batch.n, THREADS):
         total += memory.arena[row_loss + r]
@@ -748,10 +970,20 @@ def walker(meet, function):
                 dense_backward_weight(team, op, constants, batch, memory)
             elif kind == WORDS.CSR_BACKWARD_WEIGHT:
                 csr_backward_weight(team, op, constants, batch, memory, data)
+            elif kind == WORDS.UPDATE and op[AT.extended]:
+                extended_update(team, op, constants, batch, memory)
             elif kind == WORDS.UPDATE:
                 update(team, op, constants, batch, memory)
+            elif kind == WORDS.CSR_UPDATE and op[AT.extended]:
+                extended_csr_update(team, op, constants, batch, memory, data)
             elif kind == WORDS.CSR_UPDATE:
                 csr_update(team, op, constants, batch, memory, data)
+            elif kind == WORDS.GRADIENT_NORM:
+                pieces = gradient_pieces(team, tables, constants, batch, memory)
+                meet()
+                clip_gradient(team, op, constants, memory, n_square_pieces(tables), pieces)
+            elif kind == WORDS.MAX_NORM:
+                max_norm(team, op, constants, batch, memory)
             forward = kind == WORDS.DENSE_FORWARD or kind == WORDS.CSR_FORWARD
             if forward and op[AT.activation] == WORDS.custom:
                 meet()

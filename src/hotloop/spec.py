@@ -155,30 +155,162 @@ class Network:
         return self.layers[-1].units
 
 
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """What an optimizer's step does besides its rule, nothing by default.
+
+    Attributes
+    ----------
+    weight_decay : float
+        Decoupled: weights are multiplied by ``1 - rate * weight_decay`` before a step.
+    l1_ratio : float
+        Part of the penalty that is L1: ``alpha * (l1_ratio * |w| + (1 - l1_ratio) / 2 * w^2)``.
+    clip_value : float or None
+        Elements of a gradient lie between its negative and it.
+    clip_norm : float or None
+        The norm of all gradients together is no more.
+    max_norm : float or None
+        The norm of a unit's incoming weights is no more.
+    average_decay : float or None
+        Of an exponential moving average of all parameters, which is one more slot.
+    """
+
+    weight_decay: float = 0.0
+    l1_ratio: float = 0.0
+    clip_value: float | None = None
+    clip_norm: float | None = None
+    max_norm: float | None = None
+    average_decay: float | None = None
+    #: The rule's name in the kernels, and what it keeps of each parameter.
+    rule: ClassVar[str] = ""
+    moments: ClassVar[tuple[str, ...]] = ()
+    #: Whether the first kernels have the rule.
+    plain: ClassVar[bool] = False
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """What is kept of each parameter, by name."""
+        return self.moments if self.average_decay is None else (*self.moments, "average")
+
+    @property
+    def extended(self) -> bool:
+        """Whether its steps do more than the plain rules, but for what has ops of its own."""
+        changes = (self.weight_decay, self.l1_ratio, self.clip_value, self.clip_norm)
+        return not self.plain or any(changes) or self.average_decay is not None
+
+
 @dataclass(frozen=True)
-class SGD:
+class SGD(Optimizer):
     """Stochastic gradient descent with (Nesterov) momentum; rate and momentum come per step."""
 
     nesterov: bool = True
-    slots: ClassVar[tuple[str, ...]] = ("velocity",)
+    moments = ("velocity",)
+    plain = True
+
+    @property
+    def rule(self) -> str:  # type: ignore[override]
+        """The rule's name in the kernels."""
+        return "nesterov" if self.nesterov else "sgd"
 
 
 @dataclass(frozen=True)
-class Adam:
-    """Adam as scikit-learn writes it, ``w -= rate * m / (sqrt(v) + epsilon)``.
+class Adam(Optimizer):
+    """Adam, ``w -= rate * m / (sqrt(v) + epsilon)``, its bias corrections folded into the rate.
 
-    The bias corrections are folded into the per-step rate. beta_1 comes per step, in
-    the place of the momentum.
+    beta_1 comes per step, in the place of the momentum.
+
+    Attributes
+    ----------
+    corrected : bool
+        Whether epsilon is added to the bias-corrected root, as PyTorch does, or to the root as it
+        is, as scikit-learn does.
+    amsgrad : bool
+        Whether the largest v so far takes the place of v. Always corrected.
 
     References
     ----------
     Kingma and Ba (2014), "Adam: A method for stochastic optimization", the rewriting
-    at the end of section 2.
+    at the end of section 2. Loshchilov and Hutter (2019), "Decoupled weight decay
+    regularization". Reddi, Kale and Kumar (2018), "On the convergence of Adam and beyond".
     """
 
     beta_2: float = 0.999
     epsilon: float = 1e-8
-    slots: ClassVar[tuple[str, ...]] = ("first_moment", "second_moment")
+    corrected: bool = False
+    amsgrad: bool = False
+
+    @property
+    def moments(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What it keeps of each parameter."""
+        both = ("first_moment", "second_moment")
+        return (*both, "largest_moment") if self.amsgrad else both
+
+    @property
+    def plain(self) -> bool:  # type: ignore[override]
+        """Whether the first kernels have the rule."""
+        return not (self.corrected or self.amsgrad)
+
+    @property
+    def rule(self) -> str:  # type: ignore[override]
+        """The rule's name in the kernels."""
+        return "amsgrad" if self.amsgrad else "adam"
 
 
-Optimizer = SGD | Adam
+@dataclass(frozen=True)
+class NAdam(Optimizer):
+    """Adam with Nesterov momentum, by PyTorch's formulas; beta_1 comes as the momentum.
+
+    References
+    ----------
+    Dozat (2016), "Incorporating Nesterov momentum into Adam".
+    """
+
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    momentum_decay: float = 0.004
+    moments = ("first_moment", "second_moment")
+    rule = "nadam"
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """Gradients over a moving root of their squares, by PyTorch's formulas.
+
+    References
+    ----------
+    Tieleman and Hinton (2012), "Lecture 6.5: rmsprop", Coursera.
+    """
+
+    beta_2: float = 0.99
+    epsilon: float = 1e-8
+    moments = ("velocity", "second_moment")
+    rule = "rmsprop"
+
+
+@dataclass(frozen=True)
+class Adagrad(Optimizer):
+    """Gradients over the root of the sum of all their squares.
+
+    References
+    ----------
+    Duchi, Hazan and Singer (2011), "Adaptive subgradient methods for online learning and
+    stochastic optimization".
+    """
+
+    epsilon: float = 1e-10
+    moments = ("sum_of_squares",)
+    rule = "adagrad"
+
+
+@dataclass(frozen=True)
+class Lion(Optimizer):
+    """The sign of a momentum; beta_1 comes per step, in the place of the momentum.
+
+    References
+    ----------
+    Chen et al. (2023), "Symbolic discovery of optimization algorithms", algorithm 2.
+    """
+
+    beta_2: float = 0.99
+    moments = ("first_moment",)
+    rule = "lion"
