@@ -7,6 +7,32 @@
 from .backends import config, show_config
 from .estimators.mlp import MLPClassifier, MLPRegressor
 from .many import fit_many
+from .options import (
+    Adaptive,
+    Cosine,
+    CosineRestarts,
+    Exponential,
+    InvScaling,
+    OneCycle,
+    Polynomial,
+    StepDecay,
+    Warmup,
+)
 
-__all__ = ["MLPClassifier", "MLPRegressor", "config", "fit_many", "show_config"]
+__all__ = [
+    "Adaptive",
+    "Cosine",
+    "CosineRestarts",
+    "Exponential",
+    "InvScaling",
+    "MLPClassifier",
+    "MLPRegressor",
+    "OneCycle",
+    "Polynomial",
+    "StepDecay",
+    "Warmup",
+    "config",
+    "fit_many",
+    "show_config",
+]
 __version__ = "0.1.0"
