@@ -835,8 +835,8 @@ def _require_steps(lowering: _Lowering, gradients: str) -> None:
     for name in ("clip_norm", "max_norm"):
         if lowering.sparse and getattr(optimizer, name) is not None:
             raise ValueError(
-                f"{name}={getattr(optimizer, name)!r} needs dense X: in a step it reads the weights "
-                f"of all features, those that a batch has nothing of, too. Leave {name} at None, or "
+                f"{name}={getattr(optimizer, name)!r} needs dense X: a step reads the weights of "
+                f"all features, those that its batch has nothing of, too. Leave {name} at None, or "
                 "pass X.toarray()."
             )
 

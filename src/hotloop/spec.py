@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar
+
+import numpy as np
 
 #: Element-wise activations a hidden layer may have.
 ACTIVATIONS = ("identity", "relu", "logistic", "tanh")
@@ -184,8 +187,9 @@ class Optimizer:
     #: The rule's name in the kernels, and what it keeps of each parameter.
     rule: ClassVar[str] = ""
     moments: ClassVar[tuple[str, ...]] = ()
-    #: Whether the first kernels have the rule.
+    #: Whether the first kernels have the rule, and whether rates have bias corrections in them.
     plain: ClassVar[bool] = False
+    corrects: ClassVar[bool] = False
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -197,6 +201,40 @@ class Optimizer:
         """Whether its steps do more than the plain rules, but for what has ops of its own."""
         changes = (self.weight_decay, self.l1_ratio, self.clip_value, self.clip_norm)
         return not self.plain or any(changes) or self.average_decay is not None
+
+    def corrected(self, rates: Any, momenta: Any, step: Any) -> Any:
+        """Rates as kernels take them, of steps counted from 1: as they are."""
+        return rates
+
+    def correction(self, step: Any) -> Any:
+        """What epsilon is multiplied by in steps counted from 1."""
+        return np.ones_like(step)
+
+    def scalars(self, rates: Any, momenta: Any, step: Any) -> dict[str, Any]:
+        """What kernels take in steps counted from 1, by the names they have for it.
+
+        Parameters
+        ----------
+        rates, momenta, step : ndarray of float64
+            Of each step; any one shape.
+
+        Returns
+        -------
+        dict of str to ndarray of that shape
+
+        References
+        ----------
+        Of the average: Kingma and Ba (2014), "Adam: A method for stochastic optimization", section
+        7.2, its bias correction folded into what is kept of it.
+        """
+        found = {"rate": self.corrected(rates, momenta, step), "momentum": momenta}
+        if self.extended:
+            found["shrink"] = 1.0 - rates * self.weight_decay
+            found["correction"] = self.correction(step)
+        if self.average_decay is not None:
+            d = self.average_decay
+            found["average"] = d * (1.0 - d ** (step - 1.0)) / (1.0 - d**step)
+        return found
 
 
 @dataclass(frozen=True)
@@ -221,11 +259,11 @@ class Adam(Optimizer):
 
     Attributes
     ----------
-    corrected : bool
+    adds_to_corrected : bool
         Whether epsilon is added to the bias-corrected root, as PyTorch does, or to the root as it
         is, as scikit-learn does.
     amsgrad : bool
-        Whether the largest v so far takes the place of v. Always corrected.
+        Whether the largest v so far takes the place of v, as PyTorch has it.
 
     References
     ----------
@@ -236,8 +274,9 @@ class Adam(Optimizer):
 
     beta_2: float = 0.999
     epsilon: float = 1e-8
-    corrected: bool = False
+    adds_to_corrected: bool = False
     amsgrad: bool = False
+    corrects = True
 
     @property
     def moments(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -248,12 +287,20 @@ class Adam(Optimizer):
     @property
     def plain(self) -> bool:  # type: ignore[override]
         """Whether the first kernels have the rule."""
-        return not (self.corrected or self.amsgrad)
+        return not (self.adds_to_corrected or self.amsgrad)
 
     @property
     def rule(self) -> str:  # type: ignore[override]
         """The rule's name in the kernels."""
         return "amsgrad" if self.amsgrad else "adam"
+
+    def corrected(self, rates: Any, momenta: Any, step: Any) -> Any:
+        """Rates as kernels take them, of steps counted from 1: with both bias corrections."""
+        return rates * (1.0 - self.beta_2**step) ** 0.5 / (1.0 - momenta**step)
+
+    def correction(self, step: Any) -> Any:
+        """What epsilon is multiplied by: the rate has a correction of the root, too."""
+        return np.ones_like(step) if self.plain else (1.0 - self.beta_2**step) ** 0.5
 
 
 @dataclass(frozen=True)
@@ -270,6 +317,38 @@ class NAdam(Optimizer):
     momentum_decay: float = 0.004
     moments = ("first_moment", "second_moment")
     rule = "nadam"
+    corrects = True
+
+    def corrected(self, rates: Any, momenta: Any, step: Any) -> Any:
+        """Rates of the first moment, of steps counted from 1."""
+        factors, products = self._products(step + 1.0)
+        share = momenta * factors / (1.0 - momenta ** (step + 1.0) * products)
+        return rates * self.correction(step) * share
+
+    def correction(self, step: Any) -> Any:
+        """What epsilon is multiplied by: the rates have it in them, too."""
+        return (1.0 - self.beta_2**step) ** 0.5
+
+    def scalars(self, rates: Any, momenta: Any, step: Any) -> dict[str, Any]:
+        """See the base class; there is a rate of the gradient, too."""
+        factors, products = self._products(step)
+        share = (1.0 - momenta * factors) / (1.0 - momenta**step * products)
+        found = super().scalars(rates, momenta, step)
+        return found | {"gradient_rate": rates * self.correction(step) * share}
+
+    def _products(self, step: Any) -> tuple[Any, Any]:
+        """Factors of beta_1 in steps counted from 1, and their products up to there."""
+        products = _nadam_products(self.momentum_decay)
+        # Later factors are 1, or the product is nothing already: it is the same to the last digit.
+        place = np.minimum(step, len(products)).astype(int) - 1
+        return 1.0 - 0.5 * 0.96 ** (step * self.momentum_decay), products[place]
+
+
+@lru_cache(maxsize=16)
+def _nadam_products(momentum_decay: float) -> np.ndarray:
+    """Products of the factors of beta_1 up to each of the first steps."""
+    step = np.arange(1, 20_001)
+    return np.cumprod(1.0 - 0.5 * 0.96 ** (step * momentum_decay))
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import scipy.optimize
+import scipy.sparse
 from sklearn.exceptions import ConvergenceWarning
 
-from .backends import open_runner, shuffle, times_faster
-from .plan import GROUPS, SCALARS, Plan, State
+from .backends import open_runner, predict, shuffle, times_faster
+from .plan import GROUPS, SCALARS, Plan, State, compile_inference, weight_views
 from .schedules import Adaptive, Schedule, Steps
 
 Array = np.ndarray
@@ -56,6 +57,8 @@ class Settings:
         Threads that may share a step.
     incremental : bool
         Whether it is partial_fit that asks: one epoch, whatever `max_iter` says.
+    swa_start : float or None
+        The part of `max_iter` from which on weights at the ends of epochs are averaged.
     """
 
     max_iter: int
@@ -67,6 +70,7 @@ class Settings:
     n_jobs: int | None
     batch_size: int
     incremental: bool
+    swa_start: float | None = None
 
 
 @dataclass
@@ -133,7 +137,7 @@ class StochasticOptimizer:
 
     Attributes
     ----------
-    record : spec.SGD or spec.Adam
+    record : spec.Optimizer
         What plans are made from.
     schedule : Schedule
         How the rate changes.
@@ -146,7 +150,9 @@ class StochasticOptimizer:
     step, epoch : int
         Steps and whole epochs done.
     slots : dict of str to ndarray of shape (P,)
-        Its moments, by the names in ``record.slots``; empty before the first call.
+        Its moments, by the names in ``record.moments``; empty before the first call.
+    trajectory : ndarray of shape (P,) or None
+        The parameters that steps have come to, where those handed out are an average.
     """
 
     record: Any
@@ -157,6 +163,7 @@ class StochasticOptimizer:
     step: int = field(default=0, init=False)
     epoch: int = field(default=0, init=False)
     slots: dict[str, Array] = field(default_factory=dict, init=False)
+    trajectory: Array | None = field(default=None, init=False)
     #: What the schedule starts from: a plateau may have changed it.
     _rate: float = field(init=False)
 
@@ -178,7 +185,7 @@ class StochasticOptimizer:
         rates = self.schedule.rates(self._rate, steps)
         momenta = self.schedule.momenta(self.momentum, steps)
         step = (self.step + 1.0 + np.arange(rates.size)).reshape(rates.shape)
-        return {"rate": self.record.corrected(rates, momenta, step), "momentum": momenta}
+        return self.record.scalars(rates, momenta, step)
 
     def advance(self, n_steps: int, n_epochs: int, taken: Array, steps: Steps) -> None:
         """Take note of steps and whole epochs that were done.
@@ -338,6 +345,7 @@ class EpochLoop:
         self.n_steps = -(-self.n_rows // settings.batch_size)
         moments = {k: v.astype(start.dtype, copy=False) for k, v in optimizer.slots.items()}
         self._start = start  # and the best so far where there are validation rows
+        self._weights = Weights(plan, optimizer, settings)
         self._orders: RowOrders | None = None
         self._tasks: Any = None
         self._validation = validation
@@ -349,6 +357,7 @@ class EpochLoop:
         self._state = State(
             start[np.newaxis], {k: v[np.newaxis] for k, v in moments.items()}, optimizer.step
         )
+        self._weights.begin(self._state)
 
     def run(self, rng: np.random.RandomState, tasks: Tasks) -> Outcome:
         """Train.
@@ -371,6 +380,7 @@ class EpochLoop:
         history.judge_by(scores=self._validation is not None)
         history.n_epochs = self._steps_noted = 0
         watched = self._validation is not None or tasks.active or settings.verbose
+        watched = watched or settings.swa_start is not None
         epochs_a_call = 1 if watched else self._epochs_a_call()
         max_epochs = 1 if settings.incremental else settings.max_iter
         stopped = False
@@ -378,7 +388,8 @@ class EpochLoop:
         with closing(opened) as self._runner:
             # All memory is there, and was written to, before anyone waits for it: the system
             # takes longer to find a page than to fill it.
-            slots = {name: np.full_like(self._start, 0) for name in self.optimizer.record.slots}
+            slots = {name: np.full_like(self._start, 0) for name in self.optimizer.record.moments}
+            self._weights.open(self._runner, self._start)
             try:
                 while not stopped and history.n_epochs < max_epochs:
                     stopped = self._call(min(epochs_a_call, max_epochs - history.n_epochs))
@@ -394,12 +405,7 @@ class EpochLoop:
                     ConvergenceWarning,
                     stacklevel=2,
                 )
-            parameters = None if self._validation else self._start[np.newaxis]
-            self._runner.read_state(
-                State(parameters, {name: slot[np.newaxis] for name, slot in slots.items()}),
-                last=True,
-            )
-            return self._outcome_of(self._start, slots)
+            return self._outcome_of(self._start, slots, last=True)
 
     def _epochs_a_call(self) -> int:
         """As many as `CALL_SECONDS` and `CALL_NUMBERS` allow; one at least.
@@ -436,6 +442,7 @@ class EpochLoop:
         scalars = self._scalars(n_epochs)
         self._running = True
         self._runner.run(orders, scalars, self._stop, n_epochs=n_epochs)
+        self._weights.note_epoch(history.n_epochs + 1)
         score = self._score(self._validation) if self._validation else None
         self._note_epochs(self._runner.losses)
         if settings.verbose:
@@ -450,6 +457,7 @@ class EpochLoop:
         scalars = np.zeros((1, n_epochs * self.n_steps, len(GROUPS), len(SCALARS)))
         for name, values in self.optimizer.scalars(self._steps(n_epochs)).items():
             scalars[..., SCALARS.index(name)] = values.reshape(1, -1, 1)
+        scalars[..., GROUPS.index("bias"), SCALARS.index("shrink")] = 1  # biases do not decay
         self._rates = scalars[0, :, 0, SCALARS.index("rate")]
         scalars[..., GROUPS.index("weight"), SCALARS.index("decay")] = self.settings.alpha
         return scalars
@@ -487,11 +495,19 @@ class EpochLoop:
             self._orders.keep(len(losses))
 
     def _score(self, validation: Validation) -> float:
-        return validation.score(self._runner.predict(validation.X, validation.out))
+        if not self._weights.differ:
+            return validation.score(self._runner.predict(validation.X, validation.out))
+        flat = np.empty_like(self._start)
+        self._weights.read(flat)
+        plan, X = self.plan, validation.X
+        parts = weight_views(plan.network, flat)
+        how = {"sparse": scipy.sparse.issparse(X), "backend": plan.backend}
+        forward = compile_inference(plan.network, dtype=plan.dtype, **how)
+        return validation.score(predict(forward, *parts, X, n_jobs=self.settings.n_jobs))
 
     def _note_score(self, score: float) -> None:
         if self.history.add_score(score, self.settings.tol):
-            self._runner.read_state(State(self._start[np.newaxis], {}))
+            self._weights.read(self._start)
         if self.settings.verbose:
             print(f"Validation score: {score:f}")
 
@@ -510,17 +526,105 @@ class EpochLoop:
 
     def _outcome(self) -> Outcome:
         """What there is to adopt if training ends now, in new arrays."""
-        parameters, names = self._start.copy(), self.optimizer.record.slots
-        slots = {name: np.empty_like(parameters) for name in names}
-        wanted = None if self._validation else parameters[np.newaxis]
-        self._runner.read_state(State(wanted, {name: slots[name][np.newaxis] for name in names}))
-        return self._outcome_of(parameters, slots)
+        parameters, names = self._start.copy(), self.optimizer.record.moments
+        return self._outcome_of(parameters, {name: np.empty_like(parameters) for name in names})
 
-    def _outcome_of(self, parameters: Array, slots: dict[str, Array]) -> Outcome:
+    def _outcome_of(
+        self, parameters: Array, slots: dict[str, Array], *, last: bool = False
+    ) -> Outcome:
+        """The same in given arrays, in which parameters are those of the best epoch already where
+        there are validation rows.
+        """
         optimizer = copy(self.optimizer)
+        wanted = None if self._validation else parameters
+        optimizer.trajectory = self._weights.read(wanted, slots, last=last)
         optimizer.slots = slots
         n_epochs, loss = self.history.n_epochs, self.history.loss
         return Outcome(parameters, loss, n_epochs, self.history, optimizer)
+
+
+class Weights:
+    """The parameters to hand out: those of a runner, or an average of them.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of training.
+    optimizer : StochasticOptimizer
+    settings : Settings
+    """
+
+    def __init__(self, plan: Plan, optimizer: StochasticOptimizer, settings: Settings) -> None:
+        self._optimizer = optimizer
+        self._moves = plan.optimizer is not None and "average" in plan.optimizer.slots
+        self._first = np.inf  # epoch whose weights are the first to be averaged
+        if settings.swa_start is not None:
+            self._first = int(settings.swa_start * settings.max_iter) + 1
+        self._n = 0  # epochs in the mean
+        self._mean: Array | None = None
+        self._trajectory: Array | None = None
+        self._runner: Any = None
+
+    @property
+    def differ(self) -> bool:
+        """Whether they are others than the runner's."""
+        return self._moves or self._n > 0
+
+    def begin(self, state: State) -> None:
+        """Make the state that training starts from of the one that was handed out."""
+        if not self._moves or state.parameters is None:
+            return
+        state.slots["average"] = state.parameters.copy()
+        last = self._optimizer.trajectory
+        if last is not None:
+            state.parameters = last.astype(state.parameters.dtype)[np.newaxis]
+
+    def open(self, runner: Any, start: Array) -> None:
+        """Take the runner, and all memory that is needed later."""
+        self._runner = runner
+        if self._moves or self._first < np.inf:
+            self._trajectory = np.full_like(start, 0)
+        if self._first < np.inf:
+            self._mean = np.zeros(start.size)
+
+    def note_epoch(self, epoch: int) -> None:
+        """Count the weights at the end of an epoch of this call, the first being 1, in the mean."""
+        if epoch < self._first or self._mean is None or self._trajectory is None:
+            return
+        self._runner.read_state(State(self._trajectory[np.newaxis], {}))
+        self._n += 1
+        self._mean += (self._trajectory - self._mean) / self._n
+
+    def read(
+        self, out: Array | None, slots: dict[str, Array] | None = None, *, last: bool = False
+    ) -> Array | None:
+        """Copy them out, and moments.
+
+        Parameters
+        ----------
+        out : ndarray of shape (P,) or None
+            None if moments are wanted alone.
+        slots : dict of str to ndarray of shape (P,), optional
+            Overwritten.
+        last : bool
+            Whether the runner is not needed any more.
+
+        Returns
+        -------
+        ndarray of shape (P,) or None
+            The runner's own parameters, where `out` has a moving average of them.
+        """
+        wanted = {name: slot[np.newaxis] for name, slot in (slots or {}).items()}
+        parameters, trajectory = None if out is None else out[np.newaxis], None
+        if self._moves and out is not None:
+            wanted["average"] = out[np.newaxis]
+            trajectory = self._trajectory if last else np.empty_like(out)
+            assert trajectory is not None
+            parameters = trajectory[np.newaxis]
+        self._runner.read_state(State(parameters, wanted), last=last)
+        if self._n and out is not None:
+            out[:] = self._mean
+        return trajectory
 
 
 def minimize_lbfgs(
