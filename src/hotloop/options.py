@@ -170,7 +170,7 @@ class StepDecay(Schedule):
 
     _parameter_constraints: ClassVar[dict] = {
         "step_size": [Interval(Integral, 1, None, closed="left")],
-        "gamma": [Interval(Real, 0, 1, closed="right")],
+        "gamma": [Interval(Real, 0, None, closed="neither")],
     }
     _record = schedules.StepDecay
 
@@ -193,7 +193,7 @@ class Exponential(Schedule):
     >>> clf = MLPClassifier(learning_rate=Exponential(gamma=0.9))
     """
 
-    _parameter_constraints: ClassVar[dict] = {"gamma": [Interval(Real, 0, 1, closed="right")]}
+    _parameter_constraints: ClassVar[dict] = {"gamma": [Interval(Real, 0, None, closed="neither")]}
     _record = schedules.Exponential
 
     def __init__(self, *, gamma=0.95):

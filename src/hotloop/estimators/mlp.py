@@ -11,7 +11,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import column_or_1d
 
-from .. import spec, validate
+from .. import device_arrays, spec, validate
 from ..compat import StrOptions, fit_context
 from ..validate import Labels, TrainingData
 from .perceptron import Array, MultilayerPerceptron, exclusive
@@ -39,13 +39,21 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         A derivative that is not given is computed, with a warning: by complex steps, or by
         differences where the function compares, branches or calls what has no complex form.
         One that is given is compared with differences.
-    solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
-        How the weights are found: by 'adam' or stochastic gradient descent ('sgd') in
-        mini-batches, or by 'lbfgs', a quasi-Newton method over all rows at once, which
-        often is the best choice for small data sets.
+    solver : str or Solver, default='adam'
+        How the weights are found: in mini-batches by 'adam' or stochastic gradient descent
+        ('sgd'), or by 'lbfgs', a quasi-Newton method over all rows at once, which often is
+        the best choice for small data sets. Beyond scikit-learn's, all in mini-batches: 'adamw',
+        'nadam', 'amsgrad', 'rmsprop', 'adagrad', 'lion', or an object with its own parameters,
+        decoupled weight decay among them: :class:`~hotloop.SGD`, :class:`~hotloop.Adam`,
+        :class:`~hotloop.AdamW`, :class:`~hotloop.NAdam`, :class:`~hotloop.RMSprop`,
+        :class:`~hotloop.Adagrad`, :class:`~hotloop.Lion`. Beside an object, `momentum`,
+        `nesterovs_momentum`, `beta_1`, `beta_2` and `epsilon` are left alone; a name takes those
+        that its object has with the same default. What is said below of 'sgd' and 'adam' goes for
+        all of these, but for `momentum` and so on.
     alpha : float, default=0.0001
         Strength of the L2 penalty on the weights (not the biases),
-        ``alpha / 2 * sum(w ** 2)``, divided by the sum of sample weights in the batch.
+        ``alpha / 2 * sum(w ** 2)``, divided by the sum of sample weights in the batch; see
+        `l1_ratio`. It is part of the loss, whatever the solver.
     batch_size : int or 'auto', default='auto'
         Rows in a mini-batch; 'auto' is ``min(200, n_samples)``. Not used by 'lbfgs'.
     learning_rate : str or Schedule, default='constant'
@@ -142,6 +150,15 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         :func:`hotloop.fit_many` for many small models at once. 'auto' takes a GPU, if there is
         one, for steps (or predictions) of at least 5 MFLOP, which is 6 (2) times rows times
         weights: below that the CPU is done sooner.
+
+        With 'cuda', arrays of CuPy, torch, numba and others that lie on the GPU are taken, by
+        ``__cuda_array_interface__`` or DLPack. X is not copied, so it must be C-contiguous and of
+        float32 or float64 (where the other is computed with, it is converted there); y and sample
+        weights are copied to the host. With 'cpu' and 'auto' they are an error. Predictions and
+        fitted attributes are NumPy arrays; under
+        ``sklearn.set_config(array_api_dispatch=True)`` predictions are copied to X's device, as
+        arrays of X's library (of numba, if scikit-learn does not know that library), except for
+        labels that are strings or sparse.
     class_weight : dict, 'balanced' or None, default=None
         Not built yet.
     dropout : float or array-like of float of shape (n_layers - 2,), default=0.0
@@ -155,17 +172,27 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     normalization : {'batch', 'layer'}, BatchNorm, LayerNorm or None, default=None
         Not built yet.
     l1_ratio : float, default=0.0
-        Not built yet.
+        The part of the penalty that is L1, between 0 and 1, as in scikit-learn's ElasticNet:
+        ``alpha * (l1_ratio * sum(|w|) + (1 - l1_ratio) / 2 * sum(w ** 2))``. Its slope is
+        ``sign(w)``, 0 at 0; weights come close to zero rather than to it. Not for 'lbfgs'.
     max_norm : float or None, default=None
-        Not built yet.
+        Largest Euclidean norm of the weights that come into a unit, of every layer, the output
+        layer's too: columns of `coefs_` that are longer after a step are shrunk to it [4]_. Not for
+        'lbfgs', nor for sparse X.
     clip_norm : float or None, default=None
-        Not built yet.
+        Largest Euclidean norm of the gradient of all weights and biases together, the penalty
+        included: a longer one is multiplied by ``clip_norm / (norm + 1e-6)``, as PyTorch's
+        ``clip_grad_norm_`` does [5]_. Not for 'lbfgs', nor for sparse X.
     clip_value : float or None, default=None
-        Not built yet.
+        Largest absolute value of an element of the gradient, the penalty included: larger ones are
+        set to it, after `clip_norm`. Not for 'lbfgs'.
     init : str, default='auto'
         Not built yet.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
-        Not built yet.
+        Hands out an average of the weights instead of the last ones: 'ema' or
+        :class:`~hotloop.EMA`, a moving average over steps, which goes on in `partial_fit`; 'swa' or
+        :class:`~hotloop.SWA`, the mean over the last epochs. `loss_curve_` is of the weights that
+        training goes on with. Not for 'lbfgs'.
     frozen_layers : array-like of int or None, default=None
         Not built yet.
     scoring : str, callable or None, default=None
@@ -227,6 +254,10 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
        arXiv:1412.6980. Algorithm 1, as rewritten at the end of section 2.
     .. [3] Sutskever, I., Martens, J., Dahl, G. and Hinton, G. (2013), "On the importance of
        initialization and momentum in deep learning", ICML. Section 2.
+    .. [4] Srivastava, N. et al. (2014), "Dropout: A simple way to prevent neural networks from
+       overfitting", JMLR 15. Section 5.1.
+    .. [5] Pascanu, R., Mikolov, T. and Bengio, Y. (2013), "On the difficulty of training recurrent
+       neural networks", ICML. Algorithm 1.
 
     Examples
     --------
@@ -466,7 +497,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         array([0, 0, 0])
         """
         output = self._predicted(X)
-        return self._labels.decode(output)
+        return device_arrays.likewise(X, self._labels.decode(output))
 
     def predict_proba(self, X: Any) -> Array:
         """Probabilities of the classes.
@@ -498,7 +529,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         >>> clf.predict_proba(X[:1]).round(2)
         array([[1., 0., 0.]])
         """
-        return _probabilities(self._predicted(X))
+        return device_arrays.likewise(X, _probabilities(self._predicted(X)))
 
     def predict_log_proba(self, X: Any) -> Array:
         """Logarithms of the probabilities of the classes.
@@ -523,18 +554,18 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         ValueError
             If X cannot be used.
         """
-        X = self._checked(X)
+        checked = self._checked(X)
         with np.errstate(divide="ignore"):
-            logarithms = np.log(_probabilities(self._output(X)))
+            logarithms = np.log(_probabilities(self._output(checked)))
         lost = np.isneginf(logarithms)
         if lost.any():
-            raw = self._output(X, raw=True)
+            raw = self._output(checked, raw=True)
             if self.out_activation_ == "softmax":
                 exact = log_softmax(raw, axis=1)
             else:
                 exact = log_expit(np.hstack([-raw, raw]) if raw.shape[1] == 1 else raw)
             logarithms[lost] = exact[lost]
-        return logarithms
+        return device_arrays.likewise(X, logarithms)
 
     def decision_function(self, X: Any) -> Array:
         """Output of the network before its output activation.
@@ -572,7 +603,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         array([0, 0])
         """
         raw = self._predicted(X, raw=True)
-        return raw.ravel() if raw.shape[1] == 1 else raw
+        return device_arrays.likewise(X, raw.ravel() if raw.shape[1] == 1 else raw)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -610,13 +641,21 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         A derivative that is not given is computed, with a warning: by complex steps, or by
         differences where the function compares, branches or calls what has no complex form.
         One that is given is compared with differences.
-    solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
-        How the weights are found: by 'adam' or stochastic gradient descent ('sgd') in
-        mini-batches, or by 'lbfgs', a quasi-Newton method over all rows at once, which
-        often is the best choice for small data sets.
+    solver : str or Solver, default='adam'
+        How the weights are found: in mini-batches by 'adam' or stochastic gradient descent
+        ('sgd'), or by 'lbfgs', a quasi-Newton method over all rows at once, which often is
+        the best choice for small data sets. Beyond scikit-learn's, all in mini-batches: 'adamw',
+        'nadam', 'amsgrad', 'rmsprop', 'adagrad', 'lion', or an object with its own parameters,
+        decoupled weight decay among them: :class:`~hotloop.SGD`, :class:`~hotloop.Adam`,
+        :class:`~hotloop.AdamW`, :class:`~hotloop.NAdam`, :class:`~hotloop.RMSprop`,
+        :class:`~hotloop.Adagrad`, :class:`~hotloop.Lion`. Beside an object, `momentum`,
+        `nesterovs_momentum`, `beta_1`, `beta_2` and `epsilon` are left alone; a name takes those
+        that its object has with the same default. What is said below of 'sgd' and 'adam' goes for
+        all of these, but for `momentum` and so on.
     alpha : float, default=0.0001
         Strength of the L2 penalty on the weights (not the biases),
-        ``alpha / 2 * sum(w ** 2)``, divided by the sum of sample weights in the batch.
+        ``alpha / 2 * sum(w ** 2)``, divided by the sum of sample weights in the batch; see
+        `l1_ratio`. It is part of the loss, whatever the solver.
     batch_size : int or 'auto', default='auto'
         Rows in a mini-batch; 'auto' is ``min(200, n_samples)``. Not used by 'lbfgs'.
     learning_rate : str or Schedule, default='constant'
@@ -707,6 +746,15 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         :func:`hotloop.fit_many` for many small models at once. 'auto' takes a GPU, if there is
         one, for steps (or predictions) of at least 5 MFLOP, which is 6 (2) times rows times
         weights: below that the CPU is done sooner.
+
+        With 'cuda', arrays of CuPy, torch, numba and others that lie on the GPU are taken, by
+        ``__cuda_array_interface__`` or DLPack. X is not copied, so it must be C-contiguous and of
+        float32 or float64 (where the other is computed with, it is converted there); y and sample
+        weights are copied to the host. With 'cpu' and 'auto' they are an error. Predictions and
+        fitted attributes are NumPy arrays; under
+        ``sklearn.set_config(array_api_dispatch=True)`` predictions are copied to X's device, as
+        arrays of X's library (of numba, if scikit-learn does not know that library), except for
+        labels that are strings or sparse.
     dropout : float or array-like of float of shape (n_layers - 2,), default=0.0
         Not built yet.
     input_dropout : float, default=0.0
@@ -718,17 +766,27 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     normalization : {'batch', 'layer'}, BatchNorm, LayerNorm or None, default=None
         Not built yet.
     l1_ratio : float, default=0.0
-        Not built yet.
+        The part of the penalty that is L1, between 0 and 1, as in scikit-learn's ElasticNet:
+        ``alpha * (l1_ratio * sum(|w|) + (1 - l1_ratio) / 2 * sum(w ** 2))``. Its slope is
+        ``sign(w)``, 0 at 0; weights come close to zero rather than to it. Not for 'lbfgs'.
     max_norm : float or None, default=None
-        Not built yet.
+        Largest Euclidean norm of the weights that come into a unit, of every layer, the output
+        layer's too: columns of `coefs_` that are longer after a step are shrunk to it [4]_. Not for
+        'lbfgs', nor for sparse X.
     clip_norm : float or None, default=None
-        Not built yet.
+        Largest Euclidean norm of the gradient of all weights and biases together, the penalty
+        included: a longer one is multiplied by ``clip_norm / (norm + 1e-6)``, as PyTorch's
+        ``clip_grad_norm_`` does [5]_. Not for 'lbfgs', nor for sparse X.
     clip_value : float or None, default=None
-        Not built yet.
+        Largest absolute value of an element of the gradient, the penalty included: larger ones are
+        set to it, after `clip_norm`. Not for 'lbfgs'.
     init : str, default='auto'
         Not built yet.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
-        Not built yet.
+        Hands out an average of the weights instead of the last ones: 'ema' or
+        :class:`~hotloop.EMA`, a moving average over steps, which goes on in `partial_fit`; 'swa' or
+        :class:`~hotloop.SWA`, the mean over the last epochs. `loss_curve_` is of the weights that
+        training goes on with. Not for 'lbfgs'.
     frozen_layers : array-like of int or None, default=None
         Not built yet.
     scoring : str, callable or None, default=None
@@ -788,6 +846,10 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
        arXiv:1412.6980. Algorithm 1, as rewritten at the end of section 2.
     .. [3] Sutskever, I., Martens, J., Dahl, G. and Hinton, G. (2013), "On the importance of
        initialization and momentum in deep learning", ICML. Section 2.
+    .. [4] Srivastava, N. et al. (2014), "Dropout: A simple way to prevent neural networks from
+       overfitting", JMLR 15. Section 5.1.
+    .. [5] Pascanu, R., Mikolov, T. and Bengio, Y. (2013), "On the difficulty of training recurrent
+       neural networks", ICML. Algorithm 1.
 
     Examples
     --------
@@ -969,7 +1031,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         array([1.5])
         """
         output = self._predicted(X)
-        return output.ravel() if output.shape[1] == 1 else output
+        return device_arrays.likewise(X, output.ravel() if output.shape[1] == 1 else output)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
