@@ -11,98 +11,60 @@ uses ``cuda`` has to be in this file, since the simulator swaps that name in the
 """
 
 import threading
-from collections import namedtuple
 from functools import lru_cache
 from math import exp, log, sqrt, tanh
-from typing import Any
 
 import numpy as np
-from numba import config, cuda
+from numba import cuda
 
-from . import SCALARS
+from .cuda_updates import (
+    extended_step,
+    extended_update,
+    extension_of,
+    max_norm,
+    penalised,
+    rule_of,
+    step,
+)
+from .cuda_words import (
+    ACCUMULATE,
+    AT,
+    CLIP_NORM,
+    DEPTH,
+    EPS,
+    FORWARD,
+    JOB,
+    L1_RATIO,
+    MICRO,
+    N_SCALARS,
+    OVERWRITE,
+    PIECE,
+    RECORD,
+    REPORT,
+    SIDE,
+    SIMULATED,
+    SLICE,
+    SLOPE,
+    STEP,
+    THREADS,
+    TILE,
+    Batch,
+    Data,
+    Factor,
+    Memory,
+    Rules,
+    Shape,
+    Sink,
+    Team,
+    device,
+    first_of,
+    stride_of,
+)
 from .custom import source_of
 from .numba_cpu import WORDS
 
-SIMULATED = bool(config.ENABLE_CUDASIM)
-#: A block makes TILE x TILE elements of a product, each thread MICRO x MICRO of them, from slices
-#: of DEPTH elements of the reduction; squares of weights are summed in pieces of PIECE.
-TILE, MICRO, DEPTH, PIECE = (4, 2, 3, 16) if SIMULATED else (64, 4, 16, 4096)
-SIDE = TILE // MICRO
-THREADS = SIDE * SIDE
-SLICE = DEPTH, TILE + 1  # one more, so that a column lies in different banks
-
 if SIMULATED:  # with infinities for what overflows, as on a device
     exp, log, sqrt, tanh = np.exp, np.log, np.sqrt, np.tanh
-
-#: Columns of an op in a table: integers, offsets in elements. `meet`: whether all wait after it.
-FIELDS = (
-    *("kind", "meet", "activation", "loss", "gradient", "optimizer", "weight_group", "bias_group"),
-    *("from_stream", "lazy", "I", "O", "input", "d_input", "output", "d_output", "ld_input"),
-    *("ld_d_input", "ld_output", "row_loss", "ld_weight", "weight", "weight_slot_0"),
-    *("weight_slot_1", "weight_gradient", "bias", "bias_slot_0", "bias_slot_1", "bias_gradient"),
-    *("shard_rows", "shard_bytes", "function", "slope", "ld_slope"),
-    *("weight_slot_2", "weight_average", "bias_slot_2", "bias_average", "clip_scale", "extended"),
-)
-AT: Any = namedtuple("AT", FIELDS)(*range(len(FIELDS)))
-#: Of a model in a launch: where what it has begins in the arrays of all, and which records it runs.
-PLACES = (
-    *("store", "arena", "positions", "partials", "out", "X", "targets", "weights", "codes"),
-    *("entries", "indptr", "columns", "first", "last", "order", "n", "ordered", "weighted"),
-    *("report", "size", "inverted"),
-)
-JOB: Any = namedtuple("JOB", PLACES)(*range(len(PLACES)))
-#: Of a record, which is a step, or the end of an epoch if it has no rows. `factor` takes the loss
-#: of its rows to its share in the loss of the epoch, `penalty` is the L2 penalty's part in that.
-ENTRIES = ("epoch", "start", "rows", "inverse_weight", "factor", "penalty", "accumulate", "scalars")
-RECORD: Any = namedtuple("RECORD", ENTRIES)(*range(len(ENTRIES)))
-#: What a model reports; the losses of its epochs follow. `ruled`: whether the stopping rule is on.
-REPORTED = (
-    *("loss", "squares", "epochs", "stopped", "steps", "ruled"),
-    *("best", "tol", "failed", "patience", "losses"),
-)
-REPORT: Any = namedtuple("REPORT", REPORTED)(*range(len(REPORTED)))
-
-Tables = namedtuple("Tables", "ops parameters constants")  # constants: see below
-Memory = namedtuple("Memory", "store arena positions partials out")
-Data = namedtuple(
-    "Data", "X targets weights codes indices indptr column_values column_rows column_starts"
-)
-#: Who works: a thread of a block of a team, and what its block shares.
-Team = namedtuple("Team", "thread block blocks left right sums")
-#: The rows of a step, and what its optimizer is to know.
-Batch = namedtuple("Batch", "first n ordered weighted order record")
-#: A factor of a product: element (r, k) is at start + r * row + k * depth; row `ones` is all 1.
-Factor = namedtuple("Factor", "array start row depth ones")
-#: Of products: rows, columns, and the reduction, which may be cut into shards of `shard` elements.
-Shape = namedtuple("Shape", "rows columns depth shards shard")
-#: How an element of a parameter is stepped on; slots are so far from it.
-Rule = namedtuple(
-    "Rule", "optimizer rate decay beta rest beta_2 rest_2 inverse epsilon tiny slot_0 slot_1"
-)
-#: The same of an extended op: `average` is 0 where there is none.
-Extension = namedtuple(
-    "Extension",
-    "rule l2 l1 shrink epsilon gradient_rate clip_scale clip_value kept slot_2 average",
-)
-#: Of the weight and the bias of an op. Row `bias_row` of a product is the gradient of the bias,
-#: which is at `bias`; those of shards are `apart`.
-Rules = namedtuple("Rules", "of_weight of_bias bias_row bias apart")
-#: What becomes of an element of a product, by the mode: `place` and `ld` are where it goes, `other`
-#: where the bias is, or what the activation made.
-Sink = namedtuple("Sink", "mode activation place ld other other_ld")
-FORWARD, SLOPE, STEP, OVERWRITE, ACCUMULATE = range(5)
-
-#: Columns of an op's constants.
-CONSTANTS = (
-    *("beta_2", "epsilon", "tiny", "eps", "l1_ratio", "clip_value", "clip_norm", "max_norm"),
-)
-BETA_2, EPSILON, TINY, EPS, L1_RATIO, CLIP_VALUE, CLIP_NORM, MAX_NORM = range(len(CONSTANTS))
-N_SCALARS = len(SCALARS)
-
-
-def device(function):
-    """A function that kernels call; plain Python in the simulator, which would swap names anew."""
-    return function if SIMULATED else cuda.jit(device=True)(function)
 
 
 @device
@@ -133,18 +95,6 @@ def row_of(batch, r):
 def weight_of(batch, data, r):
     """Sample weight of row r of the batch."""
     return data.weights[row_of(batch, r)] if batch.weighted else 1.0
-
-
-@device
-def first_of(team):
-    """The first element that is this thread's; the others are `stride_of` apart."""
-    return team.block * THREADS + team.thread
-
-
-@device
-def stride_of(team):
-    """Threads of the team."""
-    return team.blocks * THREADS
 
 
 @device
@@ -209,145 +159,6 @@ def softmax(row, at, n):
         total += e
     for o in range(n):
         row[at + o] /= total
-
-
-@device
-def step(rule, store, at, gradient):
-    """Steps one element of a parameter."""
-    w = store[at]
-    g = (gradient + rule.decay * w) * rule.inverse
-    first = store[at + rule.slot_0]
-    if rule.optimizer == WORDS.adam:
-        first = rule.beta * first + rule.rest * g
-        second = rule.beta_2 * store[at + rule.slot_1] + rule.rest_2 * (g * g)
-        store[at + rule.slot_1] = second if second >= rule.tiny else second * 0
-        w -= rule.rate * first / (sqrt(second) + rule.epsilon)
-    else:
-        first = rule.beta * first - rule.rate * g
-        w += rule.beta * first - rule.rate * g if rule.optimizer == WORDS.nesterov else first
-    store[at + rule.slot_0] = first if abs(first) >= rule.tiny else first * 0
-    store[at] = w
-
-
-@device
-def rule_of(real, op, constants, record, which):
-    """How the weight (0) or the bias (1) of an op is stepped on."""
-    group = op[AT.weight_group] if which == 0 else op[AT.bias_group]
-    place = op[AT.weight] if which == 0 else op[AT.bias]
-    slot_0 = op[AT.weight_slot_0] if which == 0 else op[AT.bias_slot_0]
-    slot_1 = op[AT.weight_slot_1] if which == 0 else op[AT.bias_slot_1]
-    at = RECORD.scalars + group * N_SCALARS
-    momentum, beta_2 = record[at + WORDS.momentum], constants[BETA_2]
-    return Rule(
-        op[AT.optimizer],
-        real(record[at + WORDS.rate]),
-        real(record[at + WORDS.decay]),
-        real(momentum),
-        real(1 - momentum),
-        real(beta_2),
-        real(1 - beta_2),
-        real(record[RECORD.inverse_weight]),
-        real(constants[EPSILON]),
-        real(constants[TINY]),
-        slot_0 - place,
-        slot_1 - place,
-    )
-
-
-@device
-def sign(x):
-    """-1, 0 or 1; NaN stays."""
-    if x > 0:
-        return x * 0 + 1
-    return x * 0 - 1 if x < 0 else x
-
-
-@device
-def extension_of(real, op, constants, batch, memory, which):
-    """How the weight (0) or the bias (1) of an extended op is stepped on."""
-    rule = rule_of(real, op, constants, batch.record, which)
-    group = op[AT.weight_group] if which == 0 else op[AT.bias_group]
-    place = op[AT.weight] if which == 0 else op[AT.bias]
-    slot_2 = op[AT.weight_slot_2] if which == 0 else op[AT.bias_slot_2]
-    average = op[AT.weight_average] if which == 0 else op[AT.bias_average]
-    at, record = RECORD.scalars + group * N_SCALARS, batch.record
-    decay, l1_ratio = record[at + WORDS.decay], constants[L1_RATIO]
-    epsilon = constants[EPSILON] * record[at + WORDS.correction]
-    return Extension(
-        rule,
-        real(decay * (1 - l1_ratio)),
-        real(decay * l1_ratio),
-        real(record[at + WORDS.shrink]),
-        real(epsilon if epsilon > constants[TINY] else constants[TINY]),
-        real(record[at + WORDS.gradient_rate]),
-        memory.store[op[AT.clip_scale]] if op[AT.clip_scale] >= 0 else real(1),
-        real(constants[CLIP_VALUE]),
-        real(record[at + WORDS.average]),
-        slot_2 - place,
-        average - place if average >= 0 else 0,
-    )
-
-
-@device
-def penalised(x, w, gradient):
-    """An element of the mean gradient with its penalty, before it is clipped."""
-    return (gradient + x.l2 * w + x.l1 * sign(w)) * x.rule.inverse
-
-
-@device
-def slot_step(x, store, at, w, g):
-    """The weight after a step by the rules that have one moment, which is overwritten."""
-    rule, first = x.rule, store[at + x.rule.slot_0]
-    if rule.optimizer == WORDS.lion:
-        store[at + rule.slot_0] = rule.beta_2 * first + rule.rest_2 * g
-        return w - rule.rate * sign(rule.beta * first + rule.rest * g)
-    if rule.optimizer == WORDS.adagrad:
-        first += g * g
-        store[at + rule.slot_0] = first
-        return w - rule.rate * g / (sqrt(first) + x.epsilon)
-    first = rule.beta * first - rule.rate * g
-    store[at + rule.slot_0] = first
-    return w + (rule.beta * first - rule.rate * g if rule.optimizer == WORDS.nesterov else first)
-
-
-@device
-def slots_step(x, store, at, w, g):
-    """The same of those that have two, or three."""
-    rule, first = x.rule, store[at + x.rule.slot_0]
-    second = rule.beta_2 * store[at + rule.slot_1] + rule.rest_2 * (g * g)
-    store[at + rule.slot_1] = second if second >= rule.tiny else second * 0
-    root = sqrt(second) + x.epsilon
-    if rule.optimizer == WORDS.rmsprop:
-        first = rule.beta * first + g / root
-        store[at + rule.slot_0] = first
-        return w - rule.rate * first
-    first = rule.beta * first + rule.rest * g
-    store[at + rule.slot_0] = first if abs(first) >= rule.tiny else first * 0
-    if rule.optimizer == WORDS.nadam:
-        return w - (rule.rate * first + x.gradient_rate * g) / root
-    if rule.optimizer == WORDS.amsgrad:
-        largest = store[at + x.slot_2]
-        largest = second if not second < largest else largest
-        store[at + x.slot_2] = largest
-        root = sqrt(largest) + x.epsilon
-    return w - rule.rate * first / root
-
-
-@device
-def extended_step(x, store, at, gradient):
-    """Steps one element of a parameter by an extended op."""
-    w, rule = store[at], x.rule.optimizer
-    g = penalised(x, w, gradient) * x.clip_scale
-    if abs(g) > x.clip_value:
-        g = x.clip_value * sign(g)
-    few = rule == WORDS.sgd or rule == WORDS.nesterov
-    if few or rule == WORDS.lion or rule == WORDS.adagrad:
-        w = slot_step(x, store, at, w * x.shrink, g)
-    else:
-        w = slots_step(x, store, at, w * x.shrink, g)
-    store[at] = w
-    if x.average != 0:
-        store[at + x.average] = w + x.kept * (store[at + x.average] - w)
 
 
 @device
@@ -514,25 +325,6 @@ def update(team, op, constants, batch, memory):
 
 
 @device
-def extended_update(team, op, constants, batch, memory):
-    """The same by extended steps."""
-    real, n, O = memory.store.dtype.type, op[AT.I] * op[AT.O], op[AT.O]
-    of_weight = extension_of(real, op, constants, batch, memory, 0)
-    of_bias = extension_of(real, op, constants, batch, memory, 1)
-    shards = (batch.n - 1) // op[AT.shard_rows] + 1 if op[AT.shard_rows] > 0 else 1
-    for e in range(first_of(team), n + O, stride_of(team)):
-        bias = e >= n
-        place = op[AT.bias_gradient] + e - n if bias else op[AT.weight_gradient] + e
-        gradient = memory.store[place]
-        for shard in range(1, shards):
-            gradient += memory.store[place + shard * op[AT.shard_bytes]]
-        if bias:
-            extended_step(of_bias, memory.store, op[AT.bias] + e - n, gradient)
-        else:
-            extended_step(of_weight, memory.store, op[AT.weight] + e, gradient)
-
-
-@device
 def gradient_pieces(team, tables, constants, batch, memory):
     """Partials, behind those of squares <- sums over pieces of the parameters of their squared
     mean gradients; returns how many.
@@ -573,28 +365,6 @@ def clip_gradient(team, op, constants, memory, first, pieces):
     if team.thread == 0:
         scale = constants[CLIP_NORM] / (sqrt(total) + 1e-6)
         memory.store[op[AT.clip_scale]] = 1.0 if scale > 1.0 else scale
-
-
-@device
-def max_norm(team, op, constants, batch, memory):
-    """Weight <- columns shrunk to a norm of max_norm, if longer; the average loses as much."""
-    real, O, ld = memory.store.dtype.type, op[AT.O], op[AT.ld_weight]
-    at = RECORD.scalars + op[AT.weight_group] * N_SCALARS
-    rest, apart = real(1 - batch.record[at + WORDS.average]), op[AT.weight_average] - op[AT.weight]
-    for o in range(first_of(team), O, stride_of(team)):
-        total = np.float64(0)
-        for i in range(op[AT.I]):
-            weight = np.float64(memory.store[op[AT.weight] + i * ld + o])
-            total += weight * weight
-        norm = sqrt(total)
-        if norm > constants[MAX_NORM]:
-            scale = real(constants[MAX_NORM] / norm)
-            for i in range(op[AT.I]):
-                place = op[AT.weight] + i * ld + o
-                old = memory.store[place]
-                memory.store[place] = scale * old
-                if op[AT.weight_average] >= 0:
-                    memory.store[place + apart] += rest * (scale * old - old)
 
 
 # -------------------------------------------------------------------------- CSR input

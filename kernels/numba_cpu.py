@@ -16,7 +16,18 @@ from llvmlite import ir as llvm
 from numba import njit, types
 from numba.extending import intrinsic
 
-from . import ACTIVATIONS, DTYPES, GRADIENTS, KINDS, LOSSES, OP_DTYPE, OPTIMIZERS, SCALARS, philox
+from . import (
+    ACTIVATIONS,
+    DTYPES,
+    GRADIENTS,
+    KINDS,
+    LOSSES,
+    OP_DTYPE,
+    OPTIMIZERS,
+    SCALARS,
+    philox,
+    steps,
+)
 from .custom import compiled
 
 #: Names of abi.h's vocabularies with their values, an argument of what is compiled.
@@ -57,7 +68,7 @@ def digest_of(words, dtype, generator):
     return sha256(repr((words, dtype, generator)).encode()).hexdigest()[:16]
 
 
-_GENERATOR = getsource(philox)
+_GENERATOR = getsource(philox) + getsource(steps)
 #: Of what compiled code takes from other files: numba's cache notices changes of this one alone.
 _DIGEST = digest_of(_WORDS, OP_DTYPE, _GENERATOR)
 
@@ -87,6 +98,7 @@ def call(typing, address, arguments):
 
 
 random_block, uniform32, uniform64 = philox.compiled(jit)
+extended_steps, gradient_squares, gradient_norm, max_norm = steps.of_records(jit)
 
 
 @jit
@@ -357,148 +369,12 @@ def step(words, op, batch, store, group, gradient, places):
 
 
 @jit
-def sign(x):
-    """-1, 0 or 1 of the type of x; NaN stays."""
-    return x / abs(x) if abs(x) > 0 else x
-
-
-@jit
-def penalty_of(words, op, batch, group, store):
-    """What the penalty adds to a gradient: factors of a weight and its sign, and of all."""
-    real, decay = store.dtype.type, batch.scalars[group * words.n_scalars + words.decay]
-    return real(decay * (1 - op.l1_ratio)), real(decay * op.l1_ratio), real(batch.inverse_weight)
-
-
-@jit
-def penalised(penalty, w, gradient):
-    """An element of the mean gradient with its penalty, before it is clipped."""
-    l2, l1, inverse = penalty
-    return (gradient + l2 * w + l1 * sign(w)) * inverse
-
-
-@jit
-def moved(words, op, scalars, w, g, slots):
-    """A weight after a step by its gradient; its moments (3,) are overwritten."""
-    real, momentum = slots.dtype.type, scalars[words.momentum]
-    rate, rate_of_g = real(scalars[words.rate]), real(scalars[words.gradient_rate])
-    beta, rest, beta_2, rest_2 = (
-        real(momentum), real(1 - momentum), real(op.beta_2), real(1 - op.beta_2),
-    )  # fmt: skip
-    epsilon = max(real(op.epsilon * scalars[words.correction]), np.finfo(slots.dtype).tiny)
-    rule, first = op.optimizer, slots[0]
-    if rule == words.sgd or rule == words.nesterov:
-        slots[0] = beta * first - rate * g
-        return w + (beta * slots[0] - rate * g if rule == words.nesterov else slots[0])
-    if rule == words.lion:
-        slots[0] = beta_2 * first + rest_2 * g
-        return w - rate * sign(beta * first + rest * g)
-    if rule == words.adagrad:
-        slots[0] = first + g * g
-        return w - rate * g / (sqrt(slots[0]) + epsilon)
-    slots[1] = beta_2 * slots[1] + rest_2 * (g * g)
-    root = sqrt(slots[1]) + epsilon
-    if rule == words.rmsprop:
-        slots[0] = beta * first + g / root
-        return w - rate * slots[0]
-    slots[0] = beta * first + rest * g
-    if rule == words.nadam:
-        return w - (rate * slots[0] + rate_of_g * g) / root
-    if rule == words.amsgrad:
-        slots[2] = max(slots[1], slots[2])
-        root = sqrt(slots[2]) + epsilon
-    return w - rate * slots[0] / root
-
-
-@jit
-def extended_step(words, op, batch, store, gradient, parameter):
-    """The same as `step` with all that an extended op may ask for.
-
-    `parameter` is the group, whether it is a bias, and how far in the parameter the first element
-    lies.
-    """
-    real, item = store.dtype.type, store.itemsize
-    group, bias, start = parameter
-    weight, average = (op.bias, op.bias_average) if bias else (op.weight, op.weight_average)
-    places = (op.weight_slot_0, op.weight_slot_1, op.weight_slot_2)
-    if bias:
-        places = (op.bias_slot_0, op.bias_slot_1, op.bias_slot_2)
-    at = group * words.n_scalars
-    scalars = batch.scalars[at : at + words.n_scalars]
-    shrink, kept = real(scalars[words.shrink]), real(scalars[words.average])
-    scale = store[op.clip_scale // item] if op.clip_scale >= 0 else real(1)
-    limit, tiny = real(op.clip_value), np.finfo(store.dtype).tiny
-    slots, penalty = np.zeros(3, store.dtype), penalty_of(words, op, batch, group, store)
-    for j in range(start, start + gradient.size):
-        w = store[weight // item + j]
-        g = penalised(penalty, w, gradient[j - start]) * scale
-        if abs(g) > limit:
-            g = limit * sign(g)
-        for k in range(3):
-            if places[k] >= 0:
-                slots[k] = store[places[k] // item + j]
-        w = moved(words, op, scalars, w * shrink, g, slots)
-        for k in range(3):
-            if places[k] >= 0:
-                store[places[k] // item + j] = real(0) if abs(slots[k]) < tiny else slots[k]
-        store[weight // item + j] = w
-        if average >= 0:
-            old = store[average // item + j]
-            store[average // item + j] = w + kept * (old - w)
-
-
-@jit
-def gradient_squares(words, op, batch, memory):
-    """Norms <- sum of squares of the mean gradient"""
-    store, item, total = memory.store, memory.store.itemsize, 0.0
-    of_weight = penalty_of(words, op, batch, op.weight_group, store)
-    of_bias = penalty_of(words, op, batch, op.bias_group, store)
-    for i in range(op.I):
-        for o in range(op.O):
-            w = store[op.weight // item + i * op.O + o]
-            g = store[op.weight_gradient // item + i * op.O + o]
-            total += np.float64(penalised(of_weight, w, g)) ** 2
-    for o in range(op.O):
-        w, g = store[op.bias // item + o], store[op.bias_gradient // item + o]
-        total += np.float64(penalised(of_bias, w, g)) ** 2
-    store[op.norms // item] = total
-
-
-@jit
-def gradient_norm(op, memory):
-    """Clip_scale <- what clips the gradient, by the sums of all layers"""
-    store, item, total = memory.store, memory.store.itemsize, 0.0
-    for k in range(op.I):
-        total += store[(op.norms + 8 * k) // item]
-    store[op.clip_scale // item] = min(1.0, op.clip_norm / (sqrt(total) + 1e-6))
-
-
-@jit
-def max_norm(words, op, batch, memory):
-    """Weight <- columns shrunk to a norm of max_norm, if longer; the average loses as much."""
-    store, item, at = memory.store, memory.store.itemsize, op.weight_group * words.n_scalars
-    rest = store.dtype.type(1 - batch.scalars[at + words.average])
-    for o in range(op.O):
-        total = 0.0
-        for i in range(op.I):
-            total += np.float64(store[op.weight // item + i * op.O + o]) ** 2
-        if sqrt(total) > op.max_norm:
-            scale = store.dtype.type(op.max_norm / sqrt(total))
-            for i in range(op.I):
-                place = op.weight // item + i * op.O + o
-                old = store[place]
-                store[place] = scale * old
-                if op.weight_average >= 0:
-                    store[op.weight_average // item + i * op.O + o] += rest * (store[place] - old)
-    refresh(op, memory)
-
-
-@jit
 def sink_weight(words, op, batch, memory, i, gradient):
     """The gradient of row i of a weight: it is stepped on, or kept."""
     item, ld = memory.store.itemsize, weight_stride(op)
     if op.gradient == words.update and op.extended:
-        parameter = op.weight_group, False, i * ld
-        extended_step(words, op, batch, memory.store, gradient, parameter)
+        parameter = False, op.weight // item + i * ld
+        extended_steps(words, op, batch, memory.store, gradient, parameter)
         return
     if op.gradient == words.update:
         weight, slot_0, slot_1 = op.weight, op.weight_slot_0, op.weight_slot_1
@@ -513,7 +389,7 @@ def sink_bias(words, op, batch, memory, gradient):
     """The gradient of a bias: it is stepped on, or kept."""
     item = memory.store.itemsize
     if op.gradient == words.update and op.extended:
-        extended_step(words, op, batch, memory.store, gradient, (op.bias_group, True, 0))
+        extended_steps(words, op, batch, memory.store, gradient, (True, op.bias // item))
         return
     if op.gradient == words.update:
         places = op.bias // item, op.bias_slot_0 // item, op.bias_slot_1 // item
@@ -715,6 +591,7 @@ def walk(words, ops, batch, streams, memory, out):
             gradient_norm(op, memory)
         elif op.kind == words.MAX_NORM:
             max_norm(words, op, batch, memory)
+            refresh(op, memory)
         elif op.kind != words.CSR_INDEX and op.kind != words.CSR_CATCH_UP:
             raise NotImplementedError("an op that numba has no function for")
     return total

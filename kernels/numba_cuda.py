@@ -20,7 +20,8 @@ from numba import cuda, typeof
 
 from . import CUDA_DRIVER, DTYPES, KINDS, SCALARS, STAGES
 from .cuda_memory import DEVICE, DeviceMatrix, empty, joined, matrix, upload
-from .cuda_ops import (
+from .cuda_ops import kernels_with
+from .cuda_words import (
     AT,
     CONSTANTS,
     ENTRIES,
@@ -40,7 +41,6 @@ from .cuda_ops import (
     Data,
     Memory,
     Tables,
-    kernels_with,
 )
 from .numba_cpu import next_most, places_of
 

@@ -4,12 +4,15 @@ PyTorch judges the rules that it has, the oracle all of them and all that may be
 """
 
 import pickle
+import signal
+import threading
 import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from hotloop.kernels import DEFAULT_BACKEND
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -57,6 +60,8 @@ STACK = Stack((9, 40, 2), ("tanh",), n=33, weighted=True)
 LR, ALPHA = 0.01, 0.2
 
 both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
+#: Other backends keep the gradients of rules beyond the first three.
+compiled_only = pytest.mark.skipif(DEFAULT_BACKEND != "compiled", reason="gradients are kept")
 every_rule = pytest.mark.parametrize("rule", RULES)
 
 
@@ -181,6 +186,7 @@ def test_sparse_input_is_as_dense_over_many_missed_steps(alpha):
 
 @pytest.mark.parametrize("widths", [(9, 2), (130, 70, 3), (5, 200, 40, 1), (300, 33)], ids=str)
 @pytest.mark.parametrize("kind", gradient_kinds(sparse=False))
+@compiled_only
 @pytest.mark.parametrize("rule", ["adamw", "lion", "amsgrad"])
 def test_every_shape_whatever_becomes_of_gradients(widths, kind, rule):
     """Panels of all widths, narrow weights, units of several kinds."""
@@ -191,6 +197,7 @@ def test_every_shape_whatever_becomes_of_gradients(widths, kind, rule):
 
 @both_dtypes
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+@compiled_only
 @every_rule
 def test_kept_gradients_give_the_bits_of_fused_ones(rule, sparse, dtype):
     """Steps are the same wherever the gradient was in between."""
@@ -217,6 +224,7 @@ def test_bits_do_not_depend_on_threads(besides, sparse):
         np.testing.assert_array_equal(one.slots[name], two.slots[name])
 
 
+@compiled_only
 def test_bfloat16_operands_are_made_of_the_limited_weights():
     """Rounded copies follow when weights are shrunk: predictions of the next step see it."""
     stack = Stack((40, 64, 30), ("tanh",), "squared_error", 20, "float32")
@@ -267,6 +275,45 @@ def test_what_is_refused():
             run(problem, "adamw", {name: 0.5})
     with pytest.raises(ValueError, match='gradients="kept"'):
         run(build(STACK), "adamw", {"clip_norm": 0.5}, gradients="fused")
+
+
+@pytest.mark.parametrize("besides", ["clip_norm", "max_norm", "average"])
+def test_an_interrupt_leaves_whole_steps(besides):
+    """What is read after one is what as many steps make, the average and the limits included."""
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("signals are for the main thread")
+    problem = build(Stack((200, 300, 10), ("relu",), n=2000, dtype="float32"))
+    record = record_of("adamw", BESIDES[besides])
+    compiled = plan.compile_training(
+        problem.network, dtype="f4", batch_size=100, optimizer=record, backend=problem.stack.backend
+    )
+
+    def opened():
+        state = plan.new_state(problem.parameters.copy(), record)
+        return backends.open_runner(compiled, state, problem.streams), state
+
+    runner, state = opened()
+    runner.run(None, scalars_of(record, 0.9, 20), n_epochs=1)
+    killer = threading.Timer(0.15, lambda: signal.raise_signal(signal.SIGINT))
+    killer.start()
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(None, scalars_of(record, 0.9, 200_000), n_epochs=10_000)
+    n_steps = runner.steps - 20
+    assert n_steps > 0
+    runner.read_state(state)
+    other, expected = opened()
+    other.run(None, scalars_of(record, 0.9, 20), n_epochs=1)
+    n_epochs, rest = divmod(n_steps, 20)
+    if n_epochs:
+        scalars = scalars_of(record, 0.9, 200_000)[:, : 20 * n_epochs]
+        other.run(None, scalars, n_epochs=n_epochs)
+    if rest:
+        scalars = scalars_of(record, 0.9, 200_000)[:, 20 * n_epochs : n_steps]
+        other.run(np.arange(100 * rest)[None, None].astype(np.intp), scalars)
+    other.read_state(expected)
+    np.testing.assert_array_equal(state.parameters, expected.parameters)
+    for name in state.slots:
+        np.testing.assert_array_equal(state.slots[name], expected.slots[name])
 
 
 # PyTorch.

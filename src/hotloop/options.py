@@ -412,7 +412,17 @@ class Solver(Option):
         return float(getattr(self, self._momentum)) if self._momentum else 0.0
 
     def record(self, **changes: Any) -> spec.Optimizer:
-        """What plans are made from, with what an estimator asks for besides."""
+        """What plans are made from.
+
+        Parameters
+        ----------
+        **changes : dict
+            Fields of a :class:`spec.Optimizer` that the estimator says.
+
+        Returns
+        -------
+        spec.Optimizer
+        """
         fields = {
             name: bool(value) if isinstance(value, bool | np.bool_) else float(value)
             for name, value in self.get_params(deep=False).items()
@@ -545,7 +555,17 @@ class AdamW(Adam):
         self.weight_decay = weight_decay
 
     def record(self, **changes: Any) -> spec.Optimizer:
-        """What plans are made from, with what an estimator asks for besides."""
+        """What plans are made from.
+
+        Parameters
+        ----------
+        **changes : dict
+            Fields of a :class:`spec.Optimizer` that the estimator says.
+
+        Returns
+        -------
+        spec.Optimizer
+        """
         return super().record(adds_to_corrected=True, **changes)
 
 
