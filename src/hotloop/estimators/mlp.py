@@ -188,8 +188,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         ``sign(w)``, 0 at 0; weights come close to zero rather than to it. Not for 'lbfgs'.
     max_norm : float or None, default=None
         Largest Euclidean norm of the weights that come into a unit, of every layer, the output
-        layer's too: columns of `coefs_` that are longer after a step are shrunk to it [15]_. Not for
-        'lbfgs', nor for sparse X.
+        layer's too: columns of `coefs_` that are longer after a step are shrunk to it [15]_. Not
+        for 'lbfgs', nor for sparse X.
     clip_norm : float or None, default=None
         Largest Euclidean norm of the gradient of all weights and biases together, the penalty
         included: a longer one is multiplied by ``clip_norm / (norm + 1e-6)``, as PyTorch's
@@ -821,8 +821,8 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         ``sign(w)``, 0 at 0; weights come close to zero rather than to it. Not for 'lbfgs'.
     max_norm : float or None, default=None
         Largest Euclidean norm of the weights that come into a unit, of every layer, the output
-        layer's too: columns of `coefs_` that are longer after a step are shrunk to it [15]_. Not for
-        'lbfgs', nor for sparse X.
+        layer's too: columns of `coefs_` that are longer after a step are shrunk to it [15]_. Not
+        for 'lbfgs', nor for sparse X.
     clip_norm : float or None, default=None
         Largest Euclidean norm of the gradient of all weights and biases together, the penalty
         included: a longer one is multiplied by ``clip_norm / (norm + 1e-6)``, as PyTorch's
