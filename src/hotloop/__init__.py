@@ -5,6 +5,7 @@
 """
 
 from .backends import config, show_config
+from .callbacks import Checkpoint, MLflowLogger, OptunaPruning
 from .display import LearningRateFinderDisplay, LossCurveDisplay, WeightDistributionDisplay
 from .estimators.mlp import MLPClassifier, MLPRegressor
 from .many import fit_many
@@ -37,6 +38,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adaptive",
+    "Checkpoint",
     "Cosine",
     "CosineRestarts",
     "Exponential",
@@ -46,8 +48,10 @@ __all__ = [
     "LossCurveDisplay",
     "MLPClassifier",
     "MLPRegressor",
+    "MLflowLogger",
     "NAdam",
     "OneCycle",
+    "OptunaPruning",
     "Polynomial",
     "RMSprop",
     "StepDecay",
