@@ -40,7 +40,12 @@
     F(DENSE_BACKWARD_WEIGHT, parameters) /* gradient <- input' . d_output, see GRADIENTS */        \
     F(CSR_BACKWARD_WEIGHT, parameters)   /* the same, input being rows of a CSR stream X */        \
     F(UPDATE, updates)     /* weight, bias <- optimizer step on materialised gradients */          \
-    F(CSR_UPDATE, updates) /* the same, of the features that the batch touches */
+    F(CSR_UPDATE, updates) /* the same, of the features that the batch touches */                  \
+    F(BATCH_STATISTICS, parameters) /* statistics <- of the columns of input over the batch */     \
+    F(NORMALIZE, rows)              /* output <- activation(normalised input * weight + bias) */   \
+    F(NORM_GRADIENT, parameters)    /* gradients of scale and bias <- d_output, input */           \
+    F(NORMALIZE_BACKWARD, rows)     /* d_input <- d_output through the normalisation of input */   \
+    F(NORM_UPDATE, updates)         /* scale, bias <- step; mean, variance <- the batch's */
 
 /* Of an op's elements. bfloat16 is of the operands of products, all else being float32: by the
  * processor's own instruction where it has one, or from float32 arithmetic anywhere. */
@@ -54,6 +59,9 @@
  * to a buffer of its own. */
 #define HL_GRADIENTS(F) F(overwrite) F(accumulate) F(update)
 #define HL_OPTIMIZERS(F) F(sgd) F(nesterov) F(adam)
+/* What mean and variance are taken over: a column of the batch, or a row's outputs. The scale of a
+ * normalisation is its op's weight, (1, O), the bias of its layer what is added after it. */
+#define HL_NORMALIZATIONS(F) F(batch_norm) F(layer_norm)
 /* Scalars of a step, one row of these for each parameter group. */
 #define HL_SCALARS(F) F(rate) F(momentum) F(decay)
 
@@ -104,7 +112,12 @@
     F(int64_t, shard_rows)  /* rows of the batch whose gradients are summed apart; -1: all */      \
     F(int64_t, shard_bytes) /* between the gradients of two shards */                              \
     F(double, beta_2)                                                                              \
-    F(double, epsilon)
+    F(double, epsilon) /* of the optimizer; of a NORMALIZE what is added to the variance */        \
+    F(int32_t, normalization)                                                                      \
+    F(int64_t, statistics) /* arena: of columns (HL_COLUMN_STATISTICS, Opad), of rows (B, 2) */    \
+    F(int64_t, mean)       /* store, (Opad,): running, of columns, and so is the next */           \
+    F(int64_t, variance)                                                                           \
+    F(double, smoothing) /* share of the batch in the running mean and variance */
 
 #define HL_FIELD(type, name) type name;
 typedef struct hl_op {
@@ -120,8 +133,14 @@ enum hl_activation { HL_ACTIVATIONS(HL_ENUM) HL_N_ACTIVATIONS };
 enum hl_loss { HL_LOSSES(HL_ENUM) HL_N_LOSSES };
 enum hl_gradient { HL_GRADIENTS(HL_ENUM) HL_N_GRADIENTS };
 enum hl_optimizer { HL_OPTIMIZERS(HL_ENUM) HL_N_OPTIMIZERS };
+enum hl_normalization { HL_NORMALIZATIONS(HL_ENUM) HL_N_NORMALIZATIONS };
 enum hl_scalar { HL_SCALARS(HL_ENUM) HL_N_SCALARS };
 #undef HL_ENUM
+
+/* What is kept of the columns of a batch, in this order: mean; variance, biased; 1 / deviation, and
+ * that times scale; means over the batch of d_output, and of d_output * normalised / deviation. Of
+ * rows it is mean and 1 / deviation. */
+enum { HL_MEAN, HL_VARIANCE, HL_INVERSE, HL_FACTOR, HL_D_MEAN, HL_D_SLOPE, HL_COLUMN_STATISTICS };
 
 /* One input of a run. data is (n, n_cols) row-major; for CSR, data is (nnz,) and indices and
  * indptr are set. */
