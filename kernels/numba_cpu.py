@@ -16,7 +16,19 @@ from llvmlite import ir as llvm
 from numba import njit, types
 from numba.extending import intrinsic
 
-from . import ACTIVATIONS, DTYPES, GRADIENTS, KINDS, LOSSES, OP_DTYPE, OPTIMIZERS, SCALARS, philox
+from . import (
+    ACTIVATIONS,
+    DTYPES,
+    GRADIENTS,
+    KINDS,
+    LOSSES,
+    NORMALIZATIONS,
+    OP_DTYPE,
+    OPTIMIZERS,
+    SCALARS,
+    numba_norm,
+    philox,
+)
 from .custom import compiled
 
 #: Names of abi.h's vocabularies with their values, an argument of what is compiled.
@@ -26,6 +38,7 @@ _WORDS = {
     **LOSSES,
     **GRADIENTS,
     **OPTIMIZERS,
+    **NORMALIZATIONS,
     **{name: k for k, name in enumerate(SCALARS)},
     "n_scalars": len(SCALARS),
 }
@@ -57,7 +70,7 @@ def digest_of(words, dtype, generator):
     return sha256(repr((words, dtype, generator)).encode()).hexdigest()[:16]
 
 
-_GENERATOR = getsource(philox)
+_GENERATOR = getsource(philox) + getsource(numba_norm)
 #: Of what compiled code takes from other files: numba's cache notices changes of this one alone.
 _DIGEST = digest_of(_WORDS, OP_DTYPE, _GENERATOR)
 
@@ -372,6 +385,8 @@ def sink_weight(words, op, batch, memory, i, gradient):
 def sink_bias(words, op, batch, memory, gradient):
     """The gradient of a bias: it is stepped on, or kept."""
     item = memory.store.itemsize
+    if op.bias < 0:  # it is a normalization's
+        return
     if op.gradient == words.update:
         places = op.bias // item, op.bias_slot_0 // item, op.bias_slot_1 // item
         step(words, op, batch, memory.store, op.bias_group, gradient, places)
@@ -429,8 +444,9 @@ def keep_shard(op, memory, begin, end, place):
     for i in range(op.I):
         at = (op.weight_gradient + place) // item + i * op.O
         sum_products(op, memory, i, begin, end, memory.store[at : at + op.O])
-    at = (op.bias_gradient + place) // item
-    sum_columns(op, memory, begin, end, memory.store[at : at + op.O])
+    if op.bias >= 0:
+        at = (op.bias_gradient + place) // item
+        sum_columns(op, memory, begin, end, memory.store[at : at + op.O])
 
 
 @jit
@@ -531,6 +547,41 @@ def update(words, op, batch, memory):
     refresh(op, memory)
 
 
+# --------------------------------------------------------------------------- normalisation
+
+(
+    batch_statistics,
+    normalize,
+    norm_gradient,
+    normalize_backward,
+    smooth_statistics,
+) = numba_norm.compiled(jit)
+
+
+@jit
+def activate_rows(words, op, batch, memory):
+    """Overwrites all rows of the output with their activation."""
+    for r in range(batch.n):
+        place = op.output // memory.arena.itemsize + r * op.ld_output
+        activate(words, op.activation, memory.arena[place : place + op.O])
+    if op.activation == words.custom:
+        activate_custom(op, batch, memory)
+
+
+@jit
+def norm_update(words, op, batch, memory):
+    """Steps on scale and bias; running statistics take note of the batch."""
+    item, store = memory.store.itemsize, memory.store
+    gradient = store[op.weight_gradient // item : op.weight_gradient // item + op.O]
+    places = op.weight // item, op.weight_slot_0 // item, op.weight_slot_1 // item
+    step(words, op, batch, store, op.weight_group, gradient, places)
+    gradient = store[op.bias_gradient // item : op.bias_gradient // item + op.O]
+    places = op.bias // item, op.bias_slot_0 // item, op.bias_slot_1 // item
+    step(words, op, batch, store, op.bias_group, gradient, places)
+    if op.normalization == words.batch_norm:
+        smooth_statistics(op, batch, memory)
+
+
 # ---------------------------------------------------------------------------------- walk
 
 
@@ -566,6 +617,17 @@ def walk(words, ops, batch, streams, memory, out):
             update(words, op, batch, memory)
         elif op.kind == words.CSR_UPDATE:
             csr_update(words, op, batch, streams, memory)
+        elif op.kind == words.BATCH_STATISTICS:
+            batch_statistics(op, batch, memory)
+        elif op.kind == words.NORMALIZE:
+            normalize(words, op, batch, memory)
+            activate_rows(words, op, batch, memory)
+        elif op.kind == words.NORM_GRADIENT:
+            norm_gradient(words, op, batch, memory)
+        elif op.kind == words.NORMALIZE_BACKWARD:
+            normalize_backward(words, op, batch, memory)
+        elif op.kind == words.NORM_UPDATE:
+            norm_update(words, op, batch, memory)
         elif op.kind != words.CSR_INDEX and op.kind != words.CSR_CATCH_UP:
             raise NotImplementedError("an op that numba has no function for")
     return total

@@ -87,7 +87,9 @@ def oracle_train(net, data, orders, batch_size, optimizer):
     """The same on the oracle."""
     n_steps = len(orders) * -(-len(orders[0]) // batch_size)
     scalars = iter(make_scalars(optimizer, n_steps, alpha=DECAY)[0, :, 0])
-    slots = {name: [np.zeros_like(p) for p in net.parameters] for name in OPTIMIZERS[optimizer].slots}
+    slots = {
+        name: [np.zeros_like(p) for p in net.parameters] for name in OPTIMIZERS[optimizer].slots
+    }
 
     def step(parameters, grads):
         nonlocal slots
@@ -144,7 +146,9 @@ def assert_trained_alike(net, data, how):
 @pytest.mark.parametrize("loss", ["squared_error", "log_loss"])
 def test_the_oracles_gradients_are_differences(loss, axis):
     """Of every parameter, weighted rows and a penalty included."""
-    net, data = problem((4, 5, 6, 1 if loss == "squared_error" else 3), ("tanh", "logistic"), axis, loss=loss)
+    net, data = problem(
+        (4, 5, 6, 1 if loss == "squared_error" else 3), ("tanh", "logistic"), axis, loss=loss
+    )
     got = normalized.gradients(net, *data, DECAY)
     assert_close(got, normalized.numerical_gradients(net, *data, DECAY), 1e-7, "gradient")
 

@@ -17,7 +17,16 @@ import sklearn
 
 from hotloop import kernels
 from hotloop.kernels import CPU_BACKENDS, DTYPES, backend_of
-from hotloop.plan import GROUPS, SCALARS, Plan, State, layer_shapes, record_views, weight_views, with_vectors
+from hotloop.plan import (
+    GROUPS,
+    SCALARS,
+    Plan,
+    State,
+    layer_shapes,
+    record_views,
+    weight_views,
+    with_vectors,
+)
 from hotloop.spec import Function, Network
 from hotloop.threads import Threads, check_n_jobs, thread_count
 
