@@ -20,11 +20,12 @@ EVERYWHERE = PYTHON + sorted(
 )
 #: Room -> rooms it may import; CONTRIBUTING.md says why these.
 ARROWS = {
-    "__init__": {"backends", "estimators", "kernels", "many"},
+    "__init__": {"backends", "estimators", "kernels", "many", "options", "display"},
+    "display": {"options"},
     "many": {"backends"},
     "estimators": {
         *("options", "validate", "model_io", "compat", "spec", "plan", "train"),
-        *("backends", "estimators"),
+        *("backends", "estimators", "schedules"),
     },
     "options": {"spec", "schedules", "compat"},
     "schedules": set(),

@@ -48,11 +48,17 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         ``alpha / 2 * sum(w ** 2)``, divided by the sum of sample weights in the batch.
     batch_size : int or 'auto', default='auto'
         Rows in a mini-batch; 'auto' is ``min(200, n_samples)``. Not used by 'lbfgs'.
-    learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
-        How the rate of 'sgd' changes: it stays; it is
-        ``learning_rate_init / (t_ + 1) ** power_t`` from each epoch's end on; or it is
+    learning_rate : str or Schedule, default='constant'
+        How the rate changes. scikit-learn's 'constant' (it stays); 'invscaling' (it is
+        ``learning_rate_init / (t_ + 1) ** power_t`` from each epoch's end on); 'adaptive' (it is
         divided by 5 instead of stopping when `n_iter_no_change` says so, until it is below
-        1e-6.
+        1e-6): 'adam' ignores the last two names, as it does there. And for all stochastic
+        solvers 'step', 'exponential', 'cosine', 'cosine_restarts', 'one_cycle', 'polynomial',
+        'warmup', or an object with its own parameters: :class:`~hotloop.InvScaling`,
+        :class:`~hotloop.Adaptive`, :class:`~hotloop.StepDecay`, :class:`~hotloop.Exponential`,
+        :class:`~hotloop.Cosine`, :class:`~hotloop.CosineRestarts`, :class:`~hotloop.OneCycle`,
+        :class:`~hotloop.Polynomial`, and :class:`~hotloop.Warmup` before any of them. They end
+        with the last of `max_iter` epochs; each `partial_fit` is one epoch.
     learning_rate_init : float, default=0.001
         Step size at the start, of 'sgd' and 'adam'.
     power_t : float, default=0.5
@@ -613,11 +619,17 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         ``alpha / 2 * sum(w ** 2)``, divided by the sum of sample weights in the batch.
     batch_size : int or 'auto', default='auto'
         Rows in a mini-batch; 'auto' is ``min(200, n_samples)``. Not used by 'lbfgs'.
-    learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
-        How the rate of 'sgd' changes: it stays; it is
-        ``learning_rate_init / (t_ + 1) ** power_t`` from each epoch's end on; or it is
+    learning_rate : str or Schedule, default='constant'
+        How the rate changes. scikit-learn's 'constant' (it stays); 'invscaling' (it is
+        ``learning_rate_init / (t_ + 1) ** power_t`` from each epoch's end on); 'adaptive' (it is
         divided by 5 instead of stopping when `n_iter_no_change` says so, until it is below
-        1e-6.
+        1e-6): 'adam' ignores the last two names, as it does there. And for all stochastic
+        solvers 'step', 'exponential', 'cosine', 'cosine_restarts', 'one_cycle', 'polynomial',
+        'warmup', or an object with its own parameters: :class:`~hotloop.InvScaling`,
+        :class:`~hotloop.Adaptive`, :class:`~hotloop.StepDecay`, :class:`~hotloop.Exponential`,
+        :class:`~hotloop.Cosine`, :class:`~hotloop.CosineRestarts`, :class:`~hotloop.OneCycle`,
+        :class:`~hotloop.Polynomial`, and :class:`~hotloop.Warmup` before any of them. They end
+        with the last of `max_iter` epochs; each `partial_fit` is one epoch.
     learning_rate_init : float, default=0.001
         Step size at the start, of 'sgd' and 'adam'.
     power_t : float, default=0.5
