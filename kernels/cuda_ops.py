@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numba import config, cuda
 
-from . import SCALARS
+from . import SCALARS, cuda_norm
 from .custom import source_of
 from .numba_cpu import WORDS
 
@@ -40,7 +40,8 @@ FIELDS = (
     *("from_stream", "lazy", "I", "O", "input", "d_input", "output", "d_output", "ld_input"),
     *("ld_d_input", "ld_output", "row_loss", "ld_weight", "weight", "weight_slot_0"),
     *("weight_slot_1", "weight_gradient", "bias", "bias_slot_0", "bias_slot_1", "bias_gradient"),
-    *("shard_rows", "shard_bytes", "function", "slope", "ld_slope"),
+    *("shard_rows", "shard_bytes", "function", "slope", "ld_slope", "normalization"),
+    *("statistics", "mean", "variance"),
 )
 AT: Any = namedtuple("AT", FIELDS)(*range(len(FIELDS)))
 #: Of a model in a launch: where what it has begins in the arrays of all, and which records it runs.
@@ -61,7 +62,7 @@ REPORTED = (
 )
 REPORT: Any = namedtuple("REPORT", REPORTED)(*range(len(REPORTED)))
 
-Tables = namedtuple("Tables", "ops parameters constants")  # constants: beta_2 epsilon tiny eps
+Tables = namedtuple("Tables", "ops parameters constants")  # constants: below
 Memory = namedtuple("Memory", "store arena positions partials out")
 Data = namedtuple(
     "Data", "X targets weights codes indices indptr column_values column_rows column_starts"
@@ -86,7 +87,7 @@ Rules = namedtuple("Rules", "of_weight of_bias bias_row bias apart")
 Sink = namedtuple("Sink", "mode activation place ld other other_ld")
 FORWARD, SLOPE, STEP, OVERWRITE, ACCUMULATE = range(5)
 
-BETA_2, EPSILON, TINY, EPS = range(4)
+BETA_2, EPSILON, TINY, EPS, SMOOTHING = range(5)
 N_SCALARS = len(SCALARS)
 
 
@@ -383,7 +384,8 @@ def dense_backward_weight(team, op, constants, batch, memory):
     right = Factor(memory.arena, op[AT.d_output], 1, op[AT.ld_output], -1)
     n, shard = batch.n, op[AT.shard_rows]
     shards, shard = ((n + shard - 1) // shard, shard) if shard > 0 else (1, n)
-    shape = Shape(I + 1, op[AT.O], n, shards, shard)
+    ones = 1 if op[AT.bias] >= 0 else 0  # else the bias is a normalization's
+    shape = Shape(I + ones, op[AT.O], n, shards, shard)
     rules, mode = rules_of(op, constants, batch, memory, I), kept_as(op, batch)
     place = op[AT.weight] if mode == STEP else op[AT.weight_gradient]
     sink = Sink(mode, 0, place, op[AT.O], 0, 0)
@@ -395,7 +397,8 @@ def update(team, op, constants, batch, memory):
     """Steps on kept gradients, which those of the shards are added to first."""
     rules, n, O = rules_of(op, constants, batch, memory, op[AT.I]), op[AT.I] * op[AT.O], op[AT.O]
     shards = (batch.n - 1) // op[AT.shard_rows] + 1 if op[AT.shard_rows] > 0 else 1
-    for e in range(first_of(team), n + O, stride_of(team)):
+    end = n + O if op[AT.bias] >= 0 else n
+    for e in range(first_of(team), end, stride_of(team)):
         bias = e >= n
         place = op[AT.bias_gradient] + e - n if bias else op[AT.weight_gradient] + e
         gradient = memory.store[place]
@@ -460,7 +463,8 @@ def csr_backward_weight(team, op, constants, batch, memory, data):
 def csr_update(team, op, constants, batch, memory, data):
     """Steps on kept gradients, if lazy of the features that the batch touches."""
     rules, n, O = rules_of(op, constants, batch, memory, 0), op[AT.I] * op[AT.O], op[AT.O]
-    for e in range(first_of(team), n + O, stride_of(team)):
+    end = n + O if op[AT.bias] >= 0 else n
+    for e in range(first_of(team), end, stride_of(team)):
         if e >= n:
             gradient = memory.store[op[AT.bias_gradient] + e - n]
             step(rules.of_bias, memory.store, op[AT.bias] + e - n, gradient)
@@ -623,6 +627,15 @@ def meet_grid():
     cuda.cg.this_grid().sync()
 
 
+(
+    batch_statistics,
+    normalize,
+    norm_gradient,
+    normalize_backward,
+    norm_update,
+) = cuda_norm.compiled(globals())
+
+
 @device
 def share_of(job, memory, data, store):
     """The memory and the data of one model."""
@@ -752,8 +765,18 @@ def walker(meet, function):
                 update(team, op, constants, batch, memory)
             elif kind == WORDS.CSR_UPDATE:
                 csr_update(team, op, constants, batch, memory, data)
+            elif kind == WORDS.BATCH_STATISTICS:
+                batch_statistics(team, op, constants, batch, memory)
+            elif kind == WORDS.NORMALIZE:
+                normalize(team, op, constants, batch, memory)
+            elif kind == WORDS.NORM_GRADIENT:
+                norm_gradient(team, op, batch, memory)
+            elif kind == WORDS.NORMALIZE_BACKWARD:
+                normalize_backward(team, op, batch, memory)
+            elif kind == WORDS.NORM_UPDATE:
+                norm_update(team, op, constants, batch, memory)
             forward = kind == WORDS.DENSE_FORWARD or kind == WORDS.CSR_FORWARD
-            if forward and op[AT.activation] == WORDS.custom:
+            if (forward or kind == WORDS.NORMALIZE) and op[AT.activation] == WORDS.custom:
                 meet()
                 activate_custom(team, op, batch, memory)
             if op[AT.meet]:

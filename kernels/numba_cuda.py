@@ -55,7 +55,7 @@ UPLOADED = 2**27
 _OFFSETS = {
     *("input", "d_input", "output", "d_output", "row_loss", "weight", "weight_slot_0"),
     *("weight_slot_1", "weight_gradient", "bias", "bias_slot_0", "bias_slot_1"),
-    *("bias_gradient", "shard_bytes", "slope"),
+    *("bias_gradient", "shard_bytes", "slope", "statistics", "mean", "variance"),
 }
 #: Ops that a walk passes over: all steps of all features are taken at once.
 _PASSED = [KINDS["CSR_INDEX"], KINDS["CSR_CATCH_UP"]]
@@ -106,7 +106,7 @@ def _handed(arrays):
 
 
 def table_of(ops, plan, store_size):
-    """An op table as kernels read it: integers (n, FIELDS) and constants (n, 4).
+    """An op table as kernels read it: integers (n, FIELDS) and constants (n, 5).
 
     A weight that has no place in the store of the plan lies after its end.
     """
@@ -127,9 +127,10 @@ def table_of(ops, plan, store_size):
         apart = stages[k] == "rows" and not (ops["kind"][k] == ops["kind"][k + 1] == shard)
         table[k, AT.meet] = apart or stages[k] != stages[k + 1]
     limits = np.finfo(plan.dtype)
-    constants = np.empty((len(ops), 4))
+    constants = np.empty((len(ops), 5))
     constants[:, 0], constants[:, 1] = ops["beta_2"], np.maximum(ops["epsilon"], limits.tiny)
     constants[:, 2], constants[:, 3] = limits.tiny, limits.eps
+    constants[:, 4] = ops["smoothing"]
     return table, constants
 
 

@@ -1,11 +1,13 @@
 """Float64 oracle of networks with batch or layer normalisation; imports nothing of ours.
 
-Of hidden layer l: z = h W (no bias), n = (z - mean) / sqrt(variance + epsilon), h = activation(scale n +
-bias). Means and variances are of the columns of a batch (axis 0: Ioffe and Szegedy 2015) or of each row
-(axis 1: Ba, Kiros and Hinton 2016). Shapes are those of :mod:`oracle`, which has the losses.
+Of a hidden layer: z = h W (no bias), n = (z - mean) / sqrt(variance + epsilon), h =
+activation(scale n + bias). Means and variances are of the columns of a batch (axis 0: Ioffe and
+Szegedy 2015) or of each row (axis 1: Ba, Kiros and Hinton 2016). Shapes are those of
+:mod:`oracle`, which has the losses.
 """
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -48,7 +50,7 @@ def make(rng, widths, activations, loss, axis, **how):
     hidden = widths[1:-1]
     running = hidden if axis == 0 else ()
     return Net(
-        [rng.normal(size=(i, o)) / np.sqrt(i) for i, o in zip(widths, widths[1:], strict=False)],
+        [rng.normal(size=(i, o)) / np.sqrt(i) for i, o in pairwise(widths)],
         [rng.normal(size=o) / 2 for o in widths[1:]],
         [rng.uniform(0.5, 1.5, o) for o in hidden],
         [rng.normal(size=o) / 4 for o in running],

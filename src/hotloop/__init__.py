@@ -10,10 +10,12 @@ from .estimators.mlp import MLPClassifier, MLPRegressor
 from .many import fit_many
 from .options import (
     Adaptive,
+    BatchNorm,
     Cosine,
     CosineRestarts,
     Exponential,
     InvScaling,
+    LayerNorm,
     OneCycle,
     Polynomial,
     StepDecay,
@@ -22,10 +24,12 @@ from .options import (
 
 __all__ = [
     "Adaptive",
+    "BatchNorm",
     "Cosine",
     "CosineRestarts",
     "Exponential",
     "InvScaling",
+    "LayerNorm",
     "LearningRateFinderDisplay",
     "LossCurveDisplay",
     "MLPClassifier",

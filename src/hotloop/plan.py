@@ -253,8 +253,8 @@ def norm_views(network: Network, flat: np.ndarray) -> dict[str, list[np.ndarray]
 
 
 def record_views(network: Network, flat: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Views in the order of a plan's `parameter_ops`: those of :func:`weight_views`, then the vectors
-    of normalizations, each beside a weight without rows.
+    """Views in the order of a plan's `parameter_ops`: those of :func:`weight_views`, then the
+    vectors of normalizations, each beside a weight without rows.
     """
     arrays = [flat[start:end].reshape(shape) for start, end, shape in _places(network)]
     n = len(network.layers)
