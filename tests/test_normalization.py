@@ -1,5 +1,6 @@
 """Batch and layer normalisation: every backend against the oracle, estimators, PyTorch."""
 
+import signal
 import sys
 
 import numpy as np
@@ -187,3 +188,255 @@ def test_training_is_the_oracles(widths, activations, dtype, axis, backend):
     net, data = problem(widths, activations, axis, n=6 if backend == "cuda" else 13)
     how = {"batch_size": 5, "optimizer": "adam", "dtype": dtype, "backend": backend}
     assert_trained_alike(net, data, how)
+
+
+def ways():
+    """What may become of gradients, and how rows may come."""
+    kinds = ("fused", "kept", "sharded")
+    return [(sparse, kind) for sparse in (False, True) for kind in kinds[: 2 if sparse else 3]]
+
+
+@every_backend
+@both_kinds
+@pytest.mark.parametrize(
+    ("sparse", "gradients"), ways(), ids=lambda v: v if isinstance(v, str) else ("", "csr")[v]
+)
+def test_training_is_the_oracles_whatever_becomes_of_gradients(sparse, gradients, axis, backend):
+    """Dense and CSR rows, every optimizer; more rows than a batch has."""
+    optimizer = {"fused": "sgd", "kept": "nesterov", "sharded": "adam"}[gradients]
+    net, data = problem((6, 5, 4, 3), ("relu", "tanh"), axis, loss="log_loss", n=7, sparse=sparse)
+    how = {"batch_size": 4, "optimizer": optimizer, "dtype": "float64", "backend": backend}
+    assert_trained_alike(net, data, {**how, "sparse": sparse, "gradients": gradients})
+
+
+@every_backend
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
+def test_the_gradient_of_all_rows_is_the_oracles(sparse, backend):
+    """What L-BFGS follows, over more rows than go through at a time: layer normalisation only."""
+    net, data = problem((5, 7, 6, 3), ("tanh", "logistic"), 1, loss="log_loss", n=9, sparse=sparse)
+    compiled = plan.compile_gradients(
+        network_of(net), dtype="float64", n_rows=4, sparse=sparse, backend=backend
+    )
+    runner = backends.open_runner(compiled, None, streams_of(net, data, "float64", sparse=sparse))
+    out = np.empty_like(net.flat)
+    value = runner.gradients(net.flat, out, decay=DECAY)
+    assert value == pytest.approx(normalized.loss(net, *data, DECAY), rel=1e-12)
+    expected = normalized.gradients(net, *data, DECAY)
+    assert_close(normalized.split(net, out), expected, 1e-11, "gradient")
+
+
+def test_no_gradient_of_all_rows_with_batches():
+    """It would be of many batches."""
+    net, _ = problem((5, 7, 3), ("relu",), 0)
+    with pytest.raises(ValueError, match="no BatchNorm"):
+        plan.compile_gradients(network_of(net), dtype="float64")
+
+
+@every_backend
+@both_kinds
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
+def test_predictions_are_the_oracles(sparse, in_place, axis, backend):
+    """By running statistics; in the same way from weights that are read where they lie."""
+    if in_place and not plan.backend_of(backend).in_place:
+        pytest.skip("this backend copies weights first")
+    widths = (6, 2, 4, 3) if backend == "cuda" else (20, 2, 40, 17, 3)
+    activations = ("tanh", "relu", "identity")[: len(widths) - 2]
+    for n in (1, 5) if backend == "cuda" else (1, 4, 130):
+        net, (X, *_) = problem(widths, activations, axis, loss="log_loss", n=n, sparse=sparse)
+        compiled = plan.compile_inference(
+            network_of(net), dtype="float64", sparse=sparse, in_place=in_place, backend=backend
+        )
+        vectors = [*net.scales, *net.means, *net.variances]
+        rows = scipy.sparse.csr_matrix(X) if sparse else X
+        got = backends.predict(compiled, net.weights, net.biases, rows, vectors=vectors)
+        expected = normalized.forward(net, X, running=True)[0][-1]
+        np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-13)
+
+
+def test_running_statistics_fold_into_weights():
+    """A network without normalisation predicts the same from W scale / deviation, and so on."""
+    net, (X, *_) = problem((9, 20, 7, 2), ("relu", "tanh"), 0)
+    factors = [s / np.sqrt(v + net.epsilon) for s, v in zip(net.scales, net.variances, strict=True)]
+    hidden = zip(net.biases, factors, net.means, strict=False)
+    biases = [*(b - m * f for b, f, m in hidden), net.biases[-1]]
+    weights = [W * f for W, f in zip(net.weights, factors, strict=False)] + net.weights[-1:]
+    layers = [spec.Dense(20, "relu"), spec.Dense(7, "tanh"), spec.Dense(2)]
+    plain = spec.Network((9,), tuple(layers), spec.LOSSES["squared_error"])
+    folded = backends.predict(plan.compile_inference(plain, dtype="f8"), weights, biases, X)
+    compiled = plan.compile_inference(network_of(net), dtype="f8")
+    vectors = [*net.scales, *net.means, *net.variances]
+    got = backends.predict(compiled, net.weights, net.biases, X, vectors=vectors)
+    np.testing.assert_allclose(got, folded, rtol=1e-12, atol=1e-13)
+
+
+@both_kinds
+@pytest.mark.parametrize("gradients", ["fused", "kept", "sharded"])
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
+def test_bits_do_not_depend_on_threads(sparse, gradients, axis, monkeypatch):
+    """Statistics are of units of columns, or of rows."""
+    if sparse and gradients == "sharded":
+        pytest.skip("touched features are a stage of their own")
+    monkeypatch.setenv("HOTLOOP_NUM_THREADS", "4")
+    net, data = problem((40, 100, 70, 5), ("relu", "logistic"), axis, n=300, sparse=sparse)
+    how = {"batch_size": 128, "optimizer": "adam", "dtype": "float32", "backend": "compiled"}
+    how |= {"sparse": sparse, "gradients": gradients}
+    expected, *_ = hotloop_train(net, data, orders_of(300, 3), how)
+    for n_jobs in (2, 4):
+        got, *_ = hotloop_train(net, data, orders_of(300, 3), {**how, "n_jobs": n_jobs})
+        np.testing.assert_array_equal(got, expected)
+
+
+@every_backend
+def test_a_batch_of_one_row_and_a_constant_column(backend):
+    """Of one row n is zero and the running variance stays; a constant becomes zeros, however far
+    from zero it is.
+    """
+    net, data = problem((3, 4, 1), ("identity",), 0, n=1)
+    how = {"batch_size": 1, "optimizer": "sgd", "dtype": "float32", "backend": backend}
+    assert_trained_alike(net, data, {**how, "dtype": "float64"})
+    flat, *_ = hotloop_train(net, data, orders_of(1), how)
+    np.testing.assert_array_equal(normalized.split(net, flat)[-1], net.variances[0].astype("f4"))
+
+    net, (X, Y, weight) = problem((3, 4, 1), ("identity",), 0, n=7)
+    X = np.full_like(X, 1e6)  # and so is each unit
+    flat, _, losses = hotloop_train(net, (X, Y, weight), orders_of(7), {**how, "batch_size": 7})
+    output = net.biases[0] @ net.weights[1] + net.biases[1]
+    error = 0.5 * (output - Y) ** 2
+    expected = (error * weight[:, None]).sum() / weight.sum()
+    expected += 0.5 * DECAY * sum((W**2).sum() for W in net.weights) / weight.sum()
+    assert losses[0] == pytest.approx(expected, rel=1e-4)
+    variance = normalized.split(net, flat)[-1]
+    np.testing.assert_allclose(variance, 0.81 * net.variances[0], rtol=1e-5)
+
+
+@every_backend
+@both_kinds
+def test_activations_of_the_user_follow_the_normalisation(axis, backend):
+    """Their slopes are those at scale n + bias: tanh written by hand trains as tanh does."""
+    net, data = problem((4, 6, 2), ("tanh",), axis, n=6)
+    record = RECORDS[axis]
+    own = spec.Function("activation", _tanh, _tanh_slope)
+    expected, _, _ = oracle_train(net, data, orders_of(6), 6, "sgd")
+    layers = (spec.Dense(6, own, record), spec.Dense(2))
+    network = spec.Network((4,), layers, spec.LOSSES["squared_error"])
+    compiled = plan.compile_training(
+        network, dtype="f8", batch_size=6, optimizer=OPTIMIZERS["sgd"], backend=backend
+    )
+    state = plan.new_state(net.flat, OPTIMIZERS["sgd"])
+    runner = backends.open_runner(compiled, state, streams_of(net, data, "f8"))
+    runner.run(np.asarray(orders_of(6))[None], make_scalars("sgd", 2, alpha=DECAY))
+    runner.read_state(state)
+    np.testing.assert_allclose(state.parameters[0], expected.flat, rtol=1e-8, atol=1e-10)
+
+
+def _tanh(z):
+    return 2 / (1 + np.exp(-2 * z)) - 1
+
+
+def _tanh_slope(z):
+    return 1 - (2 / (1 + np.exp(-2 * z)) - 1) ** 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="it takes a timer that interrupts")
+@pytest.mark.parametrize("gradients", ["fused", "kept"])
+def test_an_interrupted_step_is_dropped_whole(gradients):
+    """Running statistics are those of the whole steps before it, to the bit."""
+    net, data = problem((30, 60, 50, 3), ("relu", "relu"), 0, n=400)
+    compiled = plan.compile_training(
+        network_of(net),
+        dtype="float32",
+        batch_size=400,
+        optimizer=OPTIMIZERS["adam"],
+        gradients=gradients,
+        backend="compiled",
+    )
+    streams, scalars = streams_of(net, data, "float32"), make_scalars("adam", 20_000)
+
+    def opened():
+        state = plan.new_state(net.flat.astype("f4"), OPTIMIZERS["adam"])
+        return backends.open_runner(compiled, state, streams), state
+
+    for turn in range(3):
+        runner, state = opened()
+        before = signal.signal(signal.SIGPROF, signal.default_int_handler)
+        try:
+            signal.setitimer(signal.ITIMER_PROF, 0.05 + 0.013 * turn)
+            with pytest.raises(KeyboardInterrupt):
+                runner.run(None, scalars, n_epochs=scalars.shape[1])
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, before)
+        n = runner.steps
+        assert 0 < n < scalars.shape[1]
+        runner.read_state(state)
+        again, expected = opened()
+        again.run(None, scalars[:, :n], n_epochs=n)
+        again.read_state(expected)
+        np.testing.assert_array_equal(state.parameters, expected.parameters)
+
+
+# PyTorch.
+
+
+@both_kinds
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+def test_twenty_steps_are_pytorchs(solver, axis):
+    """Linear without bias, BatchNorm1d or LayerNorm, ReLU: from equal weights to 1e-6, running
+    statistics included, and so are predictions.
+    """
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
+    net, (X, Y, _) = problem((7, 12, 9, 2), ("relu", "relu"), axis, n=50)
+    modules = []
+    for layer in range(3):
+        last = layer == 2
+        linear = torch.nn.Linear(*net.weights[layer].shape, bias=last, dtype=torch.float64)
+        linear.weight.data = torch.tensor(net.weights[layer].T)
+        modules.append(linear)
+        if last:
+            linear.bias.data = torch.tensor(net.biases[layer])
+            break
+        kind = torch.nn.LayerNorm if axis else torch.nn.BatchNorm1d
+        norm = kind(len(net.biases[layer]), dtype=torch.float64)
+        norm.weight.data = torch.tensor(net.scales[layer])
+        norm.bias.data = torch.tensor(net.biases[layer])
+        if axis == 0:
+            norm.running_mean.data = torch.tensor(net.means[layer])
+            norm.running_var.data = torch.tensor(net.variances[layer])
+        modules += [norm, torch.nn.ReLU()]
+    model = torch.nn.Sequential(*modules)
+    optimizer = {
+        "sgd": lambda: torch.optim.SGD(model.parameters(), lr=0.05),
+        "adam": lambda: torch.optim.Adam(model.parameters(), lr=0.01, eps=1e-12),
+    }[solver]()
+    for start in range(0, 200, 10):
+        rows = np.arange(start, start + 10) % 50
+        optimizer.zero_grad()
+        loss = 0.5 * ((model(torch.tensor(X[rows])) - torch.tensor(Y[rows])) ** 2).sum(1).mean()
+        loss.backward()
+        optimizer.step()
+
+    record = spec.SGD(nesterov=False) if solver == "sgd" else spec.Adam(0.999, 1e-12)
+    compiled = plan.compile_training(
+        network_of(net), dtype="f8", batch_size=10, optimizer=record, backend="compiled"
+    )
+    state = plan.new_state(net.flat, record)
+    runner = backends.open_runner(compiled, state, {"X": X, "y": Y})
+    scalars = np.zeros((1, 20, len(plan.GROUPS), len(plan.SCALARS)))
+    rates = 0.05 if solver == "sgd" else oracle.adam_rate(0.01, np.arange(1, 21))[:, None]
+    scalars[0, :, :, plan.SCALARS.index("rate")] = rates
+    scalars[0, :, :, plan.SCALARS.index("momentum")] = 0.0 if solver == "sgd" else 0.9
+    runner.run(None, scalars, n_epochs=4)
+    predicted = runner.predict(X, np.empty((50, 2)))
+    runner.read_state(state)
+    linears = [m for m in modules if isinstance(m, torch.nn.Linear)]
+    norms = [m for m in modules if isinstance(m, (torch.nn.LayerNorm, torch.nn.BatchNorm1d))]
+    expected = [m.weight.T for m in linears] + [m.bias for m in (*norms, linears[-1])]
+    expected += [m.weight for m in norms]
+    if axis == 0:
+        expected += [m.running_mean for m in norms] + [m.running_var for m in norms]
+    arrays = [e.detach().numpy() for e in expected]
+    assert_close(normalized.split(net, state.parameters[0]), arrays, 1e-6, "array")
+    model.eval()
+    wanted = model(torch.tensor(X)).detach().numpy()
+    np.testing.assert_allclose(predicted, wanted, rtol=1e-6, atol=1e-6)
