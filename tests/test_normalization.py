@@ -1,16 +1,23 @@
 """Batch and layer normalisation: every backend against the oracle, estimators, PyTorch."""
 
+import pickle
 import signal
 import sys
 
 import numpy as np
 import pytest
 import scipy.sparse
+from sklearn.base import clone
+from sklearn.datasets import make_classification
+from sklearn.model_selection import GridSearchCV, train_test_split
 
 import normalized
 import oracle
-from hotloop import backends, plan, spec
+from hotloop import BatchNorm, LayerNorm, MLPClassifier, MLPRegressor, backends, plan, spec
 from stacks import OPTIMIZERS, make_scalars
+from state import state_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 RECORDS = {0: spec.BatchNorm(), 1: spec.LayerNorm()}
 both_kinds = pytest.mark.parametrize("axis", [0, 1], ids=["batch", "layer"])
@@ -440,3 +447,203 @@ def test_twenty_steps_are_pytorchs(solver, axis):
     model.eval()
     wanted = model(torch.tensor(X)).detach().numpy()
     np.testing.assert_allclose(predicted, wanted, rtol=1e-6, atol=1e-6)
+
+
+# Estimators.
+
+X, y = make_classification(120, 8, n_informative=5, random_state=0)
+both_names = pytest.mark.parametrize("normalization", ["batch", "layer"])
+both_classes = pytest.mark.parametrize("Estimator", [MLPClassifier, MLPRegressor])
+
+
+def new(Estimator, **how):
+    how = {"random_state": 0, "max_iter": 5, "batch_size": 30, **how}
+    return Estimator(hidden_layer_sizes=(10, 6), **how)
+
+
+def vectors_of(model):
+    """What a fitted model is normalised by, and its weights."""
+    names = ("coefs_", "intercepts_", "norm_scales_", "norm_means_", "norm_variances_")
+    return [array for name in names for array in getattr(model, name, ())]
+
+
+def outputs(model, X):
+    return model.predict(X) if isinstance(model, MLPRegressor) else model.predict_proba(X)
+
+
+@both_classes
+@both_names
+def test_a_fit_predicts_by_what_it_learnt(normalization, Estimator):
+    """Attributes have their shapes, and predictions by them are the oracle's, of one row too."""
+    model = new(Estimator, normalization=normalization, activation="tanh").fit(X, y)
+    assert [v.shape for v in model.norm_scales_] == [(10,), (6,)]
+    assert hasattr(model, "norm_means_") == hasattr(model, "norm_variances_")
+    assert hasattr(model, "norm_means_") == (normalization == "batch")
+    loss = "binary_log_loss" if Estimator is MLPClassifier else "squared_error"
+    running = [getattr(model, name, []) for name in ("norm_means_", "norm_variances_")]
+    arrays = model.coefs_, model.intercepts_, model.norm_scales_, *running
+    axis = 0 if normalization == "batch" else 1
+    net = normalized.Net(*arrays, ("tanh", "tanh"), loss, axis)
+    expected = normalized.forward(net, X, running=True)[0][-1]
+    if Estimator is MLPClassifier:
+        expected = np.hstack([1 - expected, expected])
+    got = outputs(model, X)
+    np.testing.assert_allclose(got.reshape(len(X), -1), expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_array_equal(outputs(model, X[:1]), got[:1])
+    assert new(Estimator, normalization=normalization).get_params()["normalization"] is not None
+
+
+@both_names
+def test_backends_agree(normalization):
+    """On either of the CPU."""
+    models = [
+        new(MLPClassifier, normalization=normalization, backend=backend).fit(X, y)
+        for backend in backends.CPU_BACKENDS
+        if backends.why_unavailable(backend) is None
+    ]
+    for model in models[1:]:
+        for got, expected in zip(vectors_of(model), vectors_of(models[0]), strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-7, atol=1e-9)
+        np.testing.assert_allclose(model.predict_proba(X), models[0].predict_proba(X), rtol=1e-7)
+
+
+@both_names
+@both_classes
+def test_copies_and_edits(Estimator, normalization):
+    """Pickles and clones are the same model, and edits of any vector are seen by predictions."""
+    model = new(Estimator, normalization=normalization).fit(X, y)
+    twin = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(outputs(twin, X), outputs(model, X))
+    bases = {id(array.base if array.base is not None else array) for array in vectors_of(twin)}
+    assert len(bases) == 1  # views of one vector again
+    again = clone(model).fit(X, y)
+    np.testing.assert_array_equal(outputs(again, X), outputs(model, X))
+    for name in ("norm_scales_", "norm_means_", "norm_variances_"):
+        if hasattr(model, name):
+            for n in (1, len(X)):
+                before = outputs(twin, X[:n])
+                getattr(twin, name)[1][:] += 0.3
+                assert not np.allclose(outputs(twin, X[:n]), before)
+
+
+@both_names
+def test_fits_go_on_where_they_were_left(normalization):
+    """partial_fit by epochs is fit, statistics included; warm_start starts from what there is."""
+    how = {"shuffle": False, "tol": 0.0, "normalization": normalization}
+    whole = new(MLPClassifier, max_iter=4, **how).fit(X, y)
+    parts = new(MLPClassifier, **how)
+    for _ in range(4):
+        parts.partial_fit(X, y, classes=[0, 1])
+    for got, expected in zip(vectors_of(parts), vectors_of(whole), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    warm = new(MLPClassifier, max_iter=1, warm_start=True, learning_rate_init=1e-30, **how)
+    warm.fit(X, y)
+    kept = [array.copy() for array in warm.norm_scales_]
+    warm.fit(X, y)
+    for got, expected in zip(warm.norm_scales_, kept, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@both_names
+def test_early_stopping_keeps_the_statistics_of_the_best_epoch(normalization):
+    """The score of what is kept is the best one."""
+    how = {"early_stopping": True, "max_iter": 30, "learning_rate_init": 0.05}
+    model = new(MLPClassifier, normalization=normalization, **how).fit(X, y)
+    scores = model.validation_scores_
+    assert max(scores) == model.best_validation_score_
+    assert np.argmax(scores) < len(scores) - 1  # the last epoch is another
+    _, held_out = train_test_split(
+        np.arange(len(X)), test_size=0.1, random_state=_state_after_init(model), stratify=_strata(y)
+    )
+    assert model.score(X[held_out], y[held_out]) == model.best_validation_score_
+
+
+def _state_after_init(model):
+    """The random stream as it is when rows are split."""
+    rng = np.random.RandomState(0)
+    for coef, intercept in zip(model.coefs_, model.intercepts_, strict=True):
+        rng.uniform(size=coef.size + intercept.size)
+    return rng
+
+
+def _strata(y):
+    return np.where(y > 0, "True", "False")
+
+
+def test_a_search_chooses_among_normalizations():
+    """Names, objects and their fields."""
+    grid = {"normalization": [None, "batch", "layer", LayerNorm(epsilon=1e-3)]}
+    search = GridSearchCV(new(MLPClassifier), grid, cv=2).fit(X, y)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    fields = {"normalization__momentum": [0.01, 0.5]}
+    model = new(MLPClassifier, normalization=BatchNorm())
+    scores = GridSearchCV(model, fields, cv=2).fit(X, y).cv_results_["mean_test_score"]
+    assert scores[0] != scores[1]
+    with pytest.raises(ValueError, match="has no parameters of its own"):
+        new(MLPClassifier, normalization="batch").set_params(normalization__momentum=0.5)
+
+
+@both_names
+def test_sparse_and_dense_rows_are_the_same(normalization):
+    """Up to rounding."""
+    rows = np.where(np.abs(X) > 0.7, X, 0)
+    dense, sparse = (
+        new(MLPClassifier, normalization=normalization).fit(data, y)
+        for data in (rows, scipy.sparse.csr_matrix(rows))
+    )
+    np.testing.assert_allclose(sparse.predict_proba(rows), dense.predict_proba(rows), rtol=1e-8)
+
+
+@both_classes
+def test_lbfgs_with_layer_normalisation(Estimator):
+    """The loss falls."""
+    model = new(Estimator, solver="lbfgs", normalization="layer", alpha=0.1, max_iter=60)
+    model.set_params(activation="tanh").fit(X, y)
+    first = clone(model).set_params(max_iter=1).fit(X, y)
+    assert model.loss_ < 0.7 * first.loss_
+
+
+def test_a_network_without_hidden_layers_has_nothing_to_normalise():
+    """It is as one that was not asked to."""
+    one, other = (
+        MLPClassifier((), random_state=0, max_iter=3, normalization=given).fit(X, y)
+        for given in (None, "batch")
+    )
+    np.testing.assert_array_equal(one.predict_proba(X), other.predict_proba(X))
+    assert not hasattr(other, "norm_scales_")
+
+
+def test_a_fit_without_normalisation_leaves_none_of_an_earlier_one():
+    """Nor do predictions use it."""
+    model = new(MLPClassifier, normalization="batch").fit(X, y)
+    model.set_params(normalization=None).fit(X, y)
+    assert not any(name.startswith("norm_") for name in vars(model))
+    expected = new(MLPClassifier).fit(X, y).predict_proba(X)
+    np.testing.assert_array_equal(model.predict_proba(X), expected)
+
+
+def test_what_cannot_be_done_is_refused():
+    """Messages say what came, what is allowed and what to do; fitted models stay as they are."""
+
+    def refused(match, **how):
+        with pytest.raises(ValueError, match=match):
+            new(MLPClassifier, **how).fit(X, y)
+
+    refused("Use normalization='layer', or solver", solver="lbfgs", normalization="batch")
+    refused("'normalization' parameter", normalization="instance")
+    refused("'momentum' parameter of BatchNorm", normalization=BatchNorm(momentum=2))
+    refused("'epsilon' parameter of LayerNorm", normalization=LayerNorm(epsilon=0))
+    how = {"precision": "bfloat16_emulated", "normalization": "layer"}
+    refused("float32 or float64, but precision", **how)
+    model = new(MLPClassifier, normalization="batch", warm_start=True).fit(X, y)
+    before = state_of(vars(model))
+    model.set_params(normalization="layer")
+    with pytest.raises(ValueError, match="warm_start and partial_fit go on with that"):
+        model.partial_fit(X, y)
+    assert state_of(vars(model.set_params(normalization="batch"))) == before
+    model.norm_variances_[0][0] = -1
+    with pytest.raises(ValueError, match="norm_variances_ must not be negative"):
+        model.predict(X)
+    model.norm_scales_ = model.norm_scales_[:1]
+    with pytest.raises(ValueError, match="norm_scales_ must hold one vector"):
+        model.predict(X)

@@ -459,7 +459,7 @@ class LayerNorm(Normalization):
     Examples
     --------
     >>> from hotloop import LayerNorm, MLPRegressor
-    >>> reg = MLPRegressor((64, 64), normalization=LayerNorm(epsilon=1e-3))
+    >>> reg = MLPRegressor(normalization=LayerNorm(epsilon=1e-3))
     """
 
     _parameter_constraints: ClassVar[dict] = {
