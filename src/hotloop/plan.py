@@ -13,34 +13,30 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from hotloop.kernels import (
     ACTIVATIONS,
-    COLUMN_STATISTICS,
     DEFAULT_BACKEND,
     DTYPES,
     GRADIENTS,
     KINDS,
     LAYOUTS,
     LOSSES,
-    NORMALIZATIONS,
     OP_DTYPE,
     OPTIMIZERS,
     backend_of,
 )
 from hotloop.kernels import SCALARS as SCALARS
+from hotloop.normalization import NORM_START, Normalizations
 from hotloop.spec import SGD, Adam, BatchNorm, Function, Network, Optimizer
 
 #: Parameter groups: each has its own row of scalars in every step.
 GROUPS = ("weight", "bias")
-#: What the flat vector has of the layers, in this order, and what vectors of a normalization start
-#: from. The running mean and variance are no parameters, but all that copies or compares weights is
-#: to take them along.
-PARTS = ("weight", "bias", "scale", "mean", "variance")
-NORM_START = {"scale": 1.0, "mean": 0.0, "variance": 1.0}
+#: What the flat vector has of the layers, in this order.
+PARTS = ("weight", "bias", *NORM_START)
 
 LINE_BYTES = 64
 #: What products may read instead of float32, and the bytes of such a number.
@@ -361,8 +357,7 @@ class _Lowering:
         self.shapes = layer_shapes(network)
         self.functions = functions_of(network)
         self.store = _Buffer()
-        self.norms: dict[int, dict[str, int]] = {}
-        self.zeros = self.unused = -1
+        self.norms = Normalizations(self)
         self.network_size = sum(I * O for I, O in self.shapes)
         if self.sparse and self.csr.row_entries is not None:
             I, O = self.shapes[0]
@@ -467,58 +462,6 @@ class _Lowering:
             self.store.take((n_gradients - 1) * placed["shard_bytes"])
         return placed | {"units": self.units(layer)}
 
-    def place_norms(self, parameters: list[dict[str, int]], *, train: bool) -> None:
-        """Room in the store for normalizations. Products of their layers have a bias of zeros: that
-        of the layer is added after the normalization, which also has its gradient.
-        """
-        n_slots = len(self.optimizer.slots) if self.optimizer else 0
-        sorts = ["", *(f"_slot_{k}" for k in range(n_slots)), *(["_gradient"] if train else [])]
-        for layer, fields in enumerate(parameters):
-            norm = self.network.layers[layer].normalization
-            if norm is None:
-                continue
-            room = partial(self.take, self.store, self.padded(self.shapes[layer][1]))
-            if train:
-                fields["bias_gradient"] = room()
-            places = {f"weight{sort}": room() for sort in sorts}
-            places |= {f"bias{sort}": fields[f"bias{sort}"] for sort in sorts}
-            if isinstance(norm, BatchNorm):
-                places |= {"mean": room(), "variance": room()}
-            self.norms[layer] = places | self.norm_fields(layer)
-        if self.norms:
-            widest = max(self.padded(self.shapes[layer][1]) for layer in self.norms)
-            self.zeros, self.unused = (self.take(self.store, widest) for _ in range(2))
-
-    def norm_fields(self, layer: int) -> dict[str, int]:
-        """What all ops of a normalization have in common, besides places."""
-        batch = isinstance(self.network.layers[layer].normalization, BatchNorm)
-        return {
-            "I": 1,
-            "units": -(-self.padded(self.shapes[layer][1]) // self.sizes["panel_width"]),
-            "weight_group": GROUPS.index("bias"),
-            "normalization": NORMALIZATIONS["batch_norm" if batch else "layer_norm"],
-        }
-
-    def records(self, parameters: list[dict[str, int]]) -> np.ndarray:
-        """Where each layer's parameters are, and the vectors of normalizations."""
-        records = [
-            self.record("UPDATE", i, **fields, dtype=DTYPES[self.products_of(i)])
-            for i, fields in enumerate(parameters)
-        ]
-        for part in NORM_START:
-            for layer, norm in self.norms.items():
-                name = "weight" if part == "scale" else part
-                if name not in norm:
-                    continue
-                slots = {f"{name}_slot_{k}": self.unused for k in range(2)}
-                places = {"weight": norm[name], "bias": norm[name]}
-                for sort in ("_slot_0", "_slot_1", "_gradient"):
-                    place = (slots | norm).get(f"{name}{sort}", -1)
-                    places |= {f"weight{sort}": place, f"bias{sort}": place}
-                layout = LAYOUTS["panels"]
-                records.append(self.record("UPDATE", layer, I=0, layout=layout, **places))
-        return np.array(records, dtype=OP_DTYPE)
-
     def plain_fields(self, layer: int) -> dict[str, int]:
         """The same where the weight is read from where the user has it."""
         bias = self.take(self.store, self.padded(self.shapes[layer][1]))
@@ -597,7 +540,9 @@ class _Lowering:
         """The product, with its activation unless that follows a normalization."""
         sparse = self.sparse and layer == 0
         weight = "weight" if operands == self.dtype.name else "operand"
-        own = {"bias": self.zeros} if layer in self.norms else self.activation_fields(layer)
+        own = self.activation_fields(layer)
+        if layer in self.norms.places:
+            own = {"bias": self.norms.zeros}
         return self.record(
             "CSR_FORWARD" if sparse else "DENSE_FORWARD",
             layer,
@@ -605,58 +550,6 @@ class _Lowering:
             dtype=DTYPES[operands],
             output=output.place,
             ld_output=output.ld,
-        )
-
-    def norm_op(self, kind: str, layer: int, **fields: int | float) -> np.ndarray:
-        """An op of the normalization of a layer, without its running statistics."""
-        norm: Any = self.network.layers[layer].normalization
-        places = {k: v for k, v in self.norms[layer].items() if k not in ("mean", "variance")}
-        return self.record(kind, layer, **{**places, "epsilon": norm.epsilon, **fields})
-
-    def normalizes_columns(self, layer: int) -> bool:
-        return isinstance(self.network.layers[layer].normalization, BatchNorm)
-
-    def norm_rows(self, arena: _Buffer, layer: int, n_rows: int, z: _Rows) -> dict[str, int]:
-        """What a normalization reads, and room for statistics of the batch, or of its rows."""
-        columns = COLUMN_STATISTICS * self.padded(self.shapes[layer][1])
-        n = columns if self.normalizes_columns(layer) else 2 * n_rows
-        return {"input": z.place, "ld_input": z.ld, "statistics": self.take(arena, n)}
-
-    def normalize(
-        self, layer: int, made: Mapping[str, int], output: _Rows, **more: int
-    ) -> np.ndarray:
-        """From what a product made to the output of its layer."""
-        place = {"output": output.place, "ld_output": output.ld}
-        return self.norm_op(
-            "NORMALIZE", layer, **{**made, **place, **self.activation_fields(layer), **more}
-        )
-
-    def normalize_backward(
-        self, layer: int, made: Mapping[str, int], d_output: _Rows, rows: Callable[[int], _Rows]
-    ) -> tuple[list[np.ndarray], list[np.ndarray], _Rows]:
-        """The ops between the delta of a layer's output and that of its product, those that can
-        wait until all deltas are known, and where the latter is. Over columns sums come first;
-        over rows both deltas are kept, so that no thread has to wait for sums.
-        """
-        first = self.normalizes_columns(layer)
-        d_input = d_output if first else rows(d_output.ld)
-        delta = {"d_output": d_output.place, "ld_output": d_output.ld, **made}
-        to = {"d_input": d_input.place, "ld_d_input": d_input.ld}
-        sums = [self.norm_op("NORM_GRADIENT", layer, **delta)]
-        ops = [self.norm_op("NORMALIZE_BACKWARD", layer, **delta, **to)]
-        return (sums + ops, [], d_input) if first else (ops, sums, d_input)
-
-    def norm_update(self, layer: int, made: Mapping[str, int]) -> np.ndarray:
-        """Steps on scale and bias, and takes note of the statistics of the batch."""
-        norm = self.network.layers[layer].normalization
-        running = {k: self.norms[layer][k] for k in ("mean", "variance") if k in self.norms[layer]}
-        return self.norm_op(
-            "NORM_UPDATE",
-            layer,
-            **{**made, **running, **self.optimizer_fields()},
-            gradient=GRADIENTS["update"],
-            grain=self.norms[layer]["units"],
-            smoothing=norm.momentum if isinstance(norm, BatchNorm) else 0.0,
         )
 
     def inference(
@@ -677,11 +570,7 @@ class _Lowering:
         for layer, fields in enumerate(parameters):
             output = _Rows(buffers[layer % 2], self.output_stride(layer))
             ops.append(self.forward(layer, fields, source, output, self.dtype.name))
-            if layer in self.norms:
-                places = self.norms[layer]
-                running = {k: places[k] for k in ("mean", "variance") if k in places}
-                made = self.norm_rows(arena, layer, rows, output)
-                ops.append(self.normalize(layer, made, output, **running))
+            ops += self.norms.predict(layer, arena, rows, output)
             source = {"input": output.place, "ld_input": output.ld}
         last = len(self.shapes) - 1
         link = "identity" if raw else self.network.loss.output_activation
@@ -754,17 +643,12 @@ class _Lowering:
             input = operand(0, self.shapes[0][0], gathered)
             sources[0] = {"input": input.place, "ld_input": input.ld}
         slopes: list[dict[str, int]] = []
-        norms: dict[int, dict[str, int]] = {}
         for layer, fields in enumerate(parameters):
             made, of = outputs[layer], self.products_of(layer)
             slopes.append(self.slope_fields(layer, rows))
-            z = rows(made.ld) if layer in self.norms else made
+            z = self.norms.input(layer, made, rows)
             ops.append(self.forward(layer, {**fields, **slopes[layer]}, sources[layer], z, of))
-            if layer in self.norms:
-                norms[layer] = self.norm_rows(arena, layer, batch_size, z)
-                if self.normalizes_columns(layer):
-                    ops.append(self.norm_op("BATCH_STATISTICS", layer, **norms[layer]))
-                ops.append(self.normalize(layer, norms[layer], made, **slopes[layer]))
+            ops += self.norms.forward(layer, (arena, batch_size), z, made, slopes[layer])
             if layer < last:
                 input = operand(layer + 1, self.shapes[layer][1], made)
                 sources.append({"input": input.place, "ld_input": input.ld})
@@ -774,23 +658,17 @@ class _Lowering:
             end["function"] = self.functions.index(self.network.loss.function)
         ops.append(self.record("LOSS", last, **end, row_loss=row_loss))
         deltas: dict[int, _Rows] = {}
-        late: list[np.ndarray] = []
         for layer in range(last, -1, -1):
             delta = deltas[layer] = operand(layer, self.shapes[layer][1], d_outputs[layer])
             if layer == 0:
                 break
             fields = {**parameters[layer], **sources[layer], **slopes[layer - 1]}
             ops.append(self.backward_input(layer, fields, delta, d_outputs[layer - 1]))
-            if layer - 1 in norms:
-                more, later, d_outputs[layer - 1] = self.normalize_backward(
-                    layer - 1, norms[layer - 1], d_outputs[layer - 1], rows
-                )
-                ops += more
-                late += later
-        sums, updates = self.parameter_ops(parameters, sources, deltas, batch_size, gradients)
-        ops += sums + late + updates
-        if self.optimizer:
-            ops += [self.norm_update(layer, made) for layer, made in norms.items()]
+            through, d_outputs[layer - 1] = self.norms.backward(
+                layer - 1, d_outputs[layer - 1], rows
+            )
+            ops += through
+        ops += self.parameter_ops(parameters, sources, deltas, batch_size, gradients)
         return np.array(ops, dtype=OP_DTYPE), arena.n_bytes
 
     def backward_input(
@@ -814,16 +692,14 @@ class _Lowering:
         deltas: Mapping[int, _Rows],
         batch_size: int,
         gradients: str,
-    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """The rest of a step, after the gradients of the inputs: those of the parameters, and
-        updates where they are kept.
-        """
+    ) -> list[np.ndarray]:
+        """The rest of a step, after the gradients of the inputs."""
         ops, updates = [], []
         mode = "update" if gradients == "fused" else "overwrite"
         for layer, fields in enumerate(parameters):
             if gradients == "sharded":
                 fields = fields | {"shard_rows": -(-batch_size // self.shards(batch_size))}
-            if layer in self.norms:
+            if layer in self.norms.places:
                 fields = fields | {"bias": -1}  # NORM_UPDATE has it
             delta = {
                 "d_output": deltas[layer].place,
@@ -840,7 +716,9 @@ class _Lowering:
                     ops.append(self.backward_weight(layer, fields, batch_size, **delta))
             if gradients != "fused" and self.optimizer:
                 updates.append(self.update(layer, fields))
-        return ops, updates
+        if self.optimizer:
+            updates += self.norms.updates()
+        return ops + self.norms.late + updates
 
     def chunk_rows(self, arena_bytes: int, batch_size: int) -> int:
         """Rows that go through the ops of a step together."""
@@ -882,7 +760,7 @@ class _Lowering:
 
     def few_rows(self) -> int:
         n_bytes = self.network_size * self.dtype.itemsize
-        few = not (self.sparse or self.functions or self.norms) and n_bytes <= FEW_ROWS_BYTES
+        few = not (self.sparse or self.functions or self.norms.places) and n_bytes <= FEW_ROWS_BYTES
         return FEW_ROWS if few else 0
 
     def packs_input(self, layer: int, batch_size: int) -> bool:
@@ -944,14 +822,18 @@ def _compile(
         lowering.parameter_fields(layer, train=train, n_gradients=n_gradients)
         for layer in range(len(network.layers))
     ]
-    lowering.place_norms(parameters, train=train)
+    lowering.norms.place(parameters, train=train)
     inference_ops, inference_rows, inference_arena, scratch = lowering.inference(parameters, raw)
     ops, arena = np.zeros(0, OP_DTYPE), 0
     if train:
         ops, arena = lowering.training(parameters, batch_size, gradients=gradients)
     accumulate_ops = ops.copy()
     accumulate_ops["gradient"] = GRADIENTS["accumulate"]
-    parameter_ops = lowering.records(parameters)
+    records = [
+        lowering.record("UPDATE", i, **fields, dtype=DTYPES[lowering.products_of(i)])
+        for i, fields in enumerate(parameters)
+    ]
+    parameter_ops = np.array([*records, *lowering.norms.records()], dtype=OP_DTYPE)
     catch_up_ops = np.zeros(0, OP_DTYPE)
     if lowering.sparse and lowering.optimizer is not None:
         catch_up_ops = np.array([lowering.catch_up(parameters[0])], OP_DTYPE)
@@ -1012,7 +894,7 @@ def store_bytes(
         lowering.parameter_fields(layer, train=True, n_gradients=int(optimizer is None))
         for layer in range(len(lowering.shapes))
     ]
-    lowering.place_norms(parameters, train=True)
+    lowering.norms.place(parameters, train=True)
     if lowering.runs.whole_csr_gradient and sparse and optimizer:
         I, O = lowering.shapes[0]
         lowering.take(lowering.store, I * O)
