@@ -39,8 +39,8 @@
     F(DENSE_BACKWARD_SHARD, rows) /* gradient of a shard of the rows <- input' . d_output */       \
     F(DENSE_BACKWARD_WEIGHT, parameters) /* gradient <- input' . d_output, see GRADIENTS */        \
     F(CSR_BACKWARD_WEIGHT, parameters)   /* the same, input being rows of a CSR stream X */        \
-    F(UPDATE, updates)     /* weight, bias <- optimizer step on materialised gradients */          \
-    F(CSR_UPDATE, updates) /* the same, of the features that the batch touches */                  \
+    F(UPDATE, updates)              /* weight, bias <- optimizer step on materialised gradients */ \
+    F(CSR_UPDATE, updates)          /* the same, of the features that the batch touches */         \
     F(BATCH_STATISTICS, parameters) /* statistics <- of the columns of input over the batch */     \
     F(NORMALIZE, rows)              /* output <- activation(normalised input * weight + bias) */   \
     F(NORM_GRADIENT, parameters)    /* gradients of scale and bias <- d_output, input */           \

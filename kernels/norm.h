@@ -27,9 +27,7 @@ INLINE V inverse_deviation(const hl_op *op, V variance) {
             work(row, 0);                                                                          \
             work(row + 1, 1);                                                                      \
         }                                                                                          \
-        if (row < (n)) {                                                                           \
-            work(row, 0);                                                                          \
-        }                                                                                          \
+        if (row < (n)) { work(row, 0); }                                                           \
     } while (0)
 #define EACH_VECTOR _Pragma("GCC unroll 2") for (int k = 0; k < nv; k++)
 
@@ -72,8 +70,8 @@ INLINE void column_block(const int nv, const hl_op *op, const hl_batch *batch, i
 /* For units of NR columns: what they have of a batch stays in the first-level cache. */
 #define EACH_BLOCK_OF_COLUMNS(block)                                                               \
     for (int64_t unit = begin; unit < end; unit++) {                                               \
-        if (padded(op->O) - unit * NR >= NR) block(2, op, batch, unit *NR);                        \
-        else block(1, op, batch, unit *NR);                                                        \
+        if (padded(op->O) - unit * NR >= NR) block(2, op, batch, unit * NR);                       \
+        else block(1, op, batch, unit * NR);                                                       \
     }
 
 static void batch_statistics(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
@@ -194,9 +192,8 @@ INLINE void gradient_block(const int nv, const hl_op *op, const hl_batch *batch,
     }
 }
 
-static void norm_gradient(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
-    EACH_BLOCK_OF_COLUMNS(gradient_block)
-}
+static void norm_gradient(const hl_op *op, const hl_batch *batch, int64_t begin,
+                          int64_t end){EACH_BLOCK_OF_COLUMNS(gradient_block)}
 
 /* With g = scale d and means over a row: d_input = (g - mean(g) - n mean(g n)) / deviation. The
  * padding of scale is zero, and so is that of what comes out. */
@@ -221,8 +218,7 @@ INLINE void row_backward(const hl_op *op, const hl_batch *batch, int64_t r, cons
 
 /* By columns it is the same with means over the batch, which NORM_GRADIENT has left; d_input may be
  * d_output then. */
-static void normalize_backward(const hl_op *op, const hl_batch *batch, int64_t begin,
-                               int64_t end) {
+static void normalize_backward(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
     const int by_columns = op->normalization == HL_batch_norm;
     const REAL *means = column_statistic(op, batch, HL_MEAN);
     const REAL *factors = column_statistic(op, batch, HL_FACTOR);

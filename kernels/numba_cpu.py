@@ -535,7 +535,8 @@ def update(words, op, batch, memory):
     if op.shard_rows > 0:
         for shard in range(1, (batch.n - 1) // op.shard_rows + 1):
             apart = shard * op.shard_bytes
-            for first, size in ((op.weight_gradient, op.I * op.O), (op.bias_gradient, op.O)):
+            n_bias = op.O if op.bias >= 0 else 0
+            for first, size in ((op.weight_gradient, op.I * op.O), (op.bias_gradient, n_bias)):
                 whole = memory.store[first // item : first // item + size]
                 part = memory.store[(first + apart) // item : (first + apart) // item + size]
                 add_product(whole, whole.dtype.type(1), part)
