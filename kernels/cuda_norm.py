@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         SIDE,
         SMOOTHING,
         WORDS,
-        activated,
+        activate,
         first_of,
         kept_as,
         meet_block,
@@ -91,15 +91,20 @@ def batch_statistics(team, op, constants, batch, memory):
             memory.arena[column_statistic(op, FACTOR) + o] = factor
 
 
+def place_output(op, memory, r, o, u):
+    """Output <- activation(u), unless that is custom, and its slope where that is kept."""
+    at = op[AT.output] + r * op[AT.ld_output] + o
+    kept = op[AT.slope] + r * op[AT.ld_slope] + o if op[AT.slope] >= 0 else -1
+    activate(memory, op[AT.activation], u, at, kept)
+
+
 def normalize_rows(team, op, constants, batch, memory):
-    """Output <- normalised input * scale + bias, activated unless that is custom; over rows, whose
-    statistics are kept.
-    """
+    """Output <- activation(normalised input * scale + bias), over rows; keeps statistics."""
     O, y, x, real = op[AT.O], team.thread // SIDE, team.thread % SIDE, memory.arena.dtype.type
     for group in range(team.block, (batch.n + SIDE - 1) // SIDE, team.blocks):
         r = group * SIDE + y
         size = O if r < batch.n else 0
-        place, to = op[AT.input] + r * op[AT.ld_input], op[AT.output] + r * op[AT.ld_output]
+        place = op[AT.input] + r * op[AT.ld_input]
         mean, variance = mean_and_variance(team, memory.arena, place, 1, (x, size, False))
         mean, inverse = real(mean), real(1 / sqrt(variance + constants[EPSILON]))
         if x == 0 and size > 0:
@@ -108,7 +113,7 @@ def normalize_rows(team, op, constants, batch, memory):
         for o in range(x, size, SIDE):
             n = (memory.arena[place + o] - mean) * inverse
             u = n * memory.store[op[AT.weight] + o] + memory.store[op[AT.bias] + o]
-            memory.arena[to + o] = activated(op[AT.activation], u)
+            place_output(op, memory, r, o, u)
 
 
 def normalize_columns(team, op, constants, batch, memory):
@@ -125,15 +130,7 @@ def normalize_columns(team, op, constants, batch, memory):
             inverse = memory.arena[column_statistic(op, INVERSE) + o]
         n = (memory.arena[op[AT.input] + r * op[AT.ld_input] + o] - mean) * inverse
         u = n * memory.store[op[AT.weight] + o] + memory.store[op[AT.bias] + o]
-        memory.arena[op[AT.output] + r * op[AT.ld_output] + o] = activated(op[AT.activation], u)
-
-
-def normalize(team, op, constants, batch, memory):
-    """The one or the other."""
-    if op[AT.normalization] == WORDS.layer_norm:
-        normalize_rows(team, op, constants, batch, memory)
-    else:
-        normalize_columns(team, op, constants, batch, memory)
+        place_output(op, memory, r, o, u)
 
 
 def norm_gradient(team, op, batch, memory):
@@ -203,14 +200,6 @@ def backward_columns(team, op, batch, memory):
         memory.arena[to] = memory.arena[column_statistic(op, FACTOR) + o] * (d - rest)
 
 
-def normalize_backward(team, op, batch, memory):
-    """The one or the other."""
-    if op[AT.normalization] == WORDS.layer_norm:
-        backward_rows(team, op, batch, memory)
-    else:
-        backward_columns(team, op, batch, memory)
-
-
 def norm_update(team, op, constants, batch, memory):
     """Steps on scale and bias; running statistics take note of the batch, see norm.h."""
     real, store, n = memory.store.dtype.type, memory.store, batch.n
@@ -228,18 +217,37 @@ def norm_update(team, op, constants, batch, memory):
                 store[at] = real(1 - share) * store[at] + real(share * n / (n - 1)) * new
 
 
-#: What the others call, then the ops.
-_CALLED = (
-    *(sum_along, size_of, mean_and_variance, column_statistic, normalize_rows),
-    *(normalize_columns, backward_rows, backward_columns),
+def norm_op(team, op, constants, batch, memory):
+    """Runs an op of a normalisation, or nothing if it is none."""
+    kind = op[AT.kind]
+    if kind == WORDS.BATCH_STATISTICS:
+        batch_statistics(team, op, constants, batch, memory)
+    elif kind == WORDS.NORMALIZE and op[AT.normalization] == WORDS.layer_norm:
+        normalize_rows(team, op, constants, batch, memory)
+    elif kind == WORDS.NORMALIZE:
+        normalize_columns(team, op, constants, batch, memory)
+    elif kind == WORDS.NORM_GRADIENT:
+        norm_gradient(team, op, batch, memory)
+    elif kind == WORDS.NORMALIZE_BACKWARD and op[AT.normalization] == WORDS.layer_norm:
+        backward_rows(team, op, batch, memory)
+    elif kind == WORDS.NORMALIZE_BACKWARD:
+        backward_columns(team, op, batch, memory)
+    elif kind == WORDS.NORM_UPDATE:
+        norm_update(team, op, constants, batch, memory)
+
+
+#: In an order in which none calls one after it.
+_FUNCTIONS = (
+    *(sum_along, size_of, mean_and_variance, column_statistic, batch_statistics, place_output),
+    *(normalize_rows, normalize_columns, norm_gradient, backward_rows, backward_columns),
+    *(norm_update, norm_op),
 )
-_OPS = batch_statistics, normalize, norm_gradient, normalize_backward, norm_update
 
 
 def compiled(names):
-    """The ops in the order of `_OPS`, as device functions among the names of `cuda_ops`."""
+    """`norm_op` as a device function among the names of `cuda_ops`."""
     made = {**names, **{name: v for name, v in globals().items() if name.isupper()}}
-    for function in (*_CALLED, *_OPS):
+    for function in _FUNCTIONS:
         name = function.__name__
         made[name] = names["device"](FunctionType(function.__code__, made, name))
-    return tuple(made[function.__name__] for function in _OPS)
+    return made[norm_op.__name__]

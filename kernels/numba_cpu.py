@@ -26,6 +26,7 @@ from . import (
     OP_DTYPE,
     OPTIMIZERS,
     SCALARS,
+    activations,
     numba_norm,
     philox,
 )
@@ -70,7 +71,7 @@ def digest_of(words, dtype, generator):
     return sha256(repr((words, dtype, generator)).encode()).hexdigest()[:16]
 
 
-_GENERATOR = getsource(philox) + getsource(numba_norm)
+_GENERATOR = "".join(map(getsource, (philox, activations, numba_norm)))
 #: Of what compiled code takes from other files: numba's cache notices changes of this one alone.
 _DIGEST = digest_of(_WORDS, OP_DTYPE, _GENERATOR)
 
@@ -140,6 +141,18 @@ def row_of(batch, r):
 # ------------------------------------------------------------------------------ forward
 
 
+value_and_slope = activations.compiled(jit)
+
+
+@jit
+def activate_with_slopes(activation, row, slopes):
+    """Overwrites a row with its activation, and keeps the slopes if there is room for them."""
+    for o in range(row.size):
+        row[o], slope = value_and_slope(activation, np.float64(row[o]))
+        if slopes.size:
+            slopes[o] = slope
+
+
 @jit
 def activate(words, activation, row):
     """Overwrites a row with its activation, which may be that of an output layer."""
@@ -164,6 +177,8 @@ def activate(words, activation, row):
             total += row[o]
         for o in range(row.size):
             row[o] /= total
+    elif activation != words.identity and activation != words.custom:
+        activate_with_slopes(activation, row, row[:0])
 
 
 @jit
@@ -196,9 +211,11 @@ def add_product(row, factor, other):
 
 
 @jit
-def forward_row(words, op, values, columns, memory, row):
-    """Row <- activation(bias + sum over entries of value * weight[column])"""
+def forward_row(words, op, values, columns, memory, r):
+    """Row r of the output <- activation(bias + sum over entries of value * weight[column])"""
     item, weight, start = memory.store.itemsize, memory.plain, 0
+    at = op.output // item + r * op.ld_output
+    row = memory.arena[at : at + op.O]
     if op.weight >= 0:
         weight, start = memory.store, op.weight // item
     row[:] = memory.store[op.bias // item : op.bias // item + op.O]
@@ -206,7 +223,11 @@ def forward_row(words, op, values, columns, memory, row):
         i = columns[e] if columns.size else e
         place = start + i * weight_stride(op)
         add_product(row, values[e], weight[place : place + op.O])
-    activate(words, op.activation, row)
+    if op.slope >= 0 and op.activation != words.custom:
+        at = op.slope // item + r * op.ld_slope
+        activate_with_slopes(op.activation, row, memory.arena[at : at + op.O])
+    else:
+        activate(words, op.activation, row)
 
 
 @jit
@@ -218,9 +239,8 @@ def dense_forward(words, op, batch, streams, memory):
         place = op.input // item + r * op.ld_input
         if op.from_stream:
             source, place = streams.X, (batch.first + r) * op.I
-        at = op.output // item + r * op.ld_output
         values, all_columns = source[place : place + op.I], streams.indices[:0]
-        forward_row(words, op, values, all_columns, memory, memory.arena[at : at + op.O])
+        forward_row(words, op, values, all_columns, memory, r)
     if op.activation == words.custom:
         activate_custom(op, batch, memory)
 
@@ -229,10 +249,10 @@ def dense_forward(words, op, batch, streams, memory):
 def csr_forward(words, op, batch, streams, memory):
     """The same, of rows of a CSR stream X."""
     for r in range(batch.n):
-        row, at = row_of(batch, r), op.output // memory.arena.itemsize + r * op.ld_output
+        row = row_of(batch, r)
         begin, end = streams.indptr[row], streams.indptr[row + 1]
         values, columns = streams.X[begin:end], streams.indices[begin:end]
-        forward_row(words, op, values, columns, memory, memory.arena[at : at + op.O])
+        forward_row(words, op, values, columns, memory, r)
     if op.activation == words.custom:
         activate_custom(op, batch, memory)
 
@@ -332,14 +352,14 @@ def dense_backward_input(words, op, batch, memory):
         at = op.input // item + r * op.ld_input
         made = memory.arena[at : at + op.I]  # by the activation, which is known from it
         for i in range(op.I):
-            if op.activation == words.relu:
+            if op.slope >= 0:
+                row[i] *= memory.arena[op.slope // item + r * op.ld_slope + i]
+            elif op.activation == words.relu:
                 row[i] = row[i] if made[i] != 0 else row.dtype.type(0)
             elif op.activation == words.logistic:
                 row[i] *= made[i] * (one - made[i])
             elif op.activation == words.tanh:
                 row[i] *= one - made[i] * made[i]
-            elif op.activation == words.custom:
-                row[i] *= memory.arena[op.slope // item + r * op.ld_slope + i]
 
 
 @jit
@@ -548,39 +568,7 @@ def update(words, op, batch, memory):
     refresh(op, memory)
 
 
-# --------------------------------------------------------------------------- normalisation
-
-(
-    batch_statistics,
-    normalize,
-    norm_gradient,
-    normalize_backward,
-    smooth_statistics,
-) = numba_norm.compiled(jit)
-
-
-@jit
-def activate_rows(words, op, batch, memory):
-    """Overwrites all rows of the output with their activation."""
-    for r in range(batch.n):
-        place = op.output // memory.arena.itemsize + r * op.ld_output
-        activate(words, op.activation, memory.arena[place : place + op.O])
-    if op.activation == words.custom:
-        activate_custom(op, batch, memory)
-
-
-@jit
-def norm_update(words, op, batch, memory):
-    """Steps on scale and bias; running statistics take note of the batch."""
-    item, store = memory.store.itemsize, memory.store
-    gradient = store[op.weight_gradient // item : op.weight_gradient // item + op.O]
-    places = op.weight // item, op.weight_slot_0 // item, op.weight_slot_1 // item
-    step(words, op, batch, store, op.weight_group, gradient, places)
-    gradient = store[op.bias_gradient // item : op.bias_gradient // item + op.O]
-    places = op.bias // item, op.bias_slot_0 // item, op.bias_slot_1 // item
-    step(words, op, batch, store, op.bias_group, gradient, places)
-    if op.normalization == words.batch_norm:
-        smooth_statistics(op, batch, memory)
+norm_op = numba_norm.compiled(jit, globals())
 
 
 # ---------------------------------------------------------------------------------- walk
@@ -618,18 +606,11 @@ def walk(words, ops, batch, streams, memory, out):
             update(words, op, batch, memory)
         elif op.kind == words.CSR_UPDATE:
             csr_update(words, op, batch, streams, memory)
-        elif op.kind == words.BATCH_STATISTICS:
-            batch_statistics(op, batch, memory)
-        elif op.kind == words.NORMALIZE:
-            normalize(words, op, batch, memory)
-            activate_rows(words, op, batch, memory)
-        elif op.kind == words.NORM_GRADIENT:
-            norm_gradient(words, op, batch, memory)
-        elif op.kind == words.NORMALIZE_BACKWARD:
-            normalize_backward(words, op, batch, memory)
-        elif op.kind == words.NORM_UPDATE:
-            norm_update(words, op, batch, memory)
-        elif op.kind != words.CSR_INDEX and op.kind != words.CSR_CATCH_UP:
+        elif not (
+            norm_op(words, op, batch, memory)
+            or op.kind == words.CSR_INDEX
+            or op.kind == words.CSR_CATCH_UP
+        ):
             raise NotImplementedError("an op that numba has no function for")
     return total
 

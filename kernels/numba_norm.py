@@ -1,12 +1,15 @@
 """Batch and layer normalisation for numba on the CPU; norm.h has the formulas, and says why.
 
-Compiled by whoever brings numba's `jit`, as :mod:`hotloop.kernels.philox` is: see `numba_cpu`.
+Compiled among the ops of `numba_cpu`, by whose names these functions go.
 """
 
-from math import sqrt
 from types import FunctionType
+from typing import TYPE_CHECKING
 
 from . import COLUMN_STATISTICS
+
+if TYPE_CHECKING:
+    from .numba_cpu import activate, activate_custom, activate_with_slopes, sqrt, step
 
 MEAN, VARIANCE, INVERSE, FACTOR, D_MEAN, D_SLOPE = range(COLUMN_STATISTICS)
 
@@ -151,22 +154,63 @@ def smooth_statistics(op, batch, memory):
             store[at] = real(1 - m) * store[at] + real(m * n / (n - 1)) * variance
 
 
-#: What the others call, then the ops.
-_CALLED = (
-    mean_and_variance,
-    inverse_deviation,
-    column_of,
-    column_statistic,
-    running_statistics,
-    of_row,
+def activate_rows(words, op, batch, memory):
+    """Overwrites all rows of the output with their activation."""
+    for r in range(batch.n):
+        place = op.output // memory.arena.itemsize + r * op.ld_output
+        row, kept = memory.arena[place : place + op.O], op.slope // memory.arena.itemsize
+        if op.slope >= 0 and op.activation != words.custom:
+            kept += r * op.ld_slope
+            activate_with_slopes(op.activation, row, memory.arena[kept : kept + op.O])
+        else:
+            activate(words, op.activation, row)
+    if op.activation == words.custom:
+        activate_custom(op, batch, memory)
+
+
+def norm_update(words, op, batch, memory):
+    """Steps on scale and bias; running statistics take note of the batch."""
+    item, store = memory.store.itemsize, memory.store
+    gradient = store[op.weight_gradient // item : op.weight_gradient // item + op.O]
+    places = op.weight // item, op.weight_slot_0 // item, op.weight_slot_1 // item
+    step(words, op, batch, store, op.weight_group, gradient, places)
+    gradient = store[op.bias_gradient // item : op.bias_gradient // item + op.O]
+    places = op.bias // item, op.bias_slot_0 // item, op.bias_slot_1 // item
+    step(words, op, batch, store, op.bias_group, gradient, places)
+    if op.normalization == words.batch_norm:
+        smooth_statistics(op, batch, memory)
+
+
+def norm_op(words, op, batch, memory):
+    """Runs an op of a normalisation; whether it is one."""
+    if op.kind == words.BATCH_STATISTICS:
+        batch_statistics(op, batch, memory)
+    elif op.kind == words.NORMALIZE:
+        normalize(words, op, batch, memory)
+        activate_rows(words, op, batch, memory)
+    elif op.kind == words.NORM_GRADIENT:
+        norm_gradient(words, op, batch, memory)
+    elif op.kind == words.NORMALIZE_BACKWARD:
+        normalize_backward(words, op, batch, memory)
+    elif op.kind == words.NORM_UPDATE:
+        norm_update(words, op, batch, memory)
+    else:
+        return False
+    return True
+
+
+#: In an order in which none calls one after it.
+_FUNCTIONS = (
+    *(mean_and_variance, inverse_deviation, column_of, column_statistic, running_statistics),
+    *(of_row, batch_statistics, normalize, norm_gradient, normalize_backward),
+    *(smooth_statistics, activate_rows, norm_update, norm_op),
 )
-_OPS = batch_statistics, normalize, norm_gradient, normalize_backward, smooth_statistics
 
 
-def compiled(jit):
-    """The ops in the order of `_OPS`, compiled by numba's `jit`."""
-    made = dict(globals())
-    for function in (*_CALLED, *_OPS):
+def compiled(jit, names):
+    """`norm_op`, compiled by numba's `jit` among the names of `numba_cpu`."""
+    made = {**names, **{name: v for name, v in globals().items() if name.isupper()}}
+    for function in _FUNCTIONS:
         name = function.__name__
         made[name] = jit(FunctionType(function.__code__, made, name))
-    return tuple(made[function.__name__] for function in _OPS)
+    return made[norm_op.__name__]

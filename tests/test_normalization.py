@@ -317,15 +317,10 @@ def test_a_batch_of_one_row_and_a_constant_column(backend):
     np.testing.assert_allclose(variance, 0.81 * net.variances[0], rtol=1e-5)
 
 
-@every_backend
-@both_kinds
-def test_activations_of_the_user_follow_the_normalisation(axis, backend):
-    """Their slopes are those at scale n + bias: tanh written by hand trains as tanh does."""
+def trained_with(activation, axis, backend):
+    """The flat vector after two steps of a small net with some activation."""
     net, data = problem((4, 6, 2), ("tanh",), axis, n=6)
-    record = RECORDS[axis]
-    own = spec.Function("activation", _tanh, _tanh_slope)
-    expected, _, _ = oracle_train(net, data, orders_of(6), 6, "sgd")
-    layers = (spec.Dense(6, own, record), spec.Dense(2))
+    layers = (spec.Dense(6, activation, RECORDS[axis]), spec.Dense(2))
     network = spec.Network((4,), layers, spec.LOSSES["squared_error"])
     compiled = plan.compile_training(
         network, dtype="f8", batch_size=6, optimizer=OPTIMIZERS["sgd"], backend=backend
@@ -334,7 +329,19 @@ def test_activations_of_the_user_follow_the_normalisation(axis, backend):
     runner = backends.open_runner(compiled, state, streams_of(net, data, "f8"))
     runner.run(np.asarray(orders_of(6))[None], make_scalars("sgd", 2, alpha=DECAY))
     runner.read_state(state)
-    np.testing.assert_allclose(state.parameters[0], expected.flat, rtol=1e-8, atol=1e-10)
+    return state.parameters[0]
+
+
+@every_backend
+@both_kinds
+def test_slopes_that_are_kept_are_those_behind_the_normalisation(axis, backend):
+    """At scale n + bias: a tanh of the user trains as tanh does, and silu as one of the user."""
+    net, data = problem((4, 6, 2), ("tanh",), axis, n=6)
+    expected, _, _ = oracle_train(net, data, orders_of(6), 6, "sgd")
+    own = trained_with(spec.Function("activation", _tanh, _tanh_slope), axis, backend)
+    np.testing.assert_allclose(own, expected.flat, rtol=1e-8, atol=1e-10)
+    own = trained_with(spec.Function("activation", _silu, _silu_slope), axis, backend)
+    np.testing.assert_allclose(trained_with("silu", axis, backend), own, rtol=1e-8, atol=1e-10)
 
 
 def _tanh(z):
@@ -343,6 +350,14 @@ def _tanh(z):
 
 def _tanh_slope(z):
     return 1 - (2 / (1 + np.exp(-2 * z)) - 1) ** 2
+
+
+def _silu(z):
+    return z / (1 + np.exp(-z))
+
+
+def _silu_slope(z):
+    return (1 + z / (1 + np.exp(z))) / (1 + np.exp(-z))
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="it takes a timer that interrupts")

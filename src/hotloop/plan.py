@@ -31,7 +31,7 @@ from hotloop.kernels import (
 )
 from hotloop.kernels import SCALARS as SCALARS
 from hotloop.normalization import NORM_START, Normalizations
-from hotloop.spec import SGD, Adam, BatchNorm, Function, Network, Optimizer
+from hotloop.spec import KNOWN_BY_VALUE, SGD, Adam, BatchNorm, Function, Network, Optimizer
 
 #: Parameter groups: each has its own row of scalars in every step.
 GROUPS = ("weight", "bias")
@@ -67,6 +67,24 @@ FEW_ROWS, FEW_ROWS_BYTES = 4, 64 * 2**20
 SHARDS, SHARDED_FROM = 2, 4
 #: On a GPU: shards are no more than make about so many tiles, of such a size, for all its cores.
 MOST_TILES, SHARD_TILE = 512, 64
+#: How weights may be drawn, besides "auto"; see `init_parameters`.
+INITS = (
+    *("glorot_uniform", "glorot_normal", "he_uniform", "he_normal"),
+    *("lecun_uniform", "lecun_normal", "orthogonal"),
+)
+#: Activations that lose about half of the squares of what they read.
+HALVING = (
+    *("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "mish", "softplus", "hard_swish"),
+)
+#: What "auto" stands for, where it is not scikit-learn's draw.
+AUTO: Mapping[str | Function, str] = MappingProxyType(
+    {
+        **dict.fromkeys(set(HALVING) - {"relu"}, "he_normal"),
+        "selu": "lecun_normal",
+        "softsign": "glorot_uniform",
+        "hard_sigmoid": "glorot_uniform",
+    }
+)
 #: Rows of a batch of the gradient plan; part of what its bits depend on.
 GRADIENT_ROWS = 512
 
@@ -280,28 +298,76 @@ def empty_vector(size: int, dtype: np.dtype | type) -> np.ndarray:
 
 
 def init_parameters(
-    network: Network, rng: np.random.RandomState, dtype: np.dtype | type, factor: float = 6.0
+    network: Network,
+    rng: np.random.RandomState,
+    dtype: np.dtype | type,
+    init: str = "auto",
+    output: str | Function | None = None,
 ) -> np.ndarray:
-    """Initial parameters, shape (P,), drawn exactly as scikit-learn draws them.
+    """Initial parameters, shape (P,), drawn in float64: weight, then bias, of each layer.
 
-    Each layer takes ``uniform(-b, b, (I, O))`` and then ``uniform(-b, b, O)`` in float64 from
-    `rng`, with ``b = sqrt(factor / (I + O))``: 6, and under logistic hidden units 2.
+    Parameters
+    ----------
+    network : Network
+    rng : RandomState
+    dtype : dtype
+        Of the result.
+    init : {"auto"} or one of INITS, default="auto"
+        "auto": of identity, relu, logistic, tanh and functions of the user as scikit-learn draws,
+        ``uniform(-b, b, (I, O))`` and then ``uniform(-b, b, O)`` with ``b = sqrt(6 / (I + O))``,
+        or 2 under logistic; of the others what AUTO names. All but scikit-learn's have biases of
+        zero. Fans are the inputs I of a layer and its outputs O.
+    output : str or Function, default=None
+        The activation that the output layer is drawn for; None: that of the last hidden one, or of
+        none.
 
     References
     ----------
     Glorot and Bengio (2010), "Understanding the difficulty of training deep feedforward
-    neural networks", equation 16.
+    neural networks", equation 16. LeCun, Bottou, Orr and Mueller (1998), "Efficient BackProp",
+    equation 16. He, Zhang, Ren and Sun (2015), "Delving deep into rectifiers", equation 10. Saxe,
+    McClelland and Ganguli (2014), "Exact solutions to the nonlinear dynamics of learning in deep
+    linear neural networks", section 3. Klambauer, Unterthiner, Mayr and Hochreiter (2017),
+    "Self-normalizing neural networks", for selu.
     """
     flat = empty_vector(n_parameters(network), dtype)
     weights, biases = weight_views(network, flat)
-    for weight, bias in zip(weights, biases, strict=True):
-        bound = np.sqrt(factor / sum(weight.shape))
+    hidden = [layer.activation for layer in network.layers[:-1]]
+    drawn_for = [*hidden, output or (hidden[-1] if hidden else "identity")]
+    for weight, bias, activation in zip(weights, biases, drawn_for, strict=True):
+        scheme = AUTO.get(activation) if init == "auto" else init
+        if scheme is not None:
+            weight[...] = _drawn(scheme, activation, rng, weight.shape)
+            bias[...] = 0
+            continue
+        bound = np.sqrt((2.0 if activation == "logistic" else 6.0) / sum(weight.shape))
         weight[...] = rng.uniform(-bound, bound, weight.shape)
         bias[...] = rng.uniform(-bound, bound, bias.shape)
     for name, vectors in norm_views(network, flat).items():
         for vector in vectors:
             vector[...] = NORM_START[name]
     return flat
+
+
+def _drawn(
+    scheme: str, activation: str | Function, rng: np.random.RandomState, shape: tuple[int, ...]
+) -> np.ndarray:
+    """A weight (I, O): its elements have variance 2 / (I + O) by Glorot, 1 / I by LeCun, 2 / I by
+    He; or it has orthogonal columns, or rows if these are fewer, of norm 1, and root 2 under what
+    is drawn for by He, as half of its squares are lost there.
+    """
+    I, O = shape
+    if scheme == "orthogonal":
+        q, r = np.linalg.qr(rng.normal(size=(max(shape), min(shape))))
+        q *= np.where(np.diag(r) < 0, -1.0, 1.0)  # else they would not be uniform
+        gain = np.sqrt(2.0) if activation in HALVING else 1.0
+        return gain * (q if I >= O else q.T)
+    rule, _, distribution = scheme.partition("_")
+    variance = {"glorot": 2.0 / (I + O), "he": 2.0 / I, "lecun": 1.0 / I}[rule]
+    if distribution == "normal":
+        return rng.normal(0.0, np.sqrt(variance), shape)
+    bound = np.sqrt(3 * variance)
+    return rng.uniform(-bound, bound, shape)
 
 
 def new_state(parameters: np.ndarray, optimizer: Optimizer) -> State:
@@ -542,7 +608,7 @@ class _Lowering:
         weight = "weight" if operands == self.dtype.name else "operand"
         own = self.activation_fields(layer)
         if layer in self.norms.places:
-            own = {"bias": self.norms.zeros}
+            own = {"bias": self.norms.zeros, "slope": -1}
         return self.record(
             "CSR_FORWARD" if sparse else "DENSE_FORWARD",
             layer,
@@ -600,9 +666,13 @@ class _Lowering:
             d_outputs[0] = rows(strides[0])
         return shared, outputs, d_outputs
 
+    def keeps_slopes(self, layer: int) -> bool:
+        """Whether the slopes of a layer's activation are not known from its outputs."""
+        return self.network.layers[layer].activation not in KNOWN_BY_VALUE
+
     def slope_fields(self, layer: int, rows: Callable[[int], _Rows]) -> dict[str, int]:
-        """Room for the slopes of a custom activation: they are not known from its outputs."""
-        if not isinstance(self.network.layers[layer].activation, Function):
+        """Room for the slopes that a layer keeps beside its outputs."""
+        if not self.keeps_slopes(layer):
             return {}
         slope = rows(self.stride(self.shapes[layer][1]))
         return {"slope": slope.place, "ld_slope": slope.ld}
