@@ -5,6 +5,7 @@
 """
 
 from .backends import config, show_config
+from .callbacks import Checkpoint, MLflowLogger, OptunaPruning
 from .display import LearningRateFinderDisplay, LossCurveDisplay, WeightDistributionDisplay
 from .estimators.mlp import MLPClassifier, MLPRegressor
 from .many import fit_many
@@ -25,6 +26,7 @@ from .options import (
 __all__ = [
     "Adaptive",
     "BatchNorm",
+    "Checkpoint",
     "Cosine",
     "CosineRestarts",
     "Exponential",
@@ -34,7 +36,9 @@ __all__ = [
     "LossCurveDisplay",
     "MLPClassifier",
     "MLPRegressor",
+    "MLflowLogger",
     "OneCycle",
+    "OptunaPruning",
     "Polynomial",
     "StepDecay",
     "Warmup",
