@@ -798,6 +798,8 @@ def walker(meet, function):
                 clip_gradient(team, op, constants, memory, n_square_pieces(tables), pieces)
             elif kind == WORDS.MAX_NORM:
                 max_norm(team, op, constants, batch, memory)
+            else:
+                norm_op(team, op, constants, batch, memory)
             forward = kind == WORDS.DENSE_FORWARD or kind == WORDS.CSR_FORWARD
             if (forward or kind == WORDS.NORMALIZE) and op[AT.activation] == WORDS.custom:
                 meet()
