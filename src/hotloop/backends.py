@@ -243,7 +243,7 @@ def _predict(engine: Any, X: Any, out: np.ndarray, plan: Plan) -> np.ndarray:
         X = np.ascontiguousarray(X, dtype=plan.dtype)
     X = _stream("X", X, plan)
     _require_fit({"X": X}, plan)
-    shape = (X.shape[0], plan.network.n_outputs)
+    shape = (X.shape[0], plan.n_outputs)
     if out.shape != shape or out.dtype != plan.dtype or not out.flags.carray:
         raise ValueError(
             f"out must be a writable C-contiguous array of {plan.dtype} and shape {shape}, "
@@ -529,7 +529,7 @@ def predict(
     dtype = plan.dtype
     arrays = ([_readable(a, dtype) for a in some] for some in (coefs, intercepts, vectors))
     engine.pack("parameters", *with_vectors(*arrays))
-    out = np.empty((X.shape[0], plan.network.n_outputs), dtype=dtype)
+    out = np.empty((X.shape[0], plan.n_outputs), dtype=dtype)
     return _predict(engine, X, out, plan)
 
 

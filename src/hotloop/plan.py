@@ -162,6 +162,11 @@ class Plan:
     views: Mapping[str, tuple[int, tuple[int, ...]]] = field(repr=False)
     n_parameters: int
 
+    @property
+    def n_outputs(self) -> int:
+        """Columns of predictions."""
+        return int(self.inference_ops[-1]["O"])
+
     def __str__(self) -> str:
         names, dtypes = list(KINDS), list(DTYPES)
         columns = f"{'inputs':>8}{'outputs':>8}{'layout':>8}"
@@ -360,6 +365,7 @@ class _Lowering:
         self.sizes = self.runs.geometry(DTYPES[self.dtype.name])
         self.shapes = layer_shapes(network)
         self.functions = functions_of(network)
+        self.trained = [k for k, layer in enumerate(network.layers) if layer.trained]
         self.store = _Buffer()
         self.norms: dict[int, dict[str, int]] = {}
         self.zeros = self.unused = -1
@@ -660,10 +666,11 @@ class _Lowering:
         )
 
     def inference(
-        self, parameters: list[dict[str, int]], raw: bool
+        self, parameters: list[dict[str, int]], raw: bool, depth: int | None
     ) -> tuple[np.ndarray, int, _Buffer, int]:
-        """Forward ops over two buffers in turn; their rows, the arena they need, and where in it
-        the scratch is, which has room for a panel of any weight that is read in place.
+        """Forward ops over two buffers in turn, of all layers or some; their rows, the arena they
+        need, and where in it the scratch is, which has room for a panel of any weight that is read
+        in place.
         """
         widest = max(self.output_stride(layer) for layer in range(len(self.shapes)))
         rows = _chunk_rows(2 * widest * self.dtype.itemsize) * self.runs.chunks
@@ -674,7 +681,7 @@ class _Lowering:
         scratch = self.take(arena, longest * widest_panel)
         buffers = [self.take(arena, rows * widest) for _ in range(2)]
         source = {"from_stream": 1}
-        for layer, fields in enumerate(parameters):
+        for layer, fields in enumerate(parameters[:depth]):
             output = _Rows(buffers[layer % 2], self.output_stride(layer))
             ops.append(self.forward(layer, fields, source, output, self.dtype.name))
             if layer in self.norms:
@@ -683,12 +690,11 @@ class _Lowering:
                 made = self.norm_rows(arena, layer, rows, output)
                 ops.append(self.normalize(layer, made, output, **running))
             source = {"input": output.place, "ld_input": output.ld}
-        last = len(self.shapes) - 1
-        link = "identity" if raw else self.network.loss.output_activation
+        link = "identity" if raw or depth else self.network.loss.output_activation
         ops.append(
             self.record(
                 "OUTPUT",
-                last,
+                layer,
                 output=output.place,
                 ld_output=output.ld,
                 activation=ACTIVATIONS[link],
@@ -747,7 +753,7 @@ class _Lowering:
             ops.append(
                 self.record("CSR_INDEX", 0, **{**parameters[0], "units": 1, "gradient": mode})
             )
-            if self.optimizer and not self.csr.lazy:
+            if self.optimizer and not self.csr.lazy and 0 in self.trained:
                 ops.append(self.catch_up(parameters[0]))
         else:
             ops.append(self.record("GATHER", 0, output=gathered.place, ld_output=gathered.ld))
@@ -777,7 +783,7 @@ class _Lowering:
         late: list[np.ndarray] = []
         for layer in range(last, -1, -1):
             delta = deltas[layer] = operand(layer, self.shapes[layer][1], d_outputs[layer])
-            if layer == 0:
+            if layer == self.trained[0]:
                 break
             fields = {**parameters[layer], **sources[layer], **slopes[layer - 1]}
             ops.append(self.backward_input(layer, fields, delta, d_outputs[layer - 1]))
@@ -790,7 +796,7 @@ class _Lowering:
         sums, updates = self.parameter_ops(parameters, sources, deltas, batch_size, gradients)
         ops += sums + late + updates
         if self.optimizer:
-            ops += [self.norm_update(layer, made) for layer, made in norms.items()]
+            ops += [self.norm_update(k, made) for k, made in norms.items() if k in self.trained]
         return np.array(ops, dtype=OP_DTYPE), arena.n_bytes
 
     def backward_input(
@@ -820,7 +826,8 @@ class _Lowering:
         """
         ops, updates = [], []
         mode = "update" if gradients == "fused" else "overwrite"
-        for layer, fields in enumerate(parameters):
+        for layer in self.trained:
+            fields = parameters[layer]
             if gradients == "sharded":
                 fields = fields | {"shard_rows": -(-batch_size // self.shards(batch_size))}
             if layer in self.norms:
@@ -931,7 +938,12 @@ def _chunk_rows(row_bytes: int) -> int:
 
 
 def _compile(
-    lowering: _Lowering, *, batch_size: int = 0, gradients: str | None = None, raw: bool = False
+    lowering: _Lowering,
+    *,
+    batch_size: int = 0,
+    gradients: str | None = None,
+    raw: bool = False,
+    depth: int | None = None,
 ) -> Plan:
     network = lowering.network
     gradients = gradients or lowering.gradients(batch_size)
@@ -945,7 +957,8 @@ def _compile(
         for layer in range(len(network.layers))
     ]
     lowering.place_norms(parameters, train=train)
-    inference_ops, inference_rows, inference_arena, scratch = lowering.inference(parameters, raw)
+    forward = lowering.inference(parameters, raw, depth)
+    inference_ops, inference_rows, inference_arena, scratch = forward
     ops, arena = np.zeros(0, OP_DTYPE), 0
     if train:
         ops, arena = lowering.training(parameters, batch_size, gradients=gradients)
@@ -953,7 +966,7 @@ def _compile(
     accumulate_ops["gradient"] = GRADIENTS["accumulate"]
     parameter_ops = lowering.records(parameters)
     catch_up_ops = np.zeros(0, OP_DTYPE)
-    if lowering.sparse and lowering.optimizer is not None:
+    if lowering.sparse and lowering.optimizer is not None and 0 in lowering.trained:
         catch_up_ops = np.array([lowering.catch_up(parameters[0])], OP_DTYPE)
     for table in (ops, accumulate_ops, inference_ops, parameter_ops, catch_up_ops):
         table.flags.writeable = False  # plans are shared
@@ -1099,10 +1112,12 @@ def compile_inference(
     dtype: np.dtype | type,
     sparse: bool = False,
     raw: bool = False,
+    depth: int | None = None,
     in_place: bool = False,
     backend: str = DEFAULT_BACKEND,
 ) -> Plan:
-    """Compile a forward pass; with `raw` the output activation is left out.
+    """Compile a forward pass; with `raw` the output activation is left out, and with a `depth` all
+    but so many layers, whose outputs are then those of the plan.
 
     With `in_place` it reads weights where they lie, each thread panel by panel for each piece of
     the rows; see :func:`reads_in_place` (measured by benchmarks/predictions.py, "few").
@@ -1110,4 +1125,4 @@ def compile_inference(
     if in_place and not backend_of(backend).in_place:
         raise ValueError(f"backend {backend!r} does not read weights in place.")
     lowering = _Lowering(network, dtype, None, sparse=sparse, in_place=in_place, backend=backend)
-    return _compile(lowering, raw=raw)
+    return _compile(lowering, raw=raw, depth=depth)

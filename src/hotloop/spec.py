@@ -136,6 +136,8 @@ class Dense:
     activation: str | Function = "identity"
     normalization: Normalization | None = None
 
+    trained: bool = True
+
     def __post_init__(self) -> None:
         if self.units < 1:
             raise ValueError(f"Dense: units must be at least 1, got {self.units}.")
@@ -176,8 +178,8 @@ class Network:
     loss: Loss
 
     def __post_init__(self) -> None:
-        if not self.layers:
-            raise ValueError("Network: at least one layer is needed, got none.")
+        if not any(layer.trained for layer in self.layers):
+            raise ValueError("Network: at least one layer that is trained is needed, got none.")
         if self.loss.function is None and LOSSES.get(self.loss.name) != self.loss:
             raise ValueError(
                 f"Network: loss must be one of the pairs in LOSSES ({', '.join(LOSSES)}), "
