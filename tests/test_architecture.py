@@ -22,10 +22,11 @@ EVERYWHERE = PYTHON + sorted(
 ARROWS = {
     "__init__": {"backends", "estimators", "kernels", "many", "options", "display"},
     "display": {"options"},
-    "many": {"backends"},
+    "many": {"backends", "device_arrays"},
+    "device_arrays": {"backends", "compat", "validate"},
     "estimators": {
         *("options", "validate", "model_io", "compat", "spec", "plan", "train"),
-        *("backends", "estimators", "schedules"),
+        *("backends", "device_arrays", "estimators", "schedules"),
     },
     "options": {"spec", "schedules", "compat"},
     "schedules": set(),

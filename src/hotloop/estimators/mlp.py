@@ -11,7 +11,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import column_or_1d
 
-from .. import spec, validate
+from .. import device_arrays, spec, validate
 from ..compat import StrOptions, fit_context
 from ..validate import Labels, TrainingData
 from .perceptron import Array, MultilayerPerceptron, exclusive
@@ -142,6 +142,15 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         :func:`hotloop.fit_many` for many small models at once. 'auto' takes a GPU, if there is
         one, for steps (or predictions) of at least 5 MFLOP, which is 6 (2) times rows times
         weights: below that the CPU is done sooner.
+
+        With 'cuda', arrays of CuPy, torch, numba and others that lie on the GPU are taken, by
+        ``__cuda_array_interface__`` or DLPack. X is not copied, so it must be C-contiguous and of
+        float32 or float64 (where the other is computed with, it is converted there); y and sample
+        weights are copied to the host. With 'cpu' and 'auto' they are an error. Predictions and
+        fitted attributes are NumPy arrays; under
+        ``sklearn.set_config(array_api_dispatch=True)`` predictions are copied to X's device, as
+        arrays of X's library (of numba, if scikit-learn does not know that library), except for
+        labels that are strings or sparse.
     class_weight : dict, 'balanced' or None, default=None
         Not built yet.
     dropout : float or array-like of float of shape (n_layers - 2,), default=0.0
@@ -466,7 +475,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         array([0, 0, 0])
         """
         output = self._predicted(X)
-        return self._labels.decode(output)
+        return device_arrays.likewise(X, self._labels.decode(output))
 
     def predict_proba(self, X: Any) -> Array:
         """Probabilities of the classes.
@@ -498,7 +507,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         >>> clf.predict_proba(X[:1]).round(2)
         array([[1., 0., 0.]])
         """
-        return _probabilities(self._predicted(X))
+        return device_arrays.likewise(X, _probabilities(self._predicted(X)))
 
     def predict_log_proba(self, X: Any) -> Array:
         """Logarithms of the probabilities of the classes.
@@ -523,18 +532,18 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         ValueError
             If X cannot be used.
         """
-        X = self._checked(X)
+        checked = self._checked(X)
         with np.errstate(divide="ignore"):
-            logarithms = np.log(_probabilities(self._output(X)))
+            logarithms = np.log(_probabilities(self._output(checked)))
         lost = np.isneginf(logarithms)
         if lost.any():
-            raw = self._output(X, raw=True)
+            raw = self._output(checked, raw=True)
             if self.out_activation_ == "softmax":
                 exact = log_softmax(raw, axis=1)
             else:
                 exact = log_expit(np.hstack([-raw, raw]) if raw.shape[1] == 1 else raw)
             logarithms[lost] = exact[lost]
-        return logarithms
+        return device_arrays.likewise(X, logarithms)
 
     def decision_function(self, X: Any) -> Array:
         """Output of the network before its output activation.
@@ -572,7 +581,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         array([0, 0])
         """
         raw = self._predicted(X, raw=True)
-        return raw.ravel() if raw.shape[1] == 1 else raw
+        return device_arrays.likewise(X, raw.ravel() if raw.shape[1] == 1 else raw)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -707,6 +716,15 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         :func:`hotloop.fit_many` for many small models at once. 'auto' takes a GPU, if there is
         one, for steps (or predictions) of at least 5 MFLOP, which is 6 (2) times rows times
         weights: below that the CPU is done sooner.
+
+        With 'cuda', arrays of CuPy, torch, numba and others that lie on the GPU are taken, by
+        ``__cuda_array_interface__`` or DLPack. X is not copied, so it must be C-contiguous and of
+        float32 or float64 (where the other is computed with, it is converted there); y and sample
+        weights are copied to the host. With 'cpu' and 'auto' they are an error. Predictions and
+        fitted attributes are NumPy arrays; under
+        ``sklearn.set_config(array_api_dispatch=True)`` predictions are copied to X's device, as
+        arrays of X's library (of numba, if scikit-learn does not know that library), except for
+        labels that are strings or sparse.
     dropout : float or array-like of float of shape (n_layers - 2,), default=0.0
         Not built yet.
     input_dropout : float, default=0.0
@@ -969,7 +987,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         array([1.5])
         """
         output = self._predicted(X)
-        return output.ravel() if output.shape[1] == 1 else output
+        return device_arrays.likewise(X, output.ravel() if output.shape[1] == 1 else output)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 
-from .. import backends, options, schedules, spec, train, validate
+from .. import backends, device_arrays, options, schedules, spec, train, validate
 from ..compat import (
     LBFGS_VECTORS,
     CallbackSupportMixin,
@@ -337,9 +337,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         hidden = validate.hidden_layer_sizes(self.hidden_layer_sizes)
         data = validate.training_data(
             self,
-            X,
-            y,
-            sample_weight,
+            *device_arrays.taken(self.device, X, y, sample_weight),
             reset=afresh,
             precision=self.precision,
             y_numeric=isinstance(self, RegressorMixin),
@@ -653,7 +651,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         """X as the network takes it, if there is one."""
         if "coefs_" not in vars(self):
             check_is_fitted(self)
-        return validate.inference_input(self, X)
+        return validate.inference_input(self, *device_arrays.taken(self.device, X))
 
     def _predicted(self, X: Any, *, raw: bool = False) -> Array:
         """Output for whatever the user asks about, as `_output` has it; a few rows of a plain
