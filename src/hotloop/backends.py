@@ -177,8 +177,9 @@ class TableRunner:
         loss, weight, squares = self._engine.gradient(scalars)
         self._engine.unpack("gradient", *record_views(network, out))
         weights = (weight_views(network, flat)[0] for flat in (out, parameters))
-        for gradient, value in zip(*weights, strict=True):
-            gradient += decay * value
+        for layer, gradient, value in zip(network.layers, *weights, strict=True):
+            if layer.trained:
+                gradient += decay * value
         out /= weight
         return (loss + 0.5 * squares) / weight
 

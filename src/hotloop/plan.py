@@ -258,8 +258,8 @@ def norm_views(network: Network, flat: np.ndarray) -> dict[str, list[np.ndarray]
 
 
 def record_views(network: Network, flat: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Views in the order of a plan's `parameter_ops`: those of :func:`weight_views`, then the vectors
-    of normalizations, each beside a weight without rows.
+    """Views in the order of a plan's `parameter_ops`: those of :func:`weight_views`, then the
+    vectors of normalizations, each beside a weight without rows.
     """
     arrays = [flat[start:end].reshape(shape) for start, end, shape in _places(network)]
     n = len(network.layers)
@@ -301,12 +301,18 @@ def init_parameters(
     Glorot and Bengio (2010), "Understanding the difficulty of training deep feedforward
     neural networks", equation 16.
     """
-    flat = empty_vector(n_parameters(network), dtype)
+    flat = without_weights(network, dtype)
     weights, biases = weight_views(network, flat)
     for weight, bias in zip(weights, biases, strict=True):
         bound = np.sqrt(factor / sum(weight.shape))
         weight[...] = rng.uniform(-bound, bound, weight.shape)
         bias[...] = rng.uniform(-bound, bound, bias.shape)
+    return flat
+
+
+def without_weights(network: Network, dtype: np.dtype | type) -> np.ndarray:
+    """A flat vector of which only the vectors of normalizations are set, to where they start."""
+    flat = empty_vector(n_parameters(network), dtype)
     for name, vectors in norm_views(network, flat).items():
         for vector in vectors:
             vector[...] = NORM_START[name]

@@ -130,12 +130,13 @@ class Dense:
         activation belongs to the loss.
     normalization : BatchNorm, LayerNorm or None
         Between product and activation; None for an output layer.
+    trained : bool
+        Whether steps change its parameters.
     """
 
     units: int
     activation: str | Function = "identity"
     normalization: Normalization | None = None
-
     trained: bool = True
 
     def __post_init__(self) -> None:

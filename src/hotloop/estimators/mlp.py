@@ -171,12 +171,15 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         Not built yet.
     clip_value : float or None, default=None
         Not built yet.
-    init : str, default='auto'
-        Not built yet.
+    init : str or (list of array-like, list of array-like), default='auto'
+        Where weights start: 'auto' draws them. A pair is the weights and the biases of each layer,
+        as `coefs_` and `intercepts_` of a fitted estimator; nothing is drawn then.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
         Not built yet.
     frozen_layers : array-like of int or None, default=None
-        Not built yet.
+        Layers whose weights and biases stay as they are, from 0, the first after the input, to
+        -1, the output layer. For `init`, `warm_start` or `partial_fit` to start from weights
+        that were learnt elsewhere.
     scoring : str, callable or None, default=None
         Not built yet.
     max_time_s : float or None, default=None
@@ -743,12 +746,15 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         Not built yet.
     clip_value : float or None, default=None
         Not built yet.
-    init : str, default='auto'
-        Not built yet.
+    init : str or (list of array-like, list of array-like), default='auto'
+        Where weights start: 'auto' draws them. A pair is the weights and the biases of each layer,
+        as `coefs_` and `intercepts_` of a fitted estimator; nothing is drawn then.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
         Not built yet.
     frozen_layers : array-like of int or None, default=None
-        Not built yet.
+        Layers whose weights and biases stay as they are, from 0, the first after the input, to
+        -1, the output layer. For `init`, `warm_start` or `partial_fit` to start from weights
+        that were learnt elsewhere.
     scoring : str, callable or None, default=None
         Not built yet.
     max_time_s : float or None, default=None
