@@ -359,7 +359,8 @@ def gradient_pieces(team, tables, constants, batch, memory):
     real, piece = memory.store.dtype.type, 0
     for k in range(tables.parameters.shape[0]):
         op = tables.parameters[k]
-        n, O = op[AT.I] * op[AT.O], op[AT.O] if op[AT.bias_gradient] >= 0 else 0
+        n = op[AT.I] * op[AT.O] if op[AT.weight_gradient] >= 0 else 0  # else it is not trained
+        O = op[AT.O] if op[AT.bias_gradient] >= 0 else 0
         of_weight = extension_of(real, op, constants, batch, memory, 0)
         of_bias = extension_of(real, op, constants, batch, memory, 1)
         pieces = (n + O + PIECE - 1) // PIECE

@@ -192,8 +192,9 @@ class TableRunner:
         loss, weight, squares = self._engine.gradient(scalars)
         self._engine.unpack("gradient", *record_views(network, out))
         weights = (weight_views(network, flat)[0] for flat in (out, parameters))
-        for gradient, value in zip(*weights, strict=True):
-            gradient += decay * value
+        for layer, gradient, value in zip(network.layers, *weights, strict=True):
+            if layer.trained:
+                gradient += decay * value
         out /= weight
         return (loss + 0.5 * squares) / weight
 
@@ -277,7 +278,7 @@ def _readable_rows(X: Any, plan: Plan) -> Any:
 
 def _require_room(out: np.ndarray, X: Any, plan: Plan) -> None:
     """Refuse an array that outputs cannot be written to."""
-    shape = (X.shape[0], plan.network.n_outputs)
+    shape = (X.shape[0], plan.n_outputs)
     if out.shape != shape or out.dtype != plan.dtype or not out.flags.carray:
         raise ValueError(
             f"out must be a writable C-contiguous array of {plan.dtype} and shape {shape}, "
@@ -586,7 +587,7 @@ def predict(
     dtype = plan.dtype
     arrays = ([_readable(a, dtype) for a in some] for some in (coefs, intercepts, vectors))
     engine.pack("parameters", *with_vectors(*arrays))
-    out = np.empty((X.shape[0], plan.network.n_outputs), dtype=dtype)
+    out = np.empty((X.shape[0], plan.n_outputs), dtype=dtype)
     return _predict(engine, X, out, plan)
 
 

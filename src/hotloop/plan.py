@@ -182,6 +182,11 @@ class Plan:
     views: Mapping[str, tuple[int, tuple[int, ...]]] = field(repr=False)
     n_parameters: int
 
+    @property
+    def n_outputs(self) -> int:
+        """Columns of predictions."""
+        return int(self.inference_ops[-1]["O"])
+
     def __str__(self) -> str:
         names, dtypes = list(KINDS), list(DTYPES)
         columns = f"{'inputs':>8}{'outputs':>8}{'layout':>8}"
@@ -336,7 +341,7 @@ def init_parameters(
     linear neural networks", section 3. Klambauer, Unterthiner, Mayr and Hochreiter (2017),
     "Self-normalizing neural networks", for selu.
     """
-    flat = empty_vector(n_parameters(network), dtype)
+    flat = without_weights(network, dtype)
     weights, biases = weight_views(network, flat)
     hidden = [layer.activation for layer in network.layers[:-1]]
     drawn_for = [*hidden, output or (hidden[-1] if hidden else "identity")]
@@ -349,6 +354,12 @@ def init_parameters(
         bound = np.sqrt((2.0 if activation == "logistic" else 6.0) / sum(weight.shape))
         weight[...] = rng.uniform(-bound, bound, weight.shape)
         bias[...] = rng.uniform(-bound, bound, bias.shape)
+    return flat
+
+
+def without_weights(network: Network, dtype: np.dtype | type) -> np.ndarray:
+    """A flat vector of which only the vectors of normalizations are set, to where they start."""
+    flat = empty_vector(n_parameters(network), dtype)
     for name, vectors in norm_views(network, flat).items():
         for vector in vectors:
             vector[...] = NORM_START[name]
@@ -439,6 +450,7 @@ class _Lowering:
         self.sizes = self.runs.geometry(DTYPES[self.dtype.name])
         self.shapes = layer_shapes(network)
         self.functions = functions_of(network)
+        self.trained = [k for k, layer in enumerate(network.layers) if layer.trained]
         self.store = _Buffer()
         self.clip_scale: int | None = None  # where the store has the factor that clips by norm
         self.slots = slot_fields(optimizer)
@@ -642,10 +654,11 @@ class _Lowering:
         )
 
     def inference(
-        self, parameters: list[dict[str, int]], raw: bool
+        self, parameters: list[dict[str, int]], raw: bool, depth: int | None
     ) -> tuple[np.ndarray, int, _Buffer, int]:
-        """Forward ops over two buffers in turn; their rows, the arena they need, and where in it
-        the scratch is, which has room for a panel of any weight that is read in place.
+        """Forward ops over two buffers in turn, of all layers or some; their rows, the arena they
+        need, and where in it the scratch is, which has room for a panel of any weight that is read
+        in place.
         """
         widest = max(self.output_stride(layer) for layer in range(len(self.shapes)))
         rows = _chunk_rows(2 * widest * self.dtype.itemsize) * self.runs.chunks
@@ -656,17 +669,16 @@ class _Lowering:
         scratch = self.take(arena, longest * widest_panel)
         buffers = [self.take(arena, rows * widest) for _ in range(2)]
         source = {"from_stream": 1}
-        for layer, fields in enumerate(parameters):
+        for layer, fields in enumerate(parameters[:depth]):
             output = _Rows(buffers[layer % 2], self.output_stride(layer))
             ops.append(self.forward(layer, fields, source, output, self.dtype.name))
             ops += self.norms.predict(layer, arena, rows, output)
             source = {"input": output.place, "ld_input": output.ld}
-        last = len(self.shapes) - 1
-        link = "identity" if raw else self.network.loss.output_activation
+        link = "identity" if raw or depth else self.network.loss.output_activation
         ops.append(
             self.record(
                 "OUTPUT",
-                last,
+                layer,
                 output=output.place,
                 ld_output=output.ld,
                 activation=ACTIVATIONS[link],
@@ -740,7 +752,7 @@ class _Lowering:
             ops.append(
                 self.record("CSR_INDEX", 0, **{**parameters[0], "units": 1, "gradient": mode})
             )
-            if self.optimizer and not self.csr.lazy:
+            if self.optimizer and not self.csr.lazy and 0 in self.trained:
                 ops.append(self.catch_up(parameters[0]))
         else:
             ops.append(self.record("GATHER", 0, output=gathered.place, ld_output=gathered.ld))
@@ -764,7 +776,7 @@ class _Lowering:
         deltas: dict[int, _Rows] = {}
         for layer in range(last, -1, -1):
             delta = deltas[layer] = operand(layer, self.shapes[layer][1], d_outputs[layer])
-            if layer == 0:
+            if layer == self.trained[0]:
                 break
             fields = {**parameters[layer], **sources[layer], **slopes[layer - 1]}
             ops.append(self.backward_input(layer, fields, delta, d_outputs[layer - 1]))
@@ -800,7 +812,8 @@ class _Lowering:
         """The rest of a step, after the gradients of the inputs."""
         ops, updates = [], []
         mode = "update" if gradients == "fused" else "overwrite"
-        for layer, fields in enumerate(parameters):
+        for layer in self.trained:
+            fields = parameters[layer]
             if gradients == "sharded":
                 fields = fields | {"shard_rows": -(-batch_size // self.shards(batch_size))}
             if layer in self.norms.places:
@@ -838,6 +851,7 @@ class _Lowering:
                 fields | ({"bias": -1} if layer in self.norms.places else {}),
             )
             for layer, fields in enumerate(parameters)
+            if layer in self.trained
         ]
         ops += self.norms.squares()
         ends = np.cumsum([int(op["units"]) for op in ops])
@@ -861,6 +875,7 @@ class _Lowering:
                 {**fields, **how, "units": 1 if self.narrow(layer) else self.panels(O)},
             )
             for layer, (fields, (_, O)) in enumerate(zip(parameters, self.shapes, strict=True))
+            if layer in self.trained
         ]
 
     def parameter_op(self, kind: str, layer: int, fields: Mapping[str, int | float]) -> np.ndarray:
@@ -987,7 +1002,12 @@ def _require_steps(lowering: _Lowering, gradients: str) -> None:
 
 
 def _compile(
-    lowering: _Lowering, *, batch_size: int = 0, gradients: str | None = None, raw: bool = False
+    lowering: _Lowering,
+    *,
+    batch_size: int = 0,
+    gradients: str | None = None,
+    raw: bool = False,
+    depth: int | None = None,
 ) -> Plan:
     network = lowering.network
     gradients = gradients or lowering.gradients(batch_size)
@@ -1002,7 +1022,9 @@ def _compile(
         for layer in range(len(network.layers))
     ]
     lowering.norms.place(parameters, train=train)
-    inference_ops, inference_rows, inference_arena, scratch = lowering.inference(parameters, raw)
+    inference_ops, inference_rows, inference_arena, scratch = lowering.inference(
+        parameters, raw, depth
+    )
     ops, arena, evaluation_ops = np.zeros(0, OP_DTYPE), 0, np.zeros(0, OP_DTYPE)
     if lowering.optimizer and lowering.optimizer.clip_norm is not None:
         lowering.clip_scale = lowering.take(lowering.store, 1)
@@ -1015,9 +1037,12 @@ def _compile(
         lowering.record("UPDATE", i, **fields, dtype=DTYPES[lowering.products_of(i)])
         for i, fields in enumerate(parameters)
     ]
+    if lowering.optimizer:
+        for i in set(range(len(parameters))) - set(lowering.trained):
+            records[i]["weight_gradient"] = records[i]["bias_gradient"] = -1
     parameter_ops = np.array([*records, *lowering.norms.records()], dtype=OP_DTYPE)
     catch_up_ops = np.zeros(0, OP_DTYPE)
-    if lowering.sparse and lowering.optimizer is not None:
+    if lowering.sparse and lowering.optimizer is not None and 0 in lowering.trained:
         catch_up_ops = np.array([lowering.catch_up(parameters[0])], OP_DTYPE)
     tables = (ops, accumulate_ops, inference_ops, evaluation_ops, parameter_ops, catch_up_ops)
     for table in tables:
@@ -1167,10 +1192,12 @@ def compile_inference(
     dtype: np.dtype | type,
     sparse: bool = False,
     raw: bool = False,
+    depth: int | None = None,
     in_place: bool = False,
     backend: str = DEFAULT_BACKEND,
 ) -> Plan:
-    """Compile a forward pass; with `raw` the output activation is left out.
+    """Compile a forward pass; with `raw` the output activation is left out, and with a `depth` all
+    but so many layers, whose outputs are then those of the plan.
 
     With `in_place` it reads weights where they lie, each thread panel by panel for each piece of
     the rows; see :func:`reads_in_place` (measured by benchmarks/predictions.py, "few").
@@ -1178,4 +1205,4 @@ def compile_inference(
     if in_place and not backend_of(backend).in_place:
         raise ValueError(f"backend {backend!r} does not read weights in place.")
     lowering = _Lowering(network, dtype, None, sparse=sparse, in_place=in_place, backend=backend)
-    return _compile(lowering, raw=raw)
+    return _compile(lowering, raw=raw, depth=depth)

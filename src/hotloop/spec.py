@@ -175,11 +175,14 @@ class Dense:
         activation belongs to the loss.
     normalization : BatchNorm, LayerNorm or None
         Between product and activation; None for an output layer.
+    trained : bool
+        Whether steps change its parameters.
     """
 
     units: int
     activation: str | Function = "identity"
     normalization: Normalization | None = None
+    trained: bool = True
 
     def __post_init__(self) -> None:
         if self.units < 1:
@@ -221,8 +224,8 @@ class Network:
     loss: Loss
 
     def __post_init__(self) -> None:
-        if not self.layers:
-            raise ValueError("Network: at least one layer is needed, got none.")
+        if not any(layer.trained for layer in self.layers):
+            raise ValueError("Network: at least one layer that is trained is needed, got none.")
         row = LOSSES.get(self.loss.name)
         if self.loss.function is None and (
             row is None or replace(self.loss, parameters=row.parameters) != row

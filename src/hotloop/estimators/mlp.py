@@ -262,7 +262,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         Largest absolute value of an element of the gradient, the penalty included: larger ones are
         set to it, after `clip_norm`. Not for 'lbfgs'.
     init : {'auto', 'glorot_uniform', 'glorot_normal', 'he_uniform', 'he_normal', 'lecun_uniform', \
-            'lecun_normal', 'orthogonal'}, default='auto'
+            'lecun_normal', 'orthogonal'} or pair of lists of array-like, default='auto'
         How weights are drawn, with ``I`` inputs and ``O`` outputs of a layer: with variance
         ``2 / (I + O)`` [1]_, ``2 / I`` [12]_ or ``1 / I`` [13]_, uniform or normal; or a matrix
         with orthogonal columns (rows, if these are fewer) of length 1, and of ``sqrt(2)`` under
@@ -271,13 +271,17 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         functions, it is scikit-learn's very draw ('glorot_uniform', of the biases, too); else
         'he_normal', but 'lecun_normal' for 'selu' and 'glorot_uniform' for 'softsign' and
         'hard_sigmoid'.
+        A pair is the weights and the biases of each layer to start from, as `coefs_` and
+        `intercepts_` of a fitted estimator; nothing is drawn then.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
         Hands out an average of the weights instead of the last ones: 'ema' or
         :class:`~hotloop.EMA`, a moving average over steps, which goes on in `partial_fit`; 'swa' or
         :class:`~hotloop.SWA`, the mean over the last epochs. `loss_curve_` is of the weights that
         training goes on with. Not for 'lbfgs'.
     frozen_layers : array-like of int or None, default=None
-        Not built yet.
+        Layers whose weights and biases stay as they are, from 0, the first after the input, to
+        -1, the output layer. For `init`, `warm_start` or `partial_fit` to start from weights
+        that were learnt elsewhere.
     scoring : str, callable or None, default=None
         What is watched after every epoch on validation rows, those that `early_stopping` sets
         aside or X_val and y_val of `fit`. None: the accuracy. 'loss': the negative of
@@ -965,7 +969,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         Largest absolute value of an element of the gradient, the penalty included: larger ones are
         set to it, after `clip_norm`. Not for 'lbfgs'.
     init : {'auto', 'glorot_uniform', 'glorot_normal', 'he_uniform', 'he_normal', 'lecun_uniform', \
-            'lecun_normal', 'orthogonal'}, default='auto'
+            'lecun_normal', 'orthogonal'} or pair of lists of array-like, default='auto'
         How weights are drawn, with ``I`` inputs and ``O`` outputs of a layer: with variance
         ``2 / (I + O)`` [1]_, ``2 / I`` [12]_ or ``1 / I`` [13]_, uniform or normal; or a matrix
         with orthogonal columns (rows, if these are fewer) of length 1, and of ``sqrt(2)`` under
@@ -974,13 +978,17 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         functions, it is scikit-learn's very draw ('glorot_uniform', of the biases, too); else
         'he_normal', but 'lecun_normal' for 'selu' and 'glorot_uniform' for 'softsign' and
         'hard_sigmoid'.
+        A pair is the weights and the biases of each layer to start from, as `coefs_` and
+        `intercepts_` of a fitted estimator; nothing is drawn then.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
         Hands out an average of the weights instead of the last ones: 'ema' or
         :class:`~hotloop.EMA`, a moving average over steps, which goes on in `partial_fit`; 'swa' or
         :class:`~hotloop.SWA`, the mean over the last epochs. `loss_curve_` is of the weights that
         training goes on with. Not for 'lbfgs'.
     frozen_layers : array-like of int or None, default=None
-        Not built yet.
+        Layers whose weights and biases stay as they are, from 0, the first after the input, to
+        -1, the output layer. For `init`, `warm_start` or `partial_fit` to start from weights
+        that were learnt elsewhere.
     scoring : str, callable or None, default=None
         What is watched after every epoch on validation rows, those that `early_stopping` sets
         aside or X_val and y_val of `fit`. None: R2, as `score` has it. 'loss': the negative of
