@@ -39,8 +39,13 @@
     F(DENSE_BACKWARD_SHARD, rows) /* gradient of a shard of the rows <- input' . d_output */       \
     F(DENSE_BACKWARD_WEIGHT, parameters) /* gradient <- input' . d_output, see GRADIENTS */        \
     F(CSR_BACKWARD_WEIGHT, parameters)   /* the same, input being rows of a CSR stream X */        \
-    F(UPDATE, updates)     /* weight, bias <- optimizer step on materialised gradients */          \
-    F(CSR_UPDATE, updates) /* the same, of the features that the batch touches */
+    F(UPDATE, updates)      /* weight, bias <- optimizer step on materialised gradients */         \
+    F(CSR_UPDATE, updates)  /* the same, of the features that the batch touches */                 \
+    F(DROPOUT, rows)        /* output, slope <- that times 0 or `scale`, by random words */        \
+    F(NOISE, rows)          /* output <- that plus `scale` times normal numbers */                 \
+    F(PARTNER_GATHER, rows) /* output <- what GATHER has for the partners of the rows */           \
+    F(PARTNER_LOSS, rows)   /* output <- input, then LOSS by targets and weights of partners */    \
+    F(MIX, rows)            /* output <- mix output + (1 - mix) input, (B, O) */
 
 /* Of an op's elements. bfloat16 is of the operands of products, all else being float32: by the
  * processor's own instruction where it has one, or from float32 arithmetic anywhere. */
@@ -54,8 +59,9 @@
  * to a buffer of its own. */
 #define HL_GRADIENTS(F) F(overwrite) F(accumulate) F(update)
 #define HL_OPTIMIZERS(F) F(sgd) F(nesterov) F(adam)
-/* Scalars of a step, one row of these for each parameter group. */
-#define HL_SCALARS(F) F(rate) F(momentum) F(decay)
+/* Scalars of a step, one row of these for each parameter group. `mix` is one for all groups: the
+ * share of a row in its pair, see hl_draw. */
+#define HL_SCALARS(F) F(rate) F(momentum) F(decay) F(mix)
 
 /* type, name. Offsets are bytes into the arena (activations, deltas) or the store
  * (parameters and all that goes with them); -1 where an op has no such buffer. */
@@ -84,7 +90,7 @@
     F(int64_t, ld_input) /* row strides in elements */                                             \
     F(int64_t, ld_d_input)                                                                         \
     F(int64_t, ld_output)                                                                          \
-    F(int64_t, slope) /* arena, (B, ld_slope): of a custom activation, where training needs */     \
+    F(int64_t, slope) /* arena, (B, ld_slope): where training cannot tell it from the output */    \
     F(int64_t, ld_slope)                                                                           \
     F(int64_t, row_loss)  /* arena, (B,) */                                                        \
     F(int64_t, squares)   /* store, (units,) float64: sum of squared weights of each unit */       \
@@ -104,7 +110,10 @@
     F(int64_t, shard_rows)  /* rows of the batch whose gradients are summed apart; -1: all */      \
     F(int64_t, shard_bytes) /* between the gradients of two shards */                              \
     F(double, beta_2)                                                                              \
-    F(double, epsilon)
+    F(double, epsilon)                                                                             \
+    F(int64_t, draw)      /* of an op that draws: its number in hl_draw */                         \
+    F(int64_t, threshold) /* of DROPOUT: smaller words drop */                                     \
+    F(double, scale)      /* of DROPOUT: 1 / (1 - rate); of NOISE: the standard deviation */
 
 #define HL_FIELD(type, name) type name;
 typedef struct hl_op {
@@ -195,6 +204,8 @@ typedef struct hl_batch {
     hl_touched *touched;   /* of CSR streams; NULL: all features */
     hl_history *history;
     const hl_function *functions;
+    uint64_t seed; /* of what is drawn, see hl_draw */
+    uint32_t step;
 } hl_batch;
 
 /* Works on [begin, end) of the batch's rows or of the op's units. */
@@ -220,7 +231,19 @@ typedef void (*hl_packer)(const hl_op *op, char *store, int64_t packed_weight, i
  *                       the bits cut off that float32 has no room for: both are exact, so no
  *                       backend rounds, and a draw is the same in either type up to 2^-24
  *   dropped at a rate   where w < threshold, threshold = min(round(rate * 2^32), 2^32 - 1), ties to
- *                       even; the plan computes it, kernels compare integers */
+ *                       even; the plan computes it, kernels compare integers
+ *   standard normal     the inverse of the normal distribution's function at (w + 1/2) / 2^32 as
+ *                       float64; at ((w >> 9) + 1/2) / 2^23 as float32: both are exact, and never 0
+ *                       or 1, so that no number is beyond 6.4 or 5.3. By Wichura's rational
+ *                       functions (1988, algorithm AS 241), equal on all backends up to rounding
+ * The row is that of the batch, the column that of what is dropped or has noise, the step the number
+ * of optimizer steps that the fit took before, over all calls that went on from each other. The op is
+ * the number of the layer whose outputs are dropped; HL_INPUT_DROPOUT and HL_INPUT_NOISE for the
+ * input; and HL_MIXUP, of which word (0, 0) of each step, (w + 1/2) / 2^32, is the place on the
+ * distribution Beta(alpha, alpha) where the step's `mix` is found. The pairs of mixup are not drawn:
+ * the partner of row r of a batch of n is row (r + n / 2) mod n, n / 2 being rounded down, since the
+ * rows of a batch are in random order already. */
+enum { HL_INPUT_DROPOUT = 1 << 30, HL_INPUT_NOISE, HL_MIXUP };
 typedef struct hl_draw {
     uint64_t seed;
     uint32_t op;

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numba import config, cuda
 
-from . import SCALARS
+from . import SCALARS, philox
 from .custom import source_of
 from .numba_cpu import WORDS
 
@@ -40,19 +40,23 @@ FIELDS = (
     *("from_stream", "lazy", "I", "O", "input", "d_input", "output", "d_output", "ld_input"),
     *("ld_d_input", "ld_output", "row_loss", "ld_weight", "weight", "weight_slot_0"),
     *("weight_slot_1", "weight_gradient", "bias", "bias_slot_0", "bias_slot_1", "bias_gradient"),
-    *("shard_rows", "shard_bytes", "function", "slope", "ld_slope"),
+    *("shard_rows", "shard_bytes", "function", "slope", "ld_slope", "draw", "threshold"),
 )
 AT: Any = namedtuple("AT", FIELDS)(*range(len(FIELDS)))
 #: Of a model in a launch: where what it has begins in the arrays of all, and which records it runs.
 PLACES = (
     *("store", "arena", "positions", "partials", "out", "X", "targets", "weights", "codes"),
     *("entries", "indptr", "columns", "first", "last", "order", "n", "ordered", "weighted"),
-    *("report", "size", "inverted"),
+    *("report", "size", "inverted", "seed_low", "seed_high"),
 )
 JOB: Any = namedtuple("JOB", PLACES)(*range(len(PLACES)))
 #: Of a record, which is a step, or the end of an epoch if it has no rows. `factor` takes the loss
 #: of its rows to its share in the loss of the epoch, `penalty` is the L2 penalty's part in that.
-ENTRIES = ("epoch", "start", "rows", "inverse_weight", "factor", "penalty", "accumulate", "scalars")
+#: `step` is the number of the step, for what is drawn; scalars follow.
+ENTRIES = (
+    *("epoch", "start", "rows", "inverse_weight", "factor", "penalty", "accumulate", "step"),
+    "scalars",
+)
 RECORD: Any = namedtuple("RECORD", ENTRIES)(*range(len(ENTRIES)))
 #: What a model reports; the losses of its epochs follow. `ruled`: whether the stopping rule is on.
 REPORTED = (
@@ -61,15 +65,16 @@ REPORTED = (
 )
 REPORT: Any = namedtuple("REPORT", REPORTED)(*range(len(REPORTED)))
 
-Tables = namedtuple("Tables", "ops parameters constants")  # constants: beta_2 epsilon tiny eps
+Tables = namedtuple("Tables", "ops parameters constants")
 Memory = namedtuple("Memory", "store arena positions partials out")
 Data = namedtuple(
     "Data", "X targets weights codes indices indptr column_values column_rows column_starts"
 )
 #: Who works: a thread of a block of a team, and what its block shares.
 Team = namedtuple("Team", "thread block blocks left right sums")
-#: The rows of a step, and what its optimizer is to know.
-Batch = namedtuple("Batch", "first n ordered weighted order record")
+#: The rows of a step, what its optimizer is to know, and the seed of what is drawn. Row r is the
+#: partner of that row, `turn` rows further on, where turn is not 0.
+Batch = namedtuple("Batch", "first n ordered weighted order record seed turn")
 #: A factor of a product: element (r, k) is at start + r * row + k * depth; row `ones` is all 1.
 Factor = namedtuple("Factor", "array start row depth ones")
 #: Of products: rows, columns, and the reduction, which may be cut into shards of `shard` elements.
@@ -86,13 +91,16 @@ Rules = namedtuple("Rules", "of_weight of_bias bias_row bias apart")
 Sink = namedtuple("Sink", "mode activation place ld other other_ld")
 FORWARD, SLOPE, STEP, OVERWRITE, ACCUMULATE = range(5)
 
-BETA_2, EPSILON, TINY, EPS = range(4)
+BETA_2, EPSILON, TINY, EPS, SCALE = range(5)
 N_SCALARS = len(SCALARS)
 
 
 def device(function):
     """A function that kernels call; plain Python in the simulator, which would swap names anew."""
     return function if SIMULATED else cuda.jit(device=True)(function)
+
+
+random_block, _, _, normal = philox.compiled(device)
 
 
 @device
@@ -115,8 +123,10 @@ def least(a, b):
 
 @device
 def row_of(batch, r):
-    """Row of the streams that is row r of the batch."""
-    return batch.order[batch.first + r] if batch.ordered else batch.first + r
+    """Row of the streams that is row r of the batch, or its partner."""
+    turned = r + batch.turn
+    place = batch.first + (turned if turned < batch.n else turned - batch.n)
+    return batch.order[place] if batch.ordered else place
 
 
 @device
@@ -547,6 +557,93 @@ def output_rows(team, op, batch, memory):
             softmax(memory.out, to, O)
 
 
+# -------------------------------------------------------------------------- augment
+
+
+@device
+def dropout(team, op, constants, batch, memory):
+    """Output, slope <- that times 0 or 1 / (1 - rate)"""
+    real, O = memory.arena.dtype.type, op[AT.O]
+    blocks, step = (O + 3) // 4, np.uint64(batch.record[RECORD.step])
+    for e in range(first_of(team), batch.n * blocks, stride_of(team)):
+        r, k = e // blocks, e % blocks
+        four = random_block(batch.seed, step, np.uint64(op[AT.draw]), r, k)
+        for o in range(4 * k, least(4 * k + 4, O)):
+            drops = four[o - 4 * k] < np.uint64(op[AT.threshold])
+            kept = real(0) if drops else real(constants[SCALE])
+            at = op[AT.output] + r * op[AT.ld_output] + o
+            made = memory.arena[at]
+            memory.arena[at] = made * kept
+            if op[AT.slope] >= 0:
+                there = op[AT.slope] + r * op[AT.ld_slope] + o
+                if op[AT.activation] == WORDS.custom:
+                    made = memory.arena[there]
+                memory.arena[there] = slope(op[AT.activation], made) * kept
+
+
+@device
+def noise(team, op, constants, batch, memory):
+    """Output <- that plus `scale` times normal numbers"""
+    real, O = memory.arena.dtype.type, op[AT.O]
+    blocks, step = (O + 3) // 4, np.uint64(batch.record[RECORD.step])
+    bits = 32 if memory.arena.itemsize == 8 else 23
+    for e in range(first_of(team), batch.n * blocks, stride_of(team)):
+        r, k = e // blocks, e % blocks
+        four = random_block(batch.seed, step, np.uint64(op[AT.draw]), r, k)
+        for o in range(4 * k, least(4 * k + 4, O)):
+            z = real(normal(four[o - 4 * k], bits))
+            memory.arena[op[AT.output] + r * op[AT.ld_output] + o] += real(constants[SCALE]) * z
+
+
+@device
+def partners_of(batch):
+    """The batch whose rows are the partners of those of this one."""
+    return Batch(
+        batch.first,
+        batch.n,
+        batch.ordered,
+        batch.weighted,
+        batch.order,
+        batch.record,
+        batch.seed,
+        batch.n // 2,
+    )
+
+
+@device
+def copy_rows(team, op, batch, memory):
+    """Output <- input"""
+    O = op[AT.O]
+    for e in range(first_of(team), batch.n * O, stride_of(team)):
+        r, o = e // O, e % O
+        value = memory.arena[op[AT.input] + r * op[AT.ld_input] + o]
+        memory.arena[op[AT.output] + r * op[AT.ld_output] + o] = value
+
+
+@device
+def mix_rows(team, op, batch, memory):
+    """Output <- mix * output + (1 - mix) * input"""
+    real, O, mix = memory.arena.dtype.type, op[AT.O], batch.record[RECORD.scalars + WORDS.mix]
+    for e in range(first_of(team), batch.n * O, stride_of(team)):
+        r, o = e // O, e % O
+        at = op[AT.output] + r * op[AT.ld_output] + o
+        other = memory.arena[op[AT.input] + r * op[AT.ld_input] + o]
+        memory.arena[at] = real(mix) * memory.arena[at] + real(1 - mix) * other
+
+
+@device
+def augment(team, op, constants, batch, memory, data):
+    """An op that changes rows at random, if it is one."""
+    if op[AT.kind] == WORDS.DROPOUT:
+        dropout(team, op, constants, batch, memory)
+    elif op[AT.kind] == WORDS.NOISE:
+        noise(team, op, constants, batch, memory)
+    elif op[AT.kind] == WORDS.PARTNER_GATHER:
+        gather(team, op, partners_of(batch), memory, data)
+    elif op[AT.kind] == WORDS.MIX:
+        mix_rows(team, op, batch, memory)
+
+
 # -------------------------------------------------------------------------- losses
 
 
@@ -734,11 +831,16 @@ def walker(meet, function):
                 dense_forward(team, op, constants, batch, memory, data)
             elif kind == WORDS.CSR_FORWARD:
                 csr_forward(team, op, batch, memory, data)
-            elif kind == WORDS.LOSS and op[AT.loss] == WORDS.custom_loss:
-                custom_loss(team, op, batch, memory, data)
-                row_loss = op[AT.row_loss]
-            elif kind == WORDS.LOSS:
-                loss(team, op, constants, batch, memory, data)
+            elif kind == WORDS.LOSS or kind == WORDS.PARTNER_LOSS:
+                targets = batch
+                if kind == WORDS.PARTNER_LOSS:
+                    copy_rows(team, op, batch, memory)
+                    meet()
+                    targets = partners_of(batch)
+                if op[AT.loss] == WORDS.custom_loss:
+                    custom_loss(team, op, targets, memory, data)
+                else:
+                    loss(team, op, constants, targets, memory, data)
                 row_loss = op[AT.row_loss]
             elif kind == WORDS.OUTPUT:
                 output_rows(team, op, batch, memory)
@@ -752,6 +854,8 @@ def walker(meet, function):
                 update(team, op, constants, batch, memory)
             elif kind == WORDS.CSR_UPDATE:
                 csr_update(team, op, constants, batch, memory, data)
+            else:
+                augment(team, op, constants, batch, memory, data)
             forward = kind == WORDS.DENSE_FORWARD or kind == WORDS.CSR_FORWARD
             if forward and op[AT.activation] == WORDS.custom:
                 meet()
@@ -771,6 +875,7 @@ def runner(meet, function):
     def run(team, tables, memory, data, job, times, report):
         records, orders = times
         n, epoch = job[JOB.n], np.int64(-1)
+        seed = np.uint64(job[JOB.seed_low]) | np.uint64(job[JOB.seed_high]) << np.uint64(32)
         for s in range(job[JOB.first], job[JOB.last]):
             record = records[s]
             if report[REPORT.stopped] != 0:
@@ -778,7 +883,8 @@ def runner(meet, function):
             rows = int(record[RECORD.rows])
             order = orders[job[JOB.order] + int(record[RECORD.epoch]) * n * job[JOB.ordered] :]
             first = int(record[RECORD.start])
-            batch = Batch(first, rows, job[JOB.ordered], job[JOB.weighted], order, record)
+            ordered, weighted = job[JOB.ordered], job[JOB.weighted]
+            batch = Batch(first, rows, ordered, weighted, order, record, seed, 0)
             if rows == 0:
                 if team.block == 0 and team.thread == 0:
                     note_epoch(report, n)

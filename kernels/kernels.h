@@ -15,6 +15,7 @@
 #include "csr.h"
 #include "loss.h"
 #include "philox.h"
+#include "augment.h"
 #include "row.h"
 #endif
 
@@ -53,6 +54,11 @@ const hl_kernels HL_THIS_TABLE = {
             [HL_OUTPUT] = output_rows,
             [HL_CSR_BACKWARD_WEIGHT] = csr_backward_weight,
             [HL_CSR_UPDATE] = csr_update,
+            [HL_DROPOUT] = dropout,
+            [HL_NOISE] = noise,
+            [HL_PARTNER_GATHER] = partner_gather,
+            [HL_PARTNER_LOSS] = partner_loss,
+            [HL_MIX] = mix_rows,
 #endif
             [HL_DENSE_FORWARD] = dense_forward,
             [HL_DENSE_BACKWARD_INPUT] = dense_backward_input,

@@ -40,10 +40,12 @@ Streams = namedtuple("Streams", "X indices indptr codes targets weights")
 #: (zero between steps), the features that a batch has, and the user's functions (functions * 3,),
 #: each an hl_function.
 Memory = namedtuple("Memory", "arena store plain row gradient touched marks functions")
-#: The rows of a step, and what its optimizer is to know.
-Batch = namedtuple("Batch", "order first n scalars inverse_weight")
+#: The rows of a step, what its optimizer is to know, and what is drawn for it. Row r is the partner
+#: of that row, `turn` rows further on, where turn is not 0.
+Batch = namedtuple("Batch", "order first n scalars inverse_weight seed step turn")
 #: Epochs of n rows in batches of `size`; mean losses and the stopping rule are kept up to date.
-Epochs = namedtuple("Epochs", "orders n size scalars losses stop")
+#: `drawn`: the seed of what is drawn, and the number of the first step of all calls.
+Epochs = namedtuple("Epochs", "orders n size scalars losses stop drawn")
 #: How far they have come. done: epochs, rows of the one under way, scalars used up, steps of all
 #: calls; loss: of the epoch under way.
 Progress = namedtuple("Progress", "done loss")
@@ -86,7 +88,7 @@ def call(typing, address, arguments):
     return types.void(address, arguments), generate
 
 
-random_block, uniform32, uniform64 = philox.compiled(jit)
+random_block, uniform32, uniform64, normal = philox.compiled(jit)
 
 
 @jit
@@ -120,8 +122,9 @@ def draw(seed, step, op, row, column, out):
 
 @jit
 def row_of(batch, r):
-    """Row of the streams that is row r of the batch."""
-    return batch.order[batch.first + r] if batch.order.size else batch.first + r
+    """Row of the streams that is row r of the batch, or its partner."""
+    place = batch.first + (r + batch.turn if r + batch.turn < batch.n else r + batch.turn - batch.n)
+    return batch.order[place] if batch.order.size else place
 
 
 # ------------------------------------------------------------------------------ forward
@@ -531,6 +534,95 @@ def update(words, op, batch, memory):
     refresh(op, memory)
 
 
+# ------------------------------------------------------------------------------- augment
+
+
+@jit
+def dropout(words, op, batch, memory):
+    """Output, slope <- that times 0 or 1 / (1 - rate)"""
+    item, real = memory.arena.itemsize, memory.arena.dtype.type
+    drawn, one = (batch.seed, batch.step, np.uint64(op.draw)), real(1)
+    for r in range(batch.n):
+        for k in range((op.O + 3) // 4):
+            four = random_block(*drawn, r, k)
+            for o in range(4 * k, min(4 * k + 4, op.O)):
+                kept = real(op.scale) if four[o - 4 * k] >= np.uint64(op.threshold) else real(0)
+                at = op.output // item + r * op.ld_output + o
+                made = memory.arena[at]
+                memory.arena[at] = made * kept
+                if op.slope < 0:
+                    continue
+                slope = op.slope // item + r * op.ld_slope + o
+                if op.activation == words.custom:
+                    memory.arena[slope] *= kept
+                elif op.activation == words.relu:
+                    memory.arena[slope] = kept if made != 0 else real(0)
+                elif op.activation == words.logistic:
+                    memory.arena[slope] = made * (one - made) * kept
+                elif op.activation == words.tanh:
+                    memory.arena[slope] = (one - made * made) * kept
+                else:
+                    memory.arena[slope] = kept
+
+
+@jit
+def noise(op, batch, memory):
+    """Output <- that plus `scale` times normal numbers"""
+    item, real = memory.arena.itemsize, memory.arena.dtype.type
+    bits = 32 if item == 8 else 23
+    for r in range(batch.n):
+        for k in range((op.O + 3) // 4):
+            four = random_block(batch.seed, batch.step, np.uint64(op.draw), r, k)
+            for o in range(4 * k, min(4 * k + 4, op.O)):
+                z = real(normal(four[o - 4 * k], bits))
+                memory.arena[op.output // item + r * op.ld_output + o] += real(op.scale) * z
+
+
+@jit
+def partners_of(batch):
+    """The batch whose rows are the partners of those of this one."""
+    of_all = batch.order, batch.first, batch.n, batch.scalars, batch.inverse_weight
+    return Batch(*of_all, batch.seed, batch.step, batch.n // 2)
+
+
+@jit
+def partner_loss(words, op, batch, streams, memory):
+    """Deltas and the sum of losses of the same outputs by targets and weights of the partners."""
+    item = memory.arena.itemsize
+    for r in range(batch.n):
+        source, at = op.input // item + r * op.ld_input, op.output // item + r * op.ld_output
+        memory.arena[at : at + op.O] = memory.arena[source : source + op.O]
+    return loss(words, op, partners_of(batch), streams, memory)
+
+
+@jit
+def mix_rows(words, op, batch, memory):
+    """Output <- mix * output + (1 - mix) * input"""
+    item, real = memory.arena.itemsize, memory.arena.dtype.type
+    mix = batch.scalars[words.mix]
+    for r in range(batch.n):
+        source, at = op.input // item + r * op.ld_input, op.output // item + r * op.ld_output
+        for o in range(op.O):
+            own, other = memory.arena[at + o], memory.arena[source + o]
+            memory.arena[at + o] = real(mix) * own + real(1 - mix) * other
+
+
+@jit
+def augment(words, op, batch, streams, memory):
+    """An op that changes rows at random; whether it is one."""
+    if op.kind == words.DROPOUT:
+        dropout(words, op, batch, memory)
+    elif op.kind == words.NOISE:
+        noise(op, batch, memory)
+    elif op.kind == words.PARTNER_GATHER:
+        gather(op, partners_of(batch), streams, memory)
+    elif op.kind == words.MIX:
+        mix_rows(words, op, batch, memory)
+    else:
+        return False
+    return True
+
+
 # ---------------------------------------------------------------------------------- walk
 
 
@@ -539,7 +631,7 @@ def walk(words, ops, batch, streams, memory, out):
     """All ops on a batch; returns the sum of its losses. CSR_INDEX and CSR_CATCH_UP, which the
     compiled kernels put off steps by, have nothing to do where all are taken at once.
     """
-    total = 0.0
+    total, mix = 0.0, 1.0
     for k in range(ops.size):
         op = ops[k]
         if op.kind == words.GATHER:
@@ -548,8 +640,11 @@ def walk(words, ops, batch, streams, memory, out):
             dense_forward(words, op, batch, streams, memory)
         elif op.kind == words.CSR_FORWARD:
             csr_forward(words, op, batch, streams, memory)
+        elif op.kind == words.PARTNER_LOSS:
+            mix = batch.scalars[words.mix]
+            total += (1 - mix) * partner_loss(words, op, batch, streams, memory)
         elif op.kind == words.LOSS:
-            total += loss(words, op, batch, streams, memory)
+            total += mix * loss(words, op, batch, streams, memory)
         elif op.kind == words.OUTPUT:
             output_rows(words, op, batch, memory, out)
         elif op.kind == words.DENSE_BACKWARD_INPUT:
@@ -566,7 +661,11 @@ def walk(words, ops, batch, streams, memory, out):
             update(words, op, batch, memory)
         elif op.kind == words.CSR_UPDATE:
             csr_update(words, op, batch, streams, memory)
-        elif op.kind != words.CSR_INDEX and op.kind != words.CSR_CATCH_UP:
+        elif (
+            op.kind != words.CSR_INDEX
+            and op.kind != words.CSR_CATCH_UP
+            and not augment(words, op, batch, streams, memory)
+        ):
             raise NotImplementedError("an op that numba has no function for")
     return total
 
@@ -610,10 +709,12 @@ def train(words, tables, streams, memory, epochs, progress, most):
                 return True
             most -= 1
             rows = min(epochs.size, epochs.n - done[1])
-            batch = Batch(order, done[1], rows, epochs.scalars[0], 0.0)
+            seed, step = epochs.drawn[0], epochs.drawn[1] + np.uint64(done[3])
+            batch = Batch(order, done[1], rows, epochs.scalars[0], 0.0, seed, step, 0)
             weight = sum_weights(streams, batch)
             if weight != 0:
-                batch = Batch(order, done[1], rows, epochs.scalars[done[2]], 1 / weight)
+                scalars = epochs.scalars[done[2]]
+                batch = Batch(order, done[1], rows, scalars, 1 / weight, seed, step, 0)
                 penalty = 0.5 * squares(words, parameters, memory.store, batch.scalars)
                 total = walk(words, ops, batch, streams, memory, memory.arena)
                 progress.loss[0] += (total + penalty) * batch.inverse_weight * rows
@@ -640,7 +741,8 @@ def predict(words, ops, streams, memory, rows, chunk, out):
     order, no_scalars = np.empty(0, np.intp), np.empty(0)
     first, last = rows
     for begin in range(first, last, chunk):
-        batch = Batch(order, begin, min(chunk, last - begin), no_scalars, 1.0)
+        rows_here, nothing = min(chunk, last - begin), np.uint64(0)
+        batch = Batch(order, begin, rows_here, no_scalars, 1.0, nothing, nothing, 0)
         walk(words, ops, batch, streams, memory, out)
 
 
@@ -668,6 +770,7 @@ class Engine:
         self._n_rows = streams["X"].shape[0] if "X" in streams else 0
         self._progress = Progress(np.zeros(4, np.int64), np.zeros(1))
         self._busy = False
+        self._drawn = np.zeros(2, np.uint64)
         self._functions = [compiled(f, plan.dtype.name) for f in plan.functions]  # keeps them alive
         widest = max((int(op["O"]) for op in plan.ops), default=0)
         csr = plan.ops[plan.ops["kind"] == KINDS["CSR_BACKWARD_WEIGHT"]]
@@ -713,6 +816,10 @@ class Engine:
                 raise ValueError(f"the store has no {which} of this plan to read")
             weight[...], bias[...] = there, bias_there
 
+    def draw_from(self, seed, step):
+        """Random words are those of a seed from now on, and the next step has that number."""
+        self._drawn[:] = seed, (step - self.steps) % 2**32
+
     def catch_up(self):
         """Nothing: no feature misses a step."""
 
@@ -727,7 +834,7 @@ class Engine:
             orders = np.empty((0, 0), np.intp) if orders is None else orders
             rules = np.empty(0) if stop is None else stop
             size = self.plan.batch_size
-            epochs = Epochs(_frozen(orders), n, size, _frozen(scalars), losses, rules)
+            epochs = Epochs(_frozen(orders), n, size, _frozen(scalars), losses, rules, self._drawn)
             where = WORDS, self._tables, self._streams, self._memory, epochs, self._progress
             most, more = 1, True
             while more:
@@ -744,7 +851,7 @@ class Engine:
         order, memory, scalars = _frozen(np.empty(0, np.intp)), self._memory, _frozen(scalars)
         for first in range(0, self._n_rows, self.plan.batch_size):
             rows = min(self.plan.batch_size, self._n_rows - first)
-            batch = Batch(order, first, rows, scalars[0], 0.0)
+            batch = Batch(order, first, rows, scalars[0], 0.0, np.uint64(0), np.uint64(0), 0)
             ops = self._accumulate if first else self._tables[0]
             loss += walk(WORDS, ops, batch, self._streams, memory, memory.arena)
             weight += sum_weights(self._streams, batch)

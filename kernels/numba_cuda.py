@@ -106,7 +106,7 @@ def _handed(arrays):
 
 
 def table_of(ops, plan, store_size):
-    """An op table as kernels read it: integers (n, FIELDS) and constants (n, 4).
+    """An op table as kernels read it: integers (n, FIELDS) and constants (n, 5).
 
     A weight that has no place in the store of the plan lies after its end.
     """
@@ -127,9 +127,10 @@ def table_of(ops, plan, store_size):
         apart = stages[k] == "rows" and not (ops["kind"][k] == ops["kind"][k + 1] == shard)
         table[k, AT.meet] = apart or stages[k] != stages[k + 1]
     limits = np.finfo(plan.dtype)
-    constants = np.empty((len(ops), 4))
+    constants = np.empty((len(ops), 5))
     constants[:, 0], constants[:, 1] = ops["beta_2"], np.maximum(ops["epsilon"], limits.tiny)
     constants[:, 2], constants[:, 3] = limits.tiny, limits.eps
+    constants[:, 4] = ops["scale"]
     return table, constants
 
 
@@ -380,6 +381,8 @@ class Pool:
             "weighted": weights,
             "size": self.size,
             "inverted": n if self.positions > 1 and call.ordered else -1,
+            "seed_low": call.engine.seed % 2**32,
+            "seed_high": call.engine.seed >> 32,
         }
         return np.array([places.get(name, 0) for name in PLACES], np.int64)
 
@@ -617,7 +620,8 @@ class Engine:
         self._host = np.zeros(self.pool.size, plan.dtype)
         self._host_is_new, self._host_is_current = True, True
         self._report = np.zeros(len(REPORTED))
-        self._steps = 0
+        self._steps = self._first_step = 0
+        self.seed = 0
         self._busy = False
 
     @property
@@ -667,6 +671,10 @@ class Engine:
                 self.pool.part(self.slot).copy_to_device(self._host)
             self._host_is_new = False
 
+    def draw_from(self, seed, step):
+        """Random words are those of a seed from now on, and the next step has that number."""
+        self.seed, self._first_step = seed, step - self._steps
+
     def catch_up(self):
         """Nothing: no feature misses a step."""
 
@@ -680,6 +688,8 @@ class Engine:
         if weights is not None:
             weights = weights[orders] if orders is not None else np.tile(weights, (shape[0], 1))
         records = records_of(self.plan, shape, scalars, weights)
+        steps = np.cumsum(records[:, RECORD.rows] > 0) - 1
+        records[:, RECORD.step] = (self._first_step + self._steps + steps) % 2**32
         self._report = report = np.zeros(len(REPORTED) - 1 + len(losses))
         if stop is not None:
             report[REPORT.ruled] = 1

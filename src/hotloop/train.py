@@ -16,10 +16,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import scipy.optimize
+import scipy.special
 from sklearn.exceptions import ConvergenceWarning
 
-from .backends import open_runner, shuffle, times_faster
-from .plan import GROUPS, SCALARS, Plan, State
+from .backends import open_runner, random_words, shuffle, times_faster
+from .plan import GROUPS, MIXUP, SCALARS, Plan, State
 
 Array = np.ndarray
 
@@ -89,6 +90,10 @@ class History:
         Samples that have gone by, over all calls.
     n_epochs : int
         Epochs of this call.
+    n_steps : int
+        Optimizer steps over all calls, by whose numbers random words are drawn.
+    seed : int or None
+        Of these words; None as long as none are drawn.
     """
 
     loss_curve: list[float] = field(default_factory=list)
@@ -98,6 +103,8 @@ class History:
     best_validation_score: float | None = None
     n_seen: int = 0
     n_epochs: int = 0
+    n_steps: int = 0
+    seed: int | None = None
 
     @property
     def loss(self) -> float:
@@ -385,7 +392,10 @@ class EpochLoop:
         self._stop: Array | None = None
         self._steps_noted = 0
         self._state = State(
-            start[np.newaxis], {k: v[np.newaxis] for k, v in moments.items()}, optimizer.step
+            start[np.newaxis],
+            {k: v[np.newaxis] for k, v in moments.items()},
+            history.n_steps,
+            history.seed or 0,
         )
 
     def run(self, rng: np.random.RandomState, tasks: Tasks) -> Outcome:
@@ -490,7 +500,17 @@ class EpochLoop:
         scalars[..., SCALARS.index("rate")] = rates.reshape(1, -1, 1)
         scalars[..., SCALARS.index("momentum")] = self.optimizer.momentum
         scalars[..., GROUPS.index("weight"), SCALARS.index("decay")] = self.settings.alpha
+        if self.plan.network.mixup:
+            shares = self._shares(n_epochs * self.n_steps)
+            scalars[..., SCALARS.index("mix")] = shares[:, np.newaxis]
         return scalars
+
+    def _shares(self, n_steps: int) -> Array:
+        """What share each row has in its pair in the next steps, from Beta(mixup, mixup)."""
+        steps = self.history.n_steps + np.arange(n_steps)
+        places = (random_words(self.history.seed or 0, steps, MIXUP) + 0.5) / 2**32
+        alpha = self.plan.network.mixup
+        return scipy.special.betaincinv(alpha, alpha, places)
 
     def _note_epochs(self, losses: list[float]) -> None:
         """Enter into the books what the runner has done since it was called: all its steps, and
@@ -502,6 +522,7 @@ class EpochLoop:
         history = self.history
         n_steps = self._runner.steps - self._steps_noted
         self._steps_noted += n_steps
+        history.n_steps += n_steps
         history.loss_curve.extend(map(float, losses))
         history.n_epochs += len(losses)
         history.n_seen += len(losses) * self.n_rows

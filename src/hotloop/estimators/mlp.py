@@ -139,13 +139,24 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     class_weight : dict, 'balanced' or None, default=None
         Not built yet.
     dropout : float or array-like of float of shape (n_layers - 2,), default=0.0
-        Not built yet.
+        The rate in [0, 1) at which each training step drops outputs of hidden layers: each is 0
+        with that probability, else ``1 / (1 - dropout)`` times what it would be, so that its mean
+        stays (Srivastava et al. 2014, "Dropout", JMLR 15, sections 4 and 10). One rate for all
+        hidden layers, or one for each. Predictions drop nothing, and so do scores of
+        `early_stopping`. What is dropped is up to `random_state` alone: it is the same on every
+        backend and any number of threads. Not for 'lbfgs', like the next three.
     input_dropout : float, default=0.0
-        Not built yet.
+        The same rate for the inputs. Needs a dense X.
     input_noise : float, default=0.0
-        Not built yet.
+        Standard deviation of the normal numbers that each training step adds to all inputs,
+        before it drops any. Needs a dense X, and columns that are scaled alike.
     mixup : float, default=0.0
-        Not built yet.
+        Mixes rows in pairs (Zhang et al. 2018, "mixup", ICLR, section 2): each step trains on
+        ``m * x_i + (1 - m) * x_j`` by the loss
+        ``m * w_i * loss(y_i) + (1 - m) * w_j * loss(y_j)``, w being sample weights. m is drawn
+        from Beta(mixup, mixup) for each step; i are the rows of the batch, in random order, j is
+        half a batch further on. 0 mixes nothing; 0.1 to 0.4 are usual. Noise and dropout come
+        after it. Needs a dense X.
     normalization : {'batch', 'layer'}, BatchNorm, LayerNorm or None, default=None
         Not built yet.
     l1_ratio : float, default=0.0
@@ -696,13 +707,24 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         one, for steps (or predictions) of at least 5 MFLOP, which is 6 (2) times rows times
         weights: below that the CPU is done sooner.
     dropout : float or array-like of float of shape (n_layers - 2,), default=0.0
-        Not built yet.
+        The rate in [0, 1) at which each training step drops outputs of hidden layers: each is 0
+        with that probability, else ``1 / (1 - dropout)`` times what it would be, so that its mean
+        stays (Srivastava et al. 2014, "Dropout", JMLR 15, sections 4 and 10). One rate for all
+        hidden layers, or one for each. Predictions drop nothing, and so do scores of
+        `early_stopping`. What is dropped is up to `random_state` alone: it is the same on every
+        backend and any number of threads. Not for 'lbfgs', like the next three.
     input_dropout : float, default=0.0
-        Not built yet.
+        The same rate for the inputs. Needs a dense X.
     input_noise : float, default=0.0
-        Not built yet.
+        Standard deviation of the normal numbers that each training step adds to all inputs,
+        before it drops any. Needs a dense X, and columns that are scaled alike.
     mixup : float, default=0.0
-        Not built yet.
+        Mixes rows in pairs (Zhang et al. 2018, "mixup", ICLR, section 2): each step trains on
+        ``m * x_i + (1 - m) * x_j`` by the loss
+        ``m * w_i * loss(y_i) + (1 - m) * w_j * loss(y_j)``, w being sample weights. m is drawn
+        from Beta(mixup, mixup) for each step; i are the rows of the batch, in random order, j is
+        half a batch further on. 0 mixes nothing; 0.1 to 0.4 are usual. Noise and dropout come
+        after it. Needs a dense X.
     normalization : {'batch', 'layer'}, BatchNorm, LayerNorm or None, default=None
         Not built yet.
     l1_ratio : float, default=0.0

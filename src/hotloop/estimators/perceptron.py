@@ -6,7 +6,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial, wraps
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
@@ -58,16 +58,14 @@ HISTORY = {
     "validation_scores": "validation_scores_",
     "best_validation_score": "best_validation_score_",
     "n_seen": "t_",
+    "n_steps": "_n_steps",
+    "seed": "_seed",
 }
 #: Attributes that not every fit sets: those of an earlier one must not outlive it.
 PASSING = (*HISTORY.values(), "_optimizer", "feature_names_in_")
 #: Parameters that do nothing yet, and their defaults.
 NOT_BUILT = {
     "class_weight": None,
-    "dropout": 0.0,
-    "input_dropout": 0.0,
-    "input_noise": 0.0,
-    "mixup": 0.0,
     "normalization": None,
     "l1_ratio": 0.0,
     "max_norm": None,
@@ -79,6 +77,8 @@ NOT_BUILT = {
     "scoring": None,
     "max_time_s": None,
 }
+#: Parameters of an estimator, and fields of a network, by which training changes its input.
+INPUT_CHANGES = ("input_dropout", "input_noise", "mixup")
 #: dtypes that rows are predicted from where they lie.
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -347,11 +347,14 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
 
         widths = (data.X.shape[1], *hidden, data.n_outputs)
         network = _network(widths, self._activation(), self._loss_of(data))
+        network = self._augmented(network, data)
         self._judge(network, data)
         with validate.random_stream(self.random_state) as rng:
             backend = self._backend_for(network, data)
             start = self._initial(network, data, backend, rng) if afresh else self._current(network)
             history = train.History() if afresh else self._history()
+            if network.draws and history.seed is None:
+                history.seed = int(rng.randint(0, 2**64, dtype=np.uint64))
             job = _Job(network, data, start, history, incremental, operands, backend)
 
             max_iter = 1 if incremental else self.max_iter
@@ -387,6 +390,31 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         if isinstance(self.activation, str):
             return self.activation
         return validate.function("activation", self.activation)
+
+    def _augmented(self, network: spec.Network, data: TrainingData) -> spec.Network:
+        """The network as it is trained: with what is dropped, mixed and made noisy."""
+        rates = validate.dropout(self.dropout, len(network.layers) - 1)
+        hidden = [
+            replace(layer, dropout=rate)
+            for layer, rate in zip(network.layers[:-1], rates, strict=True)
+        ]
+        changes = {name: float(getattr(self, name)) for name in INPUT_CHANGES}
+        network = replace(network, layers=(*hidden, network.layers[-1]), **changes)
+        if network.draws and self.solver == "lbfgs":
+            asked = [name for name in INPUT_CHANGES if changes[name]]
+            asked += ["dropout"] if any(rates) else []
+            raise ValueError(
+                f"solver='lbfgs' minimises one loss of all rows, which {' and '.join(asked)} would "
+                "change at random from step to step. Use solver='adam' or 'sgd', or set "
+                f"{'=0, '.join(asked)}=0."
+            )
+        if network.changes_input and data.is_sparse:
+            asked = [name for name in INPUT_CHANGES if changes[name]]
+            raise ValueError(
+                f"X is sparse, and {' and '.join(asked)} would change whole rows of it, zeros "
+                "included. Drop outputs of hidden layers instead (dropout), or pass a dense X."
+            )
+        return network
 
     def _judge(self, network: spec.Network, data: TrainingData) -> None:
         """Refuse functions of the user that cannot be trained with."""
@@ -439,6 +467,8 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             dtype, n_rows = self._dtype(data.X), data.X.shape[0]
             n_rows, n_vectors = min(self._batch_size(n_rows), n_rows), 1 + len(record.slots)
         n_units = sum(layer.units for layer in network.layers)
+        n_units += sum(layer.units for layer in network.layers if layer.dropout) // 2  # slopes
+        n_units += (network.in_shape[0] + network.n_outputs) // 2 if network.mixup else 0
         n_numbers = n_vectors * n_parameters(network) + 2 * n_rows * n_units
         how = {"sparse": data.is_sparse, "backend": backend}
         stored = _store_bytes(network, dtype, record, **how)
