@@ -20,6 +20,7 @@ from sklearn.datasets import load_iris, make_regression
 
 import hotloop
 import test_custom as custom
+import test_dropout as dropout
 from bounds import assert_within
 from hotloop import MLPClassifier, MLPRegressor, backends, fit_many, plan, spec
 from stacks import (
@@ -131,6 +132,27 @@ def test_more_pieces_and_shards_than_one(monkeypatch, team):
     )  # fmt: skip
     assert (compiled.ops["shard_rows"] == 6).any()
     assert_training_matches(problem, "adam", 31, gradients=None)
+
+
+@both_dtypes
+@pytest.mark.parametrize("name", ["one layer", "logistic", "csr", "mixed numbers", "small"])
+def test_dropout_noise_and_mixup(name, dtype, team):
+    """The oracle's masks, noise and pairs, in a block and in a grid."""
+    case = dropout.CASES[name]
+    dropout.assert_trains_as_the_oracle(case, "cuda", dtype, first_step=2**32 - 2)
+
+
+@both_dtypes
+def test_masks_are_bit_for_bit_the_oracles(dtype, team):
+    got = dropout.factors("cuda", dtype, n=8, units=9)
+    np.testing.assert_array_equal(got, dropout.masks_of(0.3, got.shape, dtype))
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-11), ("float32", 2e-6)])
+def test_noise_is_the_oracles(dtype, bound):
+    z = dropout.noise("cuda", dtype, (6, 50))
+    want = dropout.oracle.Random(dropout.SEED).noise(3, z.shape, 32 if dtype == "float64" else 23)
+    assert (np.abs(z - want) <= bound * np.maximum(np.abs(want), 1e-3)).all()
 
 
 def test_gradients_of_many_batches_add_up(monkeypatch, team):
