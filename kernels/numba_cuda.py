@@ -19,6 +19,7 @@ import scipy.sparse
 from numba import cuda, typeof
 
 from . import CUDA_DRIVER, DTYPES, KINDS, SCALARS, STAGES
+from .cuda_memory import DEVICE, DeviceMatrix, empty, joined, matrix, upload
 from .cuda_ops import (
     AT,
     ENTRIES,
@@ -60,44 +61,6 @@ _OFFSETS = {
 #: Ops that a walk passes over: all steps of all features are taken at once.
 _PASSED = [KINDS["CSR_INDEX"], KINDS["CSR_CATCH_UP"]]
 _REFUSED = [KINDS["ROUND"]]
-#: One launch or copy at a time, from whichever thread.
-_DEVICE = threading.RLock()
-
-
-def _on_device(make, n_bytes):
-    """What `make` returns; MemoryError if the device has no room for it."""
-    try:
-        with _DEVICE:
-            return make()
-    except Exception as error:
-        if getattr(error, "code", None) != 2 and "OUT_OF_MEMORY" not in str(error):
-            raise
-        raise MemoryError(
-            f"the CUDA device has no room for {n_bytes / 2**20:,.1f} MiB more. Use a smaller "
-            "network or batch_size, free memory on the device, or use device='cpu'."
-        ) from error
-
-
-def empty(size, dtype):
-    """An array on the device, one element at least."""
-    dtype = np.dtype(dtype)
-    return _on_device(lambda: cuda.device_array(max(1, size), dtype), max(1, size) * dtype.itemsize)
-
-
-def upload(array):
-    """A flat copy of an array on the device; an array that is there already is read in place."""
-    if hasattr(array, "__cuda_array_interface__"):
-        return cuda.as_cuda_array(array).reshape(-1)
-    if getattr(array, "__cuda_ndarray__", False):
-        return array.reshape(-1)
-    if array.size == 0:
-        return empty(1, array.dtype)
-    return _on_device(lambda: cuda.to_device(array.reshape(-1)), array.nbytes)
-
-
-def matrix(array):
-    """A copy on the device, of the same shape."""
-    return _on_device(lambda: cuda.to_device(np.ascontiguousarray(array)), array.nbytes)
 
 
 def _handed(arrays):
@@ -194,7 +157,7 @@ class Uploads:
             X=dtype, targets=dtype, weights=np.float64, codes=np.int32, indices=np.int32,
             indptr=np.int64, column_values=dtype, column_rows=np.int32, column_starts=np.int64,
         )  # fmt: skip
-        self.data = Data(*(_joined(parts[name], dtypes[name]) for name in Data._fields))
+        self.data = Data(*(joined(parts[name], dtypes[name]) for name in Data._fields))
 
 
 def _identity(array):
@@ -207,26 +170,10 @@ def _identity(array):
     return interface["data"][0], tuple(interface["shape"]), interface["typestr"]
 
 
-def _joined(arrays, dtype):
-    """All arrays one after the other on the device; one that is alone is not copied before."""
-    if not arrays:
-        return empty(1, dtype)
-    if len(arrays) == 1:
-        return upload(arrays[0])
-    return upload(np.concatenate([_on_host(array) for array in arrays]))
-
-
-def _on_host(array):
-    return array.copy_to_host() if hasattr(array, "copy_to_host") else array
-
-
 def _flat(array, dtype):
-    """An array as a vector of a dtype, on the device if it was there."""
-    if hasattr(array, "__cuda_array_interface__"):
-        array = cuda.as_cuda_array(array)
-        if array.dtype != dtype:
-            raise ValueError(f"X on the device must be {dtype}, got {array.dtype}.")
-        return array.reshape(-1)
+    """An array as a vector of a dtype, on the device if it lies there."""
+    if isinstance(array, DeviceMatrix):
+        return array.astype(dtype).array.reshape(-1)
     return np.ascontiguousarray(array, dtype).reshape(-1)
 
 
@@ -333,7 +280,7 @@ class Pool:
                 seconds = time.perf_counter() - start
                 self._most = next_most(self._most, seconds, LAUNCH_SECONDS)
         finally:
-            with _DEVICE:
+            with DEVICE:
                 back = reports.copy_to_host()
             for call, start in zip(calls, starts[:-1], strict=True):
                 call.report[:] = back[start : start + call.report.size]
@@ -430,7 +377,7 @@ def launch(table, memory, data, jobs, arrays, sizes):
     records, orders, reports = arrays
     n_bytes = size * memory.store.dtype.itemsize
     tables, memory, data = (_handed(x) for x in (table.tables, memory, data))
-    with _DEVICE:
+    with DEVICE:
         if len(jobs) > 1 or in_blocks(table.host, len(jobs), rows, n_bytes):
             jobs = cuda.to_device(jobs)
             arguments = tables, memory, data, jobs, records, orders, reports
@@ -660,14 +607,14 @@ class Engine:
     def _download(self):
         """Brings the copy on the host up to date."""
         if not self._host_is_current:
-            with _DEVICE:
+            with DEVICE:
                 self.pool.part(self.slot).copy_to_host(self._host)
             self._host_is_current = True
 
     def _upload(self):
         """Brings the device up to date."""
         if self._host_is_new:
-            with _DEVICE:
+            with DEVICE:
                 self.pool.part(self.slot).copy_to_device(self._host)
             self._host_is_new = False
 
@@ -761,5 +708,5 @@ class Engine:
         arrays = matrix(records), empty(1, np.int32), report
         launch(pool.inference, memory, uploads.data, jobs, arrays, (min(n, chunk), pool.size))
         if not on_device:
-            with _DEVICE:
+            with DEVICE:
                 out.reshape(-1)[:] = result.copy_to_host()[: out.size]

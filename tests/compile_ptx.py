@@ -21,7 +21,7 @@ except Exception as error:
     print(f"no NVVM to compile with: {error!r}")
     sys.exit(77)
 
-from hotloop.kernels import cuda_ops
+from hotloop.kernels import cuda_copies, cuda_ops
 
 from hotloop import spec
 from hotloop.elementwise import erf, exp, log, tanh
@@ -58,15 +58,23 @@ def arguments(real):
     return (tables, memory, data, *rest)
 
 
+def compiled(kernel, arrays, *about):
+    ptx, _ = cuda.compile_ptx(kernel.py_func, tuple(map(typeof, arrays)), cc=CC)
+    assert ".visible .entry" in ptx
+    print(kernel.py_func.__name__, *about, len(ptx), flush=True)
+
+
 def main():
     custom = spec.Function("activation", gelu), spec.Function("loss", log_cosh)
     for functions in ((), custom):
         for real in (np.float32, np.float64):
             for kernel in cuda_ops.kernels_with(functions, np.dtype(real).name):
-                signature = tuple(typeof(argument) for argument in arguments(real))
-                ptx, _ = cuda.compile_ptx(kernel.py_func, signature, cc=CC)
-                assert ".visible .entry" in ptx
-                print(kernel.py_func.__name__, np.dtype(real), len(functions), len(ptx), flush=True)
+                compiled(kernel, arguments(real), np.dtype(real), len(functions))
+    for real, other in ((np.float32, np.float64), (np.float64, np.float32)):
+        values, rows = np.zeros(1, real), np.zeros(1, np.int64)
+        compiled(cuda_copies.extremes, (values, values, values), np.dtype(real))
+        compiled(cuda_copies.convert, (values, np.zeros(1, other)), np.dtype(real))
+        compiled(cuda_copies.gather, (np.zeros((1, 1), real), rows, values), np.dtype(real))
 
 
 if __name__ == "__main__":

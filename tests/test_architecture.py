@@ -20,11 +20,13 @@ EVERYWHERE = PYTHON + sorted(
 )
 #: Room -> rooms it may import; CONTRIBUTING.md says why these.
 ARROWS = {
-    "__init__": {"backends", "estimators", "kernels", "many"},
-    "many": {"backends"},
+    "__init__": {"backends", "estimators", "kernels", "many", "options", "display"},
+    "display": {"options"},
+    "many": {"backends", "device_arrays"},
+    "device_arrays": {"backends", "compat", "validate"},
     "estimators": {
         *("options", "validate", "model_io", "compat", "spec", "plan", "train"),
-        *("backends", "estimators"),
+        *("backends", "device_arrays", "estimators", "schedules"),
     },
     "options": {"spec", "schedules", "compat"},
     "schedules": set(),

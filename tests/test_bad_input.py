@@ -172,7 +172,7 @@ BAD_PARAMETERS = [
     *({"solver": v} for v in ("newton", None)),
     *({"alpha": v} for v in (-1e-9, "a", np.nan)),
     *({"batch_size": v} for v in (0, -5, 2.5, "all")),
-    *({"learning_rate": v} for v in ("cosine", 3)),
+    *({"learning_rate": v} for v in ("sudden", 3)),
     *({"learning_rate_init": v} for v in (0, -1, "a")),
     *({"max_iter": v} for v in (0, -1, 1.5, "a", np.inf)),
     *({"momentum": v} for v in (-0.1, 1.1)),

@@ -10,16 +10,19 @@ import pickle
 import sys
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scipy.sparse
+import sklearn
 from hotloop.kernels import KINDS
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_regression
 
 import hotloop
 import test_custom as custom
+import test_device_arrays as device_arrays
 import test_dropout as dropout
 from bounds import assert_within
 from hotloop import MLPClassifier, MLPRegressor, backends, fit_many, plan, spec
@@ -465,6 +468,268 @@ def test_many_on_the_cpu_are_fitted_one_after_another():
         assert state_of(alone.coefs_) == state_of(model.coefs_)
 
 
+# Arrays of the user that lie on the device.
+
+
+def of_numba(array):
+    return numba_cuda.cuda.to_device(np.ascontiguousarray(array))
+
+
+def interface_of(array):
+    """Of numba's; those of the simulator have the host's."""
+    return array._ary.__array_interface__ if SIMULATED else array.__cuda_array_interface__
+
+
+def by_interface(array):
+    """As CuPy and torch hand them in."""
+    array = of_numba(array)
+    return device_arrays.ByInterface(array, interface_of(array))
+
+
+def by_dlpack(array):
+    """As a library hands them in that knows nothing else."""
+    if not SIMULATED:
+        pytest.skip("numba's arrays have no DLPack, and the tests need no other library")
+    return device_arrays.ByDLPack(of_numba(array)._ary)
+
+
+both_ways = pytest.mark.parametrize("way", [of_numba, by_interface, by_dlpack])
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Addresses of X in the launches, as they come."""
+    addresses, whole = set(), numba_cuda.launch
+
+    def launch(table, memory, data, *rest):
+        addresses.add(interface_of(data.X)["data"][0])
+        return whole(table, memory, data, *rest)
+
+    monkeypatch.setattr(numba_cuda, "launch", launch)
+    return addresses
+
+
+@both_ways
+@both_dtypes
+def test_arrays_of_the_device_are_read_in_place_with_the_same_bits(way, dtype, read):
+    """X is never copied; y and weights may be anywhere."""
+    X, y = iris(dtype)
+    weight = np.linspace(0.5, 2, len(y))
+    network = MLPClassifier(4, max_iter=3, batch_size=16, random_state=0, device="cuda")
+    expected = clone(network).fit(X, y, weight)
+    there = way(X)
+    read.clear()
+    model = clone(network).fit(there, way(y), way(weight))
+    assert state_of(vars(model)) == state_of(vars(expected))
+    model.predict_proba(there)
+    matrix = backends.device_matrix(there)
+    assert read == {matrix.__cuda_array_interface__["data"][0]}
+    for method in ("predict", "predict_proba", "predict_log_proba", "decision_function"):
+        found = getattr(model, method)(there)
+        assert type(found) is np.ndarray
+        np.testing.assert_array_equal(found, getattr(expected, method)(X))
+    model.partial_fit(there, y)
+    assert state_of(model.coefs_) == state_of(expected.partial_fit(X, y).coefs_)
+
+
+@pytest.mark.parametrize("of_X", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"precision": "float32", "early_stopping": True},
+        {"precision": "float64", "early_stopping": True},
+        {"solver": "lbfgs"},
+        {"solver": "sgd", "shuffle": False},
+    ],
+    ids=str,
+)
+def test_what_is_computed_in_another_dtype_or_of_some_rows_has_the_same_bits(settings, of_X):
+    """X is converted, and rows are set aside, on the device."""
+    X, y = make_regression(30, 3, n_targets=2, random_state=0)
+    X, y = X.astype(of_X), y / 100
+    model = MLPRegressor(hidden_layer_sizes=4, max_iter=3, random_state=0, device="cuda")
+    model.set_params(**settings)
+    expected, there = clone(model).fit(X, y), of_numba(X)
+    assert state_of(vars(model.fit(there, of_numba(y)))) == state_of(vars(expected))
+    wide = of_numba(X.astype("float64"))  # predicted with what X and the weights are, both
+    np.testing.assert_array_equal(model.predict(wide), expected.predict(X.astype("float64")))
+    np.testing.assert_array_equal(model.predict(there[5:9]), expected.predict(X[5:9]))
+
+
+@pytest.mark.parametrize("with_folds", [False, True])
+def test_many_fits_share_an_array_of_the_device(with_folds, launches, read):
+    """Uploaded never; folds are gathered on the device."""
+    X, y = iris("float32")
+    folds = [np.arange(len(y)) % 5 != k for k in range(5)] if with_folds else None
+    there = of_numba(X)
+    together = fit_many(several(), there, of_numba(y), folds=folds)
+    assert max(launches) == 4
+    if not with_folds:
+        assert interface_of(there)["data"][0] in read
+        assert len(read) == 2  # and the rows that early stopping sets aside
+    for one, many in zip(fit_many(several(), X, y, folds=folds), together, strict=True):
+        assert state_of(vars(one)) == state_of(vars(many))
+
+
+class OfALibrary(device_arrays.ByInterface):
+    """An array of a library with an array namespace, which makes its arrays of NumPy's."""
+
+    __name__, device = "a library", "the device of X"
+
+    def __array_namespace__(self, api_version=None):
+        return self
+
+    def asarray(self, array, device):
+        return self, array, device
+
+
+def test_predictions_come_back_as_scikit_learn_is_set_to(monkeypatch):
+    """With array_api_dispatch: numbers in the library of X, or in numba's; strings in NumPy's."""
+    monkeypatch.setenv("SCIPY_ARRAY_API", "1")
+    X, y = iris("float32")
+    there = of_numba(X)
+    how = {"max_iter": 2, "random_state": 0, "device": "cuda"}
+    model = MLPClassifier(3, **how)
+    methods = "predict", "predict_proba", "predict_log_proba", "decision_function"
+    with sklearn.config_context(array_api_dispatch=True):
+        model.fit(there, of_numba(y), of_numba(np.ones(len(y))))
+        assert type(model.coefs_[0]) is type(model.classes_) is np.ndarray
+        for method in methods:
+            expected = getattr(model, method)(X)
+            assert type(expected) is np.ndarray
+            for X_there in (there, by_interface(X)):
+                found = getattr(model, method)(X_there)
+                assert type(found) is type(there)
+                np.testing.assert_array_equal(found.copy_to_host(), expected)
+            library = OfALibrary(there, interface_of(there))
+            found_by, found, device = getattr(model, method)(library)
+            np.testing.assert_array_equal(found, expected)
+            assert found_by is library
+            assert device == "the device of X"
+        named = MLPClassifier(3, **how).fit(there, np.array(["a", "b", "c"])[y])
+        assert type(named.predict(there)) is np.ndarray
+        assert type(named.predict_proba(there)) is type(there)
+        sparse = MLPClassifier(3, **how).fit(there, scipy.sparse.csr_array(np.eye(3, dtype=int)[y]))
+        assert scipy.sparse.issparse(sparse.predict(there))
+        numbers = MLPRegressor(hidden_layer_sizes=3, **how).fit(there, y)
+        assert type(numbers.predict(there)) is type(there)
+        assert numbers.predict(there).shape == (len(y),)
+
+
+def with_value(value, dtype="float64"):
+    X = iris(dtype)[0]
+    X[17, 2] = value
+    return X
+
+
+WRONG = {
+    "NaN": (lambda X: of_numba(with_value(np.nan)), "Input X contains NaN"),
+    "infinity": (lambda X: of_numba(with_value(-np.inf)), "Input X contains infinity"),
+    "NaN in float32": (lambda X: by_interface(with_value(np.nan, "float32")), "contains NaN"),
+    "of int": (
+        lambda X: of_numba(X.astype(int)),
+        r"float32 or float64.*got shape \(30, 4\), int64",
+    ),
+    "of float16": (lambda X: of_numba(X.astype("float16")), "float16, C-contiguous.*copy it to"),
+    "a vector": (lambda X: of_numba(X[:, 0]), r"two dimensions.*got shape \(30,\)"),
+    "a cube": (lambda X: of_numba(X[None]), r"two dimensions.*got shape \(1, 30, 4\)"),
+    "by columns": (lambda X: of_numba(X)[:, 1:], "float64, not C-contiguous"),
+    "without rows": (lambda X: of_numba(X)[:0], r"0 sample\(s\) \(shape=\(0, 4\)\)"),
+    "too short": (lambda X: of_numba(X[:29]), r"inconsistent numbers of samples: \[29, 30\]"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_validation_refuses_on_the_host_it_refuses_on_the_device(kind):
+    """And the estimator is left as it was."""
+    X, y = iris()
+    model = MLPClassifier(3, max_iter=2, random_state=0, device="cuda").fit(X, y)
+    make, match = WRONG[kind]
+    unchanged(model, make(X), y, ValueError, match)
+    if kind != "too short":
+        with pytest.raises(ValueError, match=match):
+            model.predict(make(X))
+        with pytest.raises(ValueError, match=r"X has 3 features, but MLPClassifier is expecting 4"):
+            model.predict(of_numba(X[:, :3]))
+
+
+def test_values_and_targets_on_the_device_are_judged_as_on_the_host():
+    X, y = iris()
+    model = MLPClassifier(3, max_iter=2, random_state=0, device="cuda").fit(X, y)
+    unchanged(model, of_numba(X), of_numba(y + np.nan), ValueError, "Input y contains NaN")
+    unchanged(model, of_numba(X), of_numba(y + 0.5), ValueError, "Unknown label type")
+    model.set_params(precision="float32")
+    unchanged(model, of_numba(with_value(1e39)), y, ValueError, r"too large for dtype\('float32'\)")
+    with pytest.raises(ValueError, match="must not be negative"):
+        model.fit(of_numba(X), y, of_numba(-np.ones(len(y))))
+    model.set_params(precision="auto").fit(of_numba(with_value(1e39)), y)
+    with sklearn.config_context(assume_finite=True):
+        assert np.isnan(model.predict_proba(of_numba(with_value(np.nan)))).any()
+
+
+def test_interfaces_that_cannot_be_read_are_refused():
+    """Masked, backwards, or of a library that does not hand it out."""
+    X, y = iris()
+    model, there = MLPClassifier(3, device="cuda"), of_numba(X)
+
+    class Sparse(device_arrays.ByDLPack):
+        def __dlpack__(self, stream=None):
+            raise BufferError("it is sparse")
+
+    interface = interface_of(there)
+    masked = device_arrays.ByInterface(there, {**interface, "mask": there})
+    backwards = device_arrays.ByInterface(there, {**interface, "strides": (-32, 8)})
+    unchanged(model, masked, y, ValueError, "a masked array .* cannot be read")
+    unchanged(model, backwards, y, ValueError, "negative strides; make it C-contiguous")
+    unchanged(model, Sparse(X), y, ValueError, r"Sparse lies on a CUDA device, but.*it is sparse")
+
+
+@pytest.mark.parametrize(
+    ("failed", "device", "where"), [(1, -1, "no memory of CUDA"), (0, 7, "memory of CUDA device 7")]
+)
+def test_memory_that_kernels_cannot_read_is_refused(failed, device, where, monkeypatch):
+    """By what the driver says of its address: to read it would end the context, and the process."""
+    cuda_memory = sys.modules[numba_cuda.DeviceMatrix.__module__]
+    there = by_interface(iris()[0])
+
+    class Driver:
+        def cuPointerGetAttribute(self, answer, attribute, pointer):
+            assert (attribute, pointer.value) == (9, there.__cuda_array_interface__["data"][0])
+            answer._obj.value = device
+            return failed
+
+    monkeypatch.setattr(cuda_memory, "SIMULATED", False)
+    monkeypatch.setattr(cuda_memory.ctypes, "CDLL", lambda name: Driver())
+    here = SimpleNamespace(device=SimpleNamespace(id=0))
+    monkeypatch.setattr(cuda_memory.cuda, "current_context", lambda: here)
+    with pytest.raises(ValueError, match=f"it is {where}, and kernels run on device 0"):
+        cuda_memory.device_matrix(there)
+
+
+def test_a_matrix_of_the_device_is_what_numpy_has():
+    """Extremes wherever they are, rows by any index, one row with any stride."""
+    X = np.arange(35, dtype="float32").reshape(7, 5)
+    for value in (-1, 99, np.nan, -np.inf):
+        for k in range(35):
+            changed = X.copy()
+            changed.flat[k] = value
+            found = backends.device_matrix(of_numba(changed))
+            np.testing.assert_array_equal(
+                [found.min(), found.max()], [changed.min(), changed.max()]
+            )
+    matrix = backends.device_matrix(of_numba(X))
+    for rows in ([], [3], [6, 0, 6], [-1], np.arange(7) % 2 == 0, slice(2, 5)):
+        np.testing.assert_array_equal(matrix[rows].array.copy_to_host(), X[rows])
+    with pytest.raises(IndexError):
+        matrix[[7]]
+    np.testing.assert_array_equal(matrix.astype("float64").array.copy_to_host(), X)
+    assert matrix.astype("float32") is matrix is backends.device_matrix(matrix)
+    interface = {**interface_of(matrix.array), "shape": (1, 5), "strides": (4, 4)}
+    one_row = backends.device_matrix(device_arrays.ByInterface(matrix, interface))
+    assert one_row.carray
+    np.testing.assert_array_equal(one_row.array.copy_to_host(), X[:1])
+
+
 # Refusals.
 
 
@@ -546,8 +811,7 @@ def test_numba_missing_is_said_with_the_remedy(monkeypatch):
     unchanged(MLPClassifier(device="cuda"), X, y, ValueError, r"pip install 'hotloop\[cuda\]'")
 
 
-def test_every_estimator_has_the_parameter_last():
+def test_every_estimator_has_the_parameter():
     for estimator in (MLPClassifier, MLPRegressor):
-        assert list(inspect.signature(estimator).parameters)[-1] == "device"
         assert estimator().device == "cpu"
     assert "fit_many" in hotloop.__all__

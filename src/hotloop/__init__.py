@@ -5,8 +5,38 @@
 """
 
 from .backends import config, show_config
+from .display import LearningRateFinderDisplay, LossCurveDisplay, WeightDistributionDisplay
 from .estimators.mlp import MLPClassifier, MLPRegressor
 from .many import fit_many
+from .options import (
+    Adaptive,
+    Cosine,
+    CosineRestarts,
+    Exponential,
+    InvScaling,
+    OneCycle,
+    Polynomial,
+    StepDecay,
+    Warmup,
+)
 
-__all__ = ["MLPClassifier", "MLPRegressor", "config", "fit_many", "show_config"]
+__all__ = [
+    "Adaptive",
+    "Cosine",
+    "CosineRestarts",
+    "Exponential",
+    "InvScaling",
+    "LearningRateFinderDisplay",
+    "LossCurveDisplay",
+    "MLPClassifier",
+    "MLPRegressor",
+    "OneCycle",
+    "Polynomial",
+    "StepDecay",
+    "Warmup",
+    "WeightDistributionDisplay",
+    "config",
+    "fit_many",
+    "show_config",
+]
 __version__ = "0.1.0"

@@ -31,9 +31,9 @@ else:
 #: blocks has met a dozen times, at a few microseconds each.
 GPU_FROM_FLOPS = 5e6
 
-#: Input arrays of a run by name. "X": C-contiguous (n, I) of float32 or float64, or CSR in the
-#: plan's dtype. "y": int32 codes (n,) or C-contiguous (n, O) of the plan's dtype, as the loss
-#: says. "sample_weight": float64 (n,), optional.
+#: Input arrays of a run by name. "X": C-contiguous (n, I) of float32 or float64, on the host or as
+#: `device_matrix` returns it, or CSR in the plan's dtype. "y": int32 codes (n,) or C-contiguous
+#: (n, O) of the plan's dtype, as the loss says. "sample_weight": float64 (n,), optional.
 Streams = Mapping[str, Any]
 
 
@@ -214,9 +214,16 @@ def _stream(name: str, value: Any, plan: Plan) -> Any:
         data = value.data.astype(plan.dtype, copy=False)
         indices = value.indices.astype(np.int32, copy=False)
         return _CSR(data, indices, value.indptr.astype(np.int64, copy=False), value.shape)
+    if _on_device(value):
+        return value  # of either dtype
     value = np.asarray(value)
     kept = value.dtype in (np.float32, np.float64)
     return np.ascontiguousarray(value, None if kept else plan.dtype)
+
+
+def _on_device(X: Any) -> bool:
+    """Whether X is what :func:`device_matrix` returns."""
+    return type(X) is not np.ndarray and hasattr(X, "__cuda_array_interface__")
 
 
 def _require_fit(streams: Streams, plan: Plan) -> None:
@@ -232,7 +239,9 @@ def _require_fit(streams: Streams, plan: Plan) -> None:
 
 def _predict(engine: Any, X: Any, out: np.ndarray, plan: Plan) -> np.ndarray:
     """A forward pass; X of another dtype is converted, since its rows are read in place."""
-    if not scipy.sparse.issparse(X):
+    if _on_device(X):
+        X = X.astype(plan.dtype)
+    elif not scipy.sparse.issparse(X):
         X = np.ascontiguousarray(X, dtype=plan.dtype)
     X = _stream("X", X, plan)
     _require_fit({"X": X}, plan)
@@ -312,6 +321,30 @@ def meeting(n: int) -> Any:
     """
     engine_of("cuda")  # or say why there is none
     return _numba_cuda().Meeting(n)
+
+
+def _cuda_memory() -> Any:
+    engine_of("cuda")  # or say why there is none
+    from hotloop.kernels import cuda_memory
+
+    return cuda_memory
+
+
+def device_matrix(X: Any) -> Any:
+    """X of the user where it lies on a CUDA device, see
+    :func:`hotloop.kernels.cuda_memory.device_matrix`.
+    """
+    return _cuda_memory().device_matrix(X)
+
+
+def copy_to_host(array: Any) -> np.ndarray:
+    """A copy of an array of the user that lies on a CUDA device."""
+    return _cuda_memory().copy_to_host(array)
+
+
+def to_device(array: np.ndarray) -> Any:
+    """A copy as an array of numba on the CUDA device."""
+    return _cuda_memory().matrix(array)
 
 
 #: Of every backend: how to get the class of its engines, or why there is none here.
@@ -623,6 +656,8 @@ __all__ = [
     "chosen",
     "chosen_for",
     "config",
+    "copy_to_host",
+    "device_matrix",
     "device_of",
     "judge",
     "meeting",
@@ -632,5 +667,6 @@ __all__ = [
     "random_words",
     "shuffle",
     "times_faster",
+    "to_device",
     "work_of",
 ]

@@ -13,6 +13,7 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 import scipy
 from sklearn.base import BaseEstimator
 from sklearn.base import _fit_context as fit_context
+from sklearn.utils._array_api import get_namespace_and_device
 from sklearn.utils._param_validation import (
     Interval,
     Options,
@@ -43,6 +44,7 @@ __all__ = [
     "StrOptions",
     "check_sample_weight",
     "fit_context",
+    "in_library_of",
     "lbfgs_options",
     "lbfgs_result",
     "parameter_names",
@@ -198,6 +200,28 @@ def check_sample_weight(sample_weight: Any, X: Any) -> Any:
     if not weights.any():  # 1.7 and 1.8 let it pass
         raise ValueError("Sample weights must contain at least one non-zero number.")
     return weights
+
+
+def in_library_of(X: Any, result: Any) -> Any:
+    """An array as one of X's library, on X's device, as ``array_api_dispatch`` has it.
+
+    Parameters
+    ----------
+    X : array
+        Of any library.
+    result : ndarray
+        Numbers.
+
+    Returns
+    -------
+    array or None
+        None if scikit-learn knows no array API of that library.
+    """
+    try:
+        library, _, device = get_namespace_and_device(X)
+    except TypeError:
+        return None
+    return library.asarray(result, device=device)
 
 
 #: SciPy's L-BFGS-B is in C from 1.15 on.

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 from sklearn import config_context, get_config
-from sklearn.utils import _safe_indexing
 
-from . import backends
+from . import backends, device_arrays
 
 
 def fit_many(
@@ -34,7 +33,8 @@ def fit_many(
     estimators : sequence of estimators
         Each once; they are fitted in place.
     X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        The input, which is uploaded once if it is a NumPy array of the dtype that is computed with.
+        The input, which is uploaded once if it is a NumPy array of the dtype that is computed with;
+        or an array of a CUDA device, of which folds are copied there.
     y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         The target.
     sample_weight : array-like of shape (n_samples,), default=None
@@ -117,7 +117,8 @@ def _fit_of(estimator: Any, X: Any, y: Any, sample_weight: Any, rows: Any) -> Ca
     def fit() -> Any:
         arrays = [X, y] if sample_weight is None else [X, y, sample_weight]
         if rows is not None:
-            arrays = [_safe_indexing(array, np.asarray(rows)) for array in arrays]
+            device = getattr(estimator, "device", "cpu")
+            arrays = device_arrays.rows_of(device, np.asarray(rows), *arrays)
         return estimator.fit(*arrays)
 
     return fit

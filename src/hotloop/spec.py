@@ -198,6 +198,11 @@ class SGD:
 
     nesterov: bool = True
     slots: ClassVar[tuple[str, ...]] = ("velocity",)
+    corrects: ClassVar[bool] = False
+
+    def corrected(self, rates: Any, momenta: Any, step: Any) -> Any:
+        """Rates as kernels take them, of steps counted from 1: as they are."""
+        return rates
 
 
 @dataclass(frozen=True)
@@ -216,6 +221,11 @@ class Adam:
     beta_2: float = 0.999
     epsilon: float = 1e-8
     slots: ClassVar[tuple[str, ...]] = ("first_moment", "second_moment")
+    corrects: ClassVar[bool] = True
+
+    def corrected(self, rates: Any, momenta: Any, step: Any) -> Any:
+        """Rates as kernels take them, of steps counted from 1: with both bias corrections."""
+        return rates * (1.0 - self.beta_2**step) ** 0.5 / (1.0 - momenta**step)
 
 
 Optimizer = SGD | Adam

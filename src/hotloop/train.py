@@ -7,11 +7,10 @@ scikit-learn's, epoch for epoch.
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import closing
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from .backends import open_runner, random_words, shuffle, times_faster
 from .plan import GROUPS, MIXUP, SCALARS, Plan, State
+from .schedules import Adaptive, Schedule, Steps
 
 Array = np.ndarray
 
@@ -135,128 +135,89 @@ class History:
 
 
 @dataclass
-class StochasticOptimizer(ABC):
+class StochasticOptimizer:
     """A stochastic solver between two calls: its moments, and the rates of its steps.
 
     Attributes
     ----------
     record : spec.SGD or spec.Adam
         What plans are made from.
+    schedule : Schedule
+        How the rate changes.
     learning_rate_init : float
         The rate it started with.
     momentum : float
         Of SGD; for Adam beta_1, which has the same place in the kernels.
     learning_rate : float
-        Rate of the last step (Adam) or of the next one (SGD).
-    step : int
-        Steps done.
+        Rate of the last step, with its corrections (Adam), or of the next one (SGD).
+    step, epoch : int
+        Steps and whole epochs done.
     slots : dict of str to ndarray of shape (P,)
         Its moments, by the names in ``record.slots``; empty before the first call.
     """
 
     record: Any
+    schedule: Schedule
     learning_rate_init: float
     momentum: float
     learning_rate: float = field(init=False)
     step: int = field(default=0, init=False)
+    epoch: int = field(default=0, init=False)
     slots: dict[str, Array] = field(default_factory=dict, init=False)
+    #: What the schedule starts from: a plateau may have changed it.
+    _rate: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.learning_rate = float(self.learning_rate_init)
+        self.learning_rate = self._rate = float(self.learning_rate_init)
 
-    @abstractmethod
-    def rates(self, n_epochs: int, n_steps: int, n_rows: int, n_seen: int) -> Array:
-        """Rate of each step to come.
+    def scalars(self, steps: Steps) -> dict[str, Array]:
+        """What steps to come take from here, by the names of the kernels' scalars.
 
         Parameters
         ----------
-        n_epochs, n_steps : int
-            Epochs, and steps in each.
-        n_rows : int
-            Rows in an epoch.
-        n_seen : int
-            Rows that have gone by before.
+        steps : Steps
+            Which; its `first` is the number of epochs done.
 
         Returns
         -------
-        ndarray of shape (n_epochs, n_steps), float64
-            In the order of the steps.
+        dict of str to ndarray of shape (n_epochs, n_steps), float64
         """
+        rates = self.schedule.rates(self._rate, steps)
+        momenta = self.schedule.momenta(self.momentum, steps)
+        step = (self.step + 1.0 + np.arange(rates.size)).reshape(rates.shape)
+        return {"rate": self.record.corrected(rates, momenta, step), "momentum": momenta}
 
-    @abstractmethod
-    def advance(self, n_steps: int, n_epochs: int, n_seen: int) -> None:
-        """Take note of steps and whole epochs that were done; `n_seen` counts them in."""
+    def advance(self, n_steps: int, n_epochs: int, taken: Array, steps: Steps) -> None:
+        """Take note of steps and whole epochs that were done.
+
+        Parameters
+        ----------
+        n_steps, n_epochs : int
+            How many.
+        taken : ndarray of float64
+            The rates there were for them and those after them, in order.
+        steps : Steps
+            What comes next.
+        """
+        self.step += n_steps
+        self.epoch += n_epochs
+        if not self.record.corrects:
+            self.learning_rate = float(self.schedule.rates(self._rate, steps)[0, 0])
+        elif n_steps:
+            self.learning_rate = float(taken.flat[n_steps - 1])
 
     def stops_at_plateau(self, message: str, verbose: bool | int) -> bool:
         """Whether to stop now that improvement has ceased, or to go on at a smaller rate."""
+        rate = self.schedule.after_plateau(self._rate)
+        if rate is None:
+            small = isinstance(self.schedule, Adaptive)
+            if verbose:
+                print(f"{message}{' Learning rate too small.' if small else ''} Stopping.")
+            return True
+        self._rate = self.learning_rate = rate
         if verbose:
-            print(f"{message} Stopping.")
-        return True
-
-
-@dataclass
-class SGD(StochasticOptimizer):
-    """Gradient descent with momentum, by scikit-learn's three schedules.
-
-    Attributes
-    ----------
-    schedule : {"constant", "invscaling", "adaptive"}
-        How the rate changes: never; ``learning_rate_init / (n_seen + 1) ** power_t`` after
-        each epoch; a fifth at each plateau.
-    power_t : float
-        The exponent.
-    """
-
-    schedule: str
-    power_t: float
-
-    def rates(self, n_epochs: int, n_steps: int, n_rows: int, n_seen: int) -> Array:
-        """One rate an epoch; see the base class."""
-        rates = np.full((n_epochs, n_steps), self.learning_rate)
-        if self.schedule == "invscaling":
-            for epoch in range(1, n_epochs):
-                rates[epoch] = self._scaled(n_seen + epoch * n_rows)
-        return rates
-
-    def advance(self, n_steps: int, n_epochs: int, n_seen: int) -> None:
-        """Count steps; set the next epoch's rate."""
-        self.step += n_steps
-        if self.schedule == "invscaling" and n_epochs:
-            self.learning_rate = self._scaled(n_seen)
-
-    def stops_at_plateau(self, message: str, verbose: bool | int) -> bool:
-        """Divide the rate of the adaptive schedule by 5, until it is too small."""
-        if self.schedule != "adaptive":
-            return super().stops_at_plateau(message, verbose)
-        if self.learning_rate <= 1e-6:
-            return super().stops_at_plateau(f"{message} Learning rate too small.", verbose)
-        self.learning_rate /= 5.0
-        if verbose:
-            print(f"{message} Setting learning rate to {self.learning_rate:f}")
+            print(f"{message} Setting learning rate to {rate:f}")
         return False
-
-    def _scaled(self, n_seen: int) -> float:
-        return float(self.learning_rate_init) / (n_seen + 1) ** self.power_t
-
-
-@dataclass
-class Adam(StochasticOptimizer):
-    """Adam: its rate carries the bias corrections of both moments."""
-
-    def rates(self, n_epochs: int, n_steps: int, n_rows: int, n_seen: int) -> Array:
-        """One rate a step, corrected for the steps before it; see the base class."""
-        step = self.step + 1.0 + np.arange(n_epochs * n_steps)
-        return self._corrected(step).reshape(n_epochs, n_steps)
-
-    def advance(self, n_steps: int, n_epochs: int, n_seen: int) -> None:
-        """Count steps; keep the last one's rate."""
-        self.step += n_steps
-        if self.step:
-            self.learning_rate = float(self._corrected(float(self.step)))
-
-    def _corrected(self, step: Any) -> Any:
-        root = np.sqrt(1.0 - self.record.beta_2**step)
-        return self.learning_rate_init * root / (1.0 - self.momentum**step)
 
 
 class RowOrders:
@@ -390,6 +351,7 @@ class EpochLoop:
         self._runner: Any = None
         self._running = False
         self._stop: Array | None = None
+        self._rates = np.empty(0)  # of the steps of a call
         self._steps_noted = 0
         self._state = State(
             start[np.newaxis],
@@ -496,9 +458,9 @@ class EpochLoop:
     def _scalars(self, n_epochs: int) -> Array:
         """What each step that is taken is to use, of shape (1, E * S, groups, kinds)."""
         scalars = np.zeros((1, n_epochs * self.n_steps, len(GROUPS), len(SCALARS)))
-        rates = self.optimizer.rates(n_epochs, self.n_steps, self.n_rows, self.history.n_seen)
-        scalars[..., SCALARS.index("rate")] = rates.reshape(1, -1, 1)
-        scalars[..., SCALARS.index("momentum")] = self.optimizer.momentum
+        for name, values in self.optimizer.scalars(self._steps(n_epochs)).items():
+            scalars[..., SCALARS.index(name)] = values.reshape(1, -1, 1)
+        self._rates = scalars[0, :, 0, SCALARS.index("rate")]
         scalars[..., GROUPS.index("weight"), SCALARS.index("decay")] = self.settings.alpha
         if self.plan.network.mixup:
             shares = self._shares(n_epochs * self.n_steps)
@@ -511,6 +473,17 @@ class EpochLoop:
         places = (random_words(self.history.seed or 0, steps, MIXUP) + 0.5) / 2**32
         alpha = self.plan.network.mixup
         return scipy.special.betaincinv(alpha, alpha, places)
+
+    def _steps(self, n_epochs: int) -> Steps:
+        """The steps of the next epochs."""
+        return Steps(
+            n_epochs,
+            self.n_steps,
+            first=self.optimizer.epoch,
+            most=self.settings.max_iter,
+            n_rows=self.n_rows,
+            n_seen=self.history.n_seen,
+        )
 
     def _note_epochs(self, losses: list[float]) -> None:
         """Enter into the books what the runner has done since it was called: all its steps, and
@@ -529,7 +502,8 @@ class EpochLoop:
         if self._stop is not None:
             history.best_loss = float(self._stop[0, 0])
             history.no_improvement_count = int(self._stop[0, 2])
-        self.optimizer.advance(n_steps, len(losses), history.n_seen)
+        after = replace(self._steps(1), first=self.optimizer.epoch + len(losses))
+        self.optimizer.advance(n_steps, len(losses), self._rates, after)
         if self._orders:
             self._orders.keep(len(losses))
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
+from sklearn import get_config
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import type_of_target
@@ -50,8 +51,8 @@ class TrainingData:
     Attributes
     ----------
     X : {ndarray, CSR} of shape (n, I), float32 or float64
-        C-contiguous, or CSR whose structure has been checked; finite in the dtype that is
-        computed with.
+        C-contiguous, on the host or on a CUDA device, or CSR whose structure has been checked;
+        finite in the dtype that is computed with.
     target : ndarray
         int32 class codes of shape (n,), or C-contiguous numbers of shape (n, O).
     sample_weight : ndarray of shape (n,), float64, or None
@@ -138,7 +139,7 @@ def training_data(
     estimator : estimator
         For its name, tags and known features; not written to.
     X : {array-like, sparse matrix} of shape (n, I)
-        The input.
+        The input; on a CUDA device if `require_readable` has passed it.
     y : array-like of shape (n,) or (n, O), or sparse indicator matrix
         The target.
     sample_weight : float, array-like of shape (n,) or None
@@ -164,11 +165,10 @@ def training_data(
     twin = _twin(estimator)
     y = _checked_if_sparse(y, "y")
     if not (_is_plain_target(y) and _is_plain(estimator, X, reset=reset) and len(X) == len(y)):
-        X, y = validate_data(
+        X, y = _validated(
             twin,
-            _checked_if_sparse(X, "X"),
-            y,
-            accept_sparse=["csr", "csc"],
+            X,
+            y=y,
             multi_output=True,
             y_numeric=y_numeric,
             dtype=PRECISIONS[precision],
@@ -183,7 +183,7 @@ def training_data(
     return TrainingData(
         X=_as_kernels_take_it(X),
         target=y,
-        sample_weight=None if sample_weight is None else _weights(sample_weight, X),
+        sample_weight=None if sample_weight is None else _weights(sample_weight, y),
         feature_names=vars(twin).get("feature_names_in_"),
     )
 
@@ -196,7 +196,7 @@ def inference_input(estimator: Any, X: Any) -> Any:
     estimator : estimator
         A fitted one.
     X : {array-like, sparse matrix} of shape (n, I)
-        The input.
+        The input; on a CUDA device if `require_readable` has passed it.
 
     Returns
     -------
@@ -210,9 +210,75 @@ def inference_input(estimator: Any, X: Any) -> Any:
     """
     if _is_plain(estimator, X, reset=False):
         return X
-    X = _checked_if_sparse(X, "X")
-    X = validate_data(estimator, X, accept_sparse=["csr", "csc"], reset=False)
-    return _as_kernels_take_it(X)
+    return _as_kernels_take_it(_validated(estimator, X, reset=False))
+
+
+#: Devices whose memory only CUDA reads or that is CUDA's to manage, as DLPack numbers them.
+_DLPACK_CUDA = (2, 13)
+
+
+def lies_on_device(array: Any) -> bool:
+    """Whether an array lies on a CUDA device, whatever library it is of."""
+    if isinstance(array, np.ndarray):
+        return False
+    if hasattr(array, "__cuda_array_interface__") or getattr(array, "__cuda_ndarray__", False):
+        return True  # (arrays of numba's simulator have the second only)
+    try:
+        return array.__dlpack_device__()[0] in _DLPACK_CUDA
+    except Exception:  # there is no such method, or it has nothing to say of this array
+        return False
+
+
+def require_cuda(name: str, array: Any, device: str) -> None:
+    """Refuse an array of a CUDA device where another is to compute, or may be."""
+    if device == "cuda":
+        return
+    kind = f"{type(array).__module__}.{type(array).__qualname__}"
+    raise ValueError(
+        f"{name} lies on a CUDA device ({kind}), but device is {device!r}. Set device='cuda' to "
+        f"compute there, or copy it to the host: {name}.get() of CuPy, {name}.cpu() of torch, "
+        f"{name}.copy_to_host() of numba."
+    )
+
+
+def require_readable(X: Any) -> None:
+    """Refuse an X of a CUDA device that kernels could not read where it lies.
+
+    Parameters
+    ----------
+    X : hotloop.kernels.cuda_memory.DeviceMatrix
+        Of any shape and dtype.
+    """
+    if X.ndim != 2 or X.dtype not in (np.float32, np.float64) or not X.carray:
+        layout = "C-contiguous" if X.carray else "not C-contiguous"
+        raise ValueError(
+            "X on a CUDA device must be a C-contiguous array of two dimensions and float32 or "
+            f"float64, since it is read where it lies; got shape {X.shape}, {X.dtype}, {layout}. "
+            "Convert it by its library, or copy it to the host, where any X is converted."
+        )
+
+
+def _validated(estimator: Any, X: Any, **how: Any) -> Any:
+    """What scikit-learn's validation makes of X, or of X and y; X is left on its device."""
+    if not lies_on_device(X):
+        X = _checked_if_sparse(X, "X")
+        return validate_data(estimator, X, accept_sparse=["csr", "csc"], **how)
+    # scikit-learn sees an array of the same shape and dtype that takes no memory.
+    shown = np.broadcast_to(np.zeros((), X.dtype), X.shape)
+    judged = validate_data(estimator, shown, ensure_all_finite=False, **how)
+    _refuse_not_finite(X, X.dtype)
+    return (X, judged[1]) if "y" in how else X
+
+
+def _refuse_not_finite(X: Any, dtype: Any) -> None:
+    """Refuse an X on a device that is not finite in `dtype`, in scikit-learn's words."""
+    if get_config()["assume_finite"]:
+        return
+    bounds = np.array([X.min(), X.max()])
+    if np.isnan(bounds).any():
+        raise ValueError("Input X contains NaN.")
+    if not np.isfinite(converted(bounds, dtype)).all():
+        raise ValueError(f"Input X contains infinity or a value too large for {np.dtype(dtype)!r}.")
 
 
 def _is_plain(estimator: Any, X: Any, *, reset: bool) -> bool:
@@ -242,6 +308,9 @@ def _is_plain_target(y: Any) -> bool:
 
 def _refuse_overflow(estimator: Any, X: Any, dtype: Any) -> None:
     """Refuse an X with a finite value beyond what `dtype` can hold, in scikit-learn's words."""
+    if lies_on_device(X):
+        _refuse_not_finite(X, dtype)
+        return
     data = X.data if scipy.sparse.issparse(X) else X
     if data.dtype.kind != "f" or data.dtype.itemsize <= np.dtype(dtype).itemsize or not data.size:
         return
@@ -293,6 +362,8 @@ def _twin(estimator: Any) -> Any:
 
 def _as_kernels_take_it(X: Any) -> Any:
     """C-contiguous array, or CSR of such arrays, its indices of one dtype; copied only if not."""
+    if lies_on_device(X):
+        return X
     if not scipy.sparse.issparse(X):
         return np.ascontiguousarray(X)
     X = X.tocsr()
@@ -396,8 +467,8 @@ def _indices(X: Any) -> list[tuple[Array, int]]:
     return [(X.indices, n_rows if X.format == "csc" else n_columns)]
 
 
-def _weights(sample_weight: Any, X: Any) -> Array:
-    weights = check_sample_weight(sample_weight, X)
+def _weights(sample_weight: Any, y: Any) -> Array:
+    weights = check_sample_weight(sample_weight, y)
     if (weights < 0).any():
         raise ValueError(
             f"sample_weight must not be negative, got {weights.min():g}. Give samples that are "

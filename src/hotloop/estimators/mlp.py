@@ -11,7 +11,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import column_or_1d
 
-from .. import spec, validate
+from .. import device_arrays, spec, validate
 from ..compat import StrOptions, fit_context
 from ..validate import Labels, TrainingData
 from .perceptron import Array, MultilayerPerceptron, exclusive
@@ -48,11 +48,17 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         ``alpha / 2 * sum(w ** 2)``, divided by the sum of sample weights in the batch.
     batch_size : int or 'auto', default='auto'
         Rows in a mini-batch; 'auto' is ``min(200, n_samples)``. Not used by 'lbfgs'.
-    learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
-        How the rate of 'sgd' changes: it stays; it is
-        ``learning_rate_init / (t_ + 1) ** power_t`` from each epoch's end on; or it is
+    learning_rate : str or Schedule, default='constant'
+        How the rate changes. scikit-learn's 'constant' (it stays); 'invscaling' (it is
+        ``learning_rate_init / (t_ + 1) ** power_t`` from each epoch's end on); 'adaptive' (it is
         divided by 5 instead of stopping when `n_iter_no_change` says so, until it is below
-        1e-6.
+        1e-6): 'adam' ignores the last two names, as it does there. And for all stochastic
+        solvers 'step', 'exponential', 'cosine', 'cosine_restarts', 'one_cycle', 'polynomial',
+        'warmup', or an object with its own parameters: :class:`~hotloop.InvScaling`,
+        :class:`~hotloop.Adaptive`, :class:`~hotloop.StepDecay`, :class:`~hotloop.Exponential`,
+        :class:`~hotloop.Cosine`, :class:`~hotloop.CosineRestarts`, :class:`~hotloop.OneCycle`,
+        :class:`~hotloop.Polynomial`, and :class:`~hotloop.Warmup` before any of them. They end
+        with the last of `max_iter` epochs; each `partial_fit` is one epoch.
     learning_rate_init : float, default=0.001
         Step size at the start, of 'sgd' and 'adam'.
     power_t : float, default=0.5
@@ -136,6 +142,15 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         :func:`hotloop.fit_many` for many small models at once. 'auto' takes a GPU, if there is
         one, for steps (or predictions) of at least 5 MFLOP, which is 6 (2) times rows times
         weights: below that the CPU is done sooner.
+
+        With 'cuda', arrays of CuPy, torch, numba and others that lie on the GPU are taken, by
+        ``__cuda_array_interface__`` or DLPack. X is not copied, so it must be C-contiguous and of
+        float32 or float64 (where the other is computed with, it is converted there); y and sample
+        weights are copied to the host. With 'cpu' and 'auto' they are an error. Predictions and
+        fitted attributes are NumPy arrays; under
+        ``sklearn.set_config(array_api_dispatch=True)`` predictions are copied to X's device, as
+        arrays of X's library (of numba, if scikit-learn does not know that library), except for
+        labels that are strings or sparse.
     class_weight : dict, 'balanced' or None, default=None
         Not built yet.
     dropout : float or array-like of float of shape (n_layers - 2,), default=0.0
@@ -471,7 +486,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         array([0, 0, 0])
         """
         output = self._predicted(X)
-        return self._labels.decode(output)
+        return device_arrays.likewise(X, self._labels.decode(output))
 
     def predict_proba(self, X: Any) -> Array:
         """Probabilities of the classes.
@@ -503,7 +518,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         >>> clf.predict_proba(X[:1]).round(2)
         array([[1., 0., 0.]])
         """
-        return _probabilities(self._predicted(X))
+        return device_arrays.likewise(X, _probabilities(self._predicted(X)))
 
     def predict_log_proba(self, X: Any) -> Array:
         """Logarithms of the probabilities of the classes.
@@ -528,18 +543,18 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         ValueError
             If X cannot be used.
         """
-        X = self._checked(X)
+        checked = self._checked(X)
         with np.errstate(divide="ignore"):
-            logarithms = np.log(_probabilities(self._output(X)))
+            logarithms = np.log(_probabilities(self._output(checked)))
         lost = np.isneginf(logarithms)
         if lost.any():
-            raw = self._output(X, raw=True)
+            raw = self._output(checked, raw=True)
             if self.out_activation_ == "softmax":
                 exact = log_softmax(raw, axis=1)
             else:
                 exact = log_expit(np.hstack([-raw, raw]) if raw.shape[1] == 1 else raw)
             logarithms[lost] = exact[lost]
-        return logarithms
+        return device_arrays.likewise(X, logarithms)
 
     def decision_function(self, X: Any) -> Array:
         """Output of the network before its output activation.
@@ -577,7 +592,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         array([0, 0])
         """
         raw = self._predicted(X, raw=True)
-        return raw.ravel() if raw.shape[1] == 1 else raw
+        return device_arrays.likewise(X, raw.ravel() if raw.shape[1] == 1 else raw)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -624,11 +639,17 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         ``alpha / 2 * sum(w ** 2)``, divided by the sum of sample weights in the batch.
     batch_size : int or 'auto', default='auto'
         Rows in a mini-batch; 'auto' is ``min(200, n_samples)``. Not used by 'lbfgs'.
-    learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
-        How the rate of 'sgd' changes: it stays; it is
-        ``learning_rate_init / (t_ + 1) ** power_t`` from each epoch's end on; or it is
+    learning_rate : str or Schedule, default='constant'
+        How the rate changes. scikit-learn's 'constant' (it stays); 'invscaling' (it is
+        ``learning_rate_init / (t_ + 1) ** power_t`` from each epoch's end on); 'adaptive' (it is
         divided by 5 instead of stopping when `n_iter_no_change` says so, until it is below
-        1e-6.
+        1e-6): 'adam' ignores the last two names, as it does there. And for all stochastic
+        solvers 'step', 'exponential', 'cosine', 'cosine_restarts', 'one_cycle', 'polynomial',
+        'warmup', or an object with its own parameters: :class:`~hotloop.InvScaling`,
+        :class:`~hotloop.Adaptive`, :class:`~hotloop.StepDecay`, :class:`~hotloop.Exponential`,
+        :class:`~hotloop.Cosine`, :class:`~hotloop.CosineRestarts`, :class:`~hotloop.OneCycle`,
+        :class:`~hotloop.Polynomial`, and :class:`~hotloop.Warmup` before any of them. They end
+        with the last of `max_iter` epochs; each `partial_fit` is one epoch.
     learning_rate_init : float, default=0.001
         Step size at the start, of 'sgd' and 'adam'.
     power_t : float, default=0.5
@@ -706,6 +727,15 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         :func:`hotloop.fit_many` for many small models at once. 'auto' takes a GPU, if there is
         one, for steps (or predictions) of at least 5 MFLOP, which is 6 (2) times rows times
         weights: below that the CPU is done sooner.
+
+        With 'cuda', arrays of CuPy, torch, numba and others that lie on the GPU are taken, by
+        ``__cuda_array_interface__`` or DLPack. X is not copied, so it must be C-contiguous and of
+        float32 or float64 (where the other is computed with, it is converted there); y and sample
+        weights are copied to the host. With 'cpu' and 'auto' they are an error. Predictions and
+        fitted attributes are NumPy arrays; under
+        ``sklearn.set_config(array_api_dispatch=True)`` predictions are copied to X's device, as
+        arrays of X's library (of numba, if scikit-learn does not know that library), except for
+        labels that are strings or sparse.
     dropout : float or array-like of float of shape (n_layers - 2,), default=0.0
         The rate in [0, 1) at which each training step drops outputs of hidden layers: each is 0
         with that probability, else ``1 / (1 - dropout)`` times what it would be, so that its mean
@@ -979,7 +1009,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         array([1.5])
         """
         output = self._predicted(X)
-        return output.ravel() if output.shape[1] == 1 else output
+        return device_arrays.likewise(X, output.ravel() if output.shape[1] == 1 else output)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 
-from .. import backends, spec, train, validate
+from .. import backends, device_arrays, options, schedules, spec, train, validate
 from ..compat import (
     LBFGS_VECTORS,
     CallbackSupportMixin,
@@ -189,7 +189,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
+        "learning_rate": [StrOptions(set(options.SCHEDULES)), options.Schedule],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "power_t": [Interval(Real, 0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -330,15 +330,14 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         """Validate, compile, train, adopt."""
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
+        self._refuse_for_lbfgs()
         afresh = "coefs_" not in vars(self) or not (incremental or self.warm_start)
         backends.engine_of(self._backend())  # or say why there is none
         operands = self._operands()
         hidden = validate.hidden_layer_sizes(self.hidden_layer_sizes)
         data = validate.training_data(
             self,
-            X,
-            y,
-            sample_weight,
+            *device_arrays.taken(self.device, X, y, sample_weight),
             reset=afresh,
             precision=self.precision,
             y_numeric=isinstance(self, RegressorMixin),
@@ -371,6 +370,17 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             )
         tasks.end(lambda: outcome)
         return self._adopt(describe(outcome))
+
+    def _refuse_for_lbfgs(self) -> None:
+        """Refuse what only stochastic solvers do, but for what scikit-learn lets pass."""
+        if self.solver != "lbfgs":
+            return
+        passes = ("constant", "invscaling", "adaptive")
+        if not (isinstance(self.learning_rate, str) and self.learning_rate in passes):
+            raise ValueError(
+                f"learning_rate={self.learning_rate!r} is a schedule of steps, which "
+                "solver='lbfgs' does not take. Leave it at 'constant', or use another solver."
+            )
 
     def _operands(self) -> str | None:
         """What the products of training read where it is not the dtype of the weights."""
@@ -602,13 +612,26 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         last = vars(self).get("_optimizer") if job.incremental else None
         if last is not None:
             return copy(last)
+        record: spec.Optimizer = spec.Adam(beta_2=float(self.beta_2), epsilon=float(self.epsilon))
+        momentum = self.beta_1
         if self.solver == "sgd":
-            record = spec.SGD(nesterov=bool(self.nesterovs_momentum))
-            return train.SGD(
-                record, self.learning_rate_init, self.momentum, self.learning_rate, self.power_t
-            )
-        adam = spec.Adam(beta_2=float(self.beta_2), epsilon=float(self.epsilon))
-        return train.Adam(adam, self.learning_rate_init, self.beta_1)
+            record, momentum = spec.SGD(nesterov=bool(self.nesterovs_momentum)), self.momentum
+        return train.StochasticOptimizer(
+            record, self._schedule(), self.learning_rate_init, momentum
+        )
+
+    def _schedule(self) -> schedules.Schedule:
+        """How the rate changes; 'adam' has no ears for scikit-learn's names, as there."""
+        given = self.learning_rate
+        if self.solver == "adam" and given in ("invscaling", "adaptive"):
+            given = "constant"
+        if given == "invscaling":
+            return schedules.InvScaling(self.power_t)
+        schedule: Any = options.chosen("learning_rate", given, options.SCHEDULES)
+        if not isinstance(given, str):
+            flat = {"power_t": (self.power_t, 0.5)}
+            options.refuse_beside("learning_rate", given, flat)
+        return schedule.record()
 
     def _attributes(self, job: _Job, outcome: train.Outcome) -> dict[str, Any]:
         """All that a fit that ended in `outcome` sets."""
@@ -658,7 +681,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         """X as the network takes it, if there is one."""
         if "coefs_" not in vars(self):
             check_is_fitted(self)
-        return validate.inference_input(self, X)
+        return validate.inference_input(self, *device_arrays.taken(self.device, X))
 
     def _predicted(self, X: Any, *, raw: bool = False) -> Array:
         """Output for whatever the user asks about, as `_output` has it; a few rows of a plain
