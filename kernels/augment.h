@@ -76,14 +76,11 @@ static void dropout(const hl_op *op, const hl_batch *batch, int64_t begin, int64
 
 /* -------------------------------------------------------------------------- noise */
 
-/* Numerator and denominator of a rational function, by Horner's rule. */
-INLINE V v_rational(V x, const int terms, const REAL *above, const REAL *below) {
-    V a = v_set1(above[terms - 1]), b = v_set1(below[terms - 1]);
-    for (int i = terms - 2; i >= 0; i--) {
-        a = v_fma(a, x, v_set1(above[i]));
-        b = v_fma(b, x, v_set1(below[i]));
-    }
-    return a / b;
+/* A polynomial, by Horner's rule. */
+INLINE V v_polynomial(V x, const int terms, const REAL *coefficients) {
+    V sum = v_set1(coefficients[terms - 1]);
+    for (int i = terms - 2; i >= 0; i--) sum = v_fma(sum, x, v_set1(coefficients[i]));
+    return sum;
 }
 
 /* The number that q + 1/2 of all standard normal numbers are below (AS 241, PPND16 and PPND7). Its
@@ -122,11 +119,13 @@ INLINE V v_normal(V q) {
     static const REAL far_above[] = {1.4234372777f, 2.7568153900f, 1.3067284816f, 0.17023821103f};
     static const REAL far_below[] = {1, 0.73700164250f, 0.12021132975f, 0};
 #endif
-    V half = v_set1((REAL)0.5), a = v_abs(q);
-    V near = q * v_rational(v_set1((REAL)0.180625) - q * q, terms, above, below);
-    V r = v_sqrt(-v_log(half - a)) - v_set1((REAL)1.6);
-    V far = v_copysign(v_rational(r, terms, far_above, far_below), q);
-    return v_select(v_less(v_set1((REAL)0.425), a), far, near);
+    V a = v_abs(q), near = v_set1((REAL)0.180625) - q * q;
+    V far = v_sqrt(-v_log(v_set1((REAL)0.5) - a)) - v_set1((REAL)1.6);
+    MASK is_far = v_less(v_set1((REAL)0.425), a);
+    V numerator = v_select(is_far, v_copysign(v_polynomial(far, terms, far_above), q),
+                           q * v_polynomial(near, terms, above));
+    return numerator /
+           v_select(is_far, v_polynomial(far, terms, far_below), v_polynomial(near, terms, below));
 }
 
 static void noise(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {

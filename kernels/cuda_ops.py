@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numba import config, cuda
 
-from . import SCALARS, philox
+from . import SCALARS
 from .custom import source_of
-from .numba_cpu import WORDS
+from .numba_jit import WORDS
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 #: A block makes TILE x TILE elements of a product, each thread MICRO x MICRO of them, from slices
@@ -98,9 +98,6 @@ N_SCALARS = len(SCALARS)
 def device(function):
     """A function that kernels call; plain Python in the simulator, which would swap names anew."""
     return function if SIMULATED else cuda.jit(device=True)(function)
-
-
-random_block, _, _, normal = philox.compiled(device)
 
 
 @device
@@ -557,93 +554,6 @@ def output_rows(team, op, batch, memory):
             softmax(memory.out, to, O)
 
 
-# -------------------------------------------------------------------------- augment
-
-
-@device
-def dropout(team, op, constants, batch, memory):
-    """Output, slope <- that times 0 or 1 / (1 - rate)"""
-    real, O = memory.arena.dtype.type, op[AT.O]
-    blocks, step = (O + 3) // 4, np.uint64(batch.record[RECORD.step])
-    for e in range(first_of(team), batch.n * blocks, stride_of(team)):
-        r, k = e // blocks, e % blocks
-        four = random_block(batch.seed, step, np.uint64(op[AT.draw]), r, k)
-        for o in range(4 * k, least(4 * k + 4, O)):
-            drops = four[o - 4 * k] < np.uint64(op[AT.threshold])
-            kept = real(0) if drops else real(constants[SCALE])
-            at = op[AT.output] + r * op[AT.ld_output] + o
-            made = memory.arena[at]
-            memory.arena[at] = made * kept
-            if op[AT.slope] >= 0:
-                there = op[AT.slope] + r * op[AT.ld_slope] + o
-                if op[AT.activation] == WORDS.custom:
-                    made = memory.arena[there]
-                memory.arena[there] = slope(op[AT.activation], made) * kept
-
-
-@device
-def noise(team, op, constants, batch, memory):
-    """Output <- that plus `scale` times normal numbers"""
-    real, O = memory.arena.dtype.type, op[AT.O]
-    blocks, step = (O + 3) // 4, np.uint64(batch.record[RECORD.step])
-    bits = 32 if memory.arena.itemsize == 8 else 23
-    for e in range(first_of(team), batch.n * blocks, stride_of(team)):
-        r, k = e // blocks, e % blocks
-        four = random_block(batch.seed, step, np.uint64(op[AT.draw]), r, k)
-        for o in range(4 * k, least(4 * k + 4, O)):
-            z = real(normal(four[o - 4 * k], bits))
-            memory.arena[op[AT.output] + r * op[AT.ld_output] + o] += real(constants[SCALE]) * z
-
-
-@device
-def partners_of(batch):
-    """The batch whose rows are the partners of those of this one."""
-    return Batch(
-        batch.first,
-        batch.n,
-        batch.ordered,
-        batch.weighted,
-        batch.order,
-        batch.record,
-        batch.seed,
-        batch.n // 2,
-    )
-
-
-@device
-def copy_rows(team, op, batch, memory):
-    """Output <- input"""
-    O = op[AT.O]
-    for e in range(first_of(team), batch.n * O, stride_of(team)):
-        r, o = e // O, e % O
-        value = memory.arena[op[AT.input] + r * op[AT.ld_input] + o]
-        memory.arena[op[AT.output] + r * op[AT.ld_output] + o] = value
-
-
-@device
-def mix_rows(team, op, batch, memory):
-    """Output <- mix * output + (1 - mix) * input"""
-    real, O, mix = memory.arena.dtype.type, op[AT.O], batch.record[RECORD.scalars + WORDS.mix]
-    for e in range(first_of(team), batch.n * O, stride_of(team)):
-        r, o = e // O, e % O
-        at = op[AT.output] + r * op[AT.ld_output] + o
-        other = memory.arena[op[AT.input] + r * op[AT.ld_input] + o]
-        memory.arena[at] = real(mix) * memory.arena[at] + real(1 - mix) * other
-
-
-@device
-def augment(team, op, constants, batch, memory, data):
-    """An op that changes rows at random, if it is one."""
-    if op[AT.kind] == WORDS.DROPOUT:
-        dropout(team, op, constants, batch, memory)
-    elif op[AT.kind] == WORDS.NOISE:
-        noise(team, op, constants, batch, memory)
-    elif op[AT.kind] == WORDS.PARTNER_GATHER:
-        gather(team, op, partners_of(batch), memory, data)
-    elif op[AT.kind] == WORDS.MIX:
-        mix_rows(team, op, batch, memory)
-
-
 # -------------------------------------------------------------------------- losses
 
 
@@ -817,6 +727,8 @@ def walker(meet, function):
     """A walk of the table over a batch, by a team that meets in some way, with the user's
     functions.
     """
+    from .cuda_draws import augment, copy_rows, partners_of  # made of what is here
+
     activate_custom, custom_loss = custom_ops(function)
 
     @device
