@@ -7,22 +7,6 @@ typedef VW VW_unaligned __attribute__((aligned(4), may_alias));
 
 /* ------------------------------------------------------------------------ dropout */
 
-/* The slope of an activation, by its output. Custom ones are kept, see `slope` of an op. */
-INLINE V slope_from(enum hl_activation activation, V h) {
-    V one = v_set1(1);
-    switch (activation) {
-    case HL_relu: return v_select(v_equal(h, v_zero()), v_zero(), one);
-    case HL_logistic: return h * (one - h);
-    case HL_tanh: return one - h * h;
-    case HL_identity:
-    case HL_softmax: /* of output layers only */
-    case HL_exp:
-    case HL_custom:
-    case HL_N_ACTIVATIONS: return one;
-    }
-    return one;
-}
-
 /* A vector of a row, or what is left of it: m elements. */
 INLINE V load_part(const REAL *p, int64_t m) { return m < VL ? v_load_n(p, m) : v_load(p); }
 INLINE void store_part(REAL *p, int64_t m, V a) {
@@ -30,48 +14,29 @@ INLINE void store_part(REAL *p, int64_t m, V a) {
     else v_store(p, a);
 }
 
-/* n columns, each times 0 or `scale`. */
-INLINE void drop(const enum hl_activation activation, const hl_op *op, const uint32_t *words,
-                 int64_t n, REAL *output, REAL *slope) {
+/* n columns, each times 0 or `scale`, and their slopes where they are kept. */
+INLINE void drop(const hl_op *op, const uint32_t *words, int64_t n, REAL *output, REAL *slope) {
     const VW threshold = (VW){0} + (uint32_t)op->threshold;
     const VI scale = (VI)v_set1((REAL)op->scale);
     for (int64_t o = 0; o < n; o += VL) {
         const int64_t m = n - o < VL ? n - o : VL;
-        V kept = (V)(__builtin_convertvector(*(const VW_unaligned *)(words + o) >= threshold, VI) &
-                     scale);
-        V h = load_part(output + o, m);
-        if (slope) {
-            V s = activation == HL_custom ? load_part(slope + o, m) : slope_from(activation, h);
-            store_part(slope + o, m, s * kept);
-        }
-        store_part(output + o, m, h * kept);
+        const VW drawn = *(const VW_unaligned *)(words + o);
+        V kept = (V)(__builtin_convertvector(drawn >= threshold, VI) & scale);
+        store_part(output + o, m, load_part(output + o, m) * kept);
+        if (slope) store_part(slope + o, m, load_part(slope + o, m) * kept);
     }
 }
 
-INLINE void drop_rows(const enum hl_activation activation, const hl_op *op, const hl_batch *batch,
-                      int64_t begin, int64_t end) {
+static void dropout(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
     const hl_draw draw = {batch->seed, (uint32_t)op->draw, batch->step};
     uint32_t words[DRAWN + HL_VECTOR_BYTES];
     for (int64_t r = begin; r < end; r++)
         for (int64_t j = 0; j < op->O; j += DRAWN) {
             const int64_t n = op->O - j < DRAWN ? op->O - j : DRAWN;
             random_bits(&draw, r, j, n, words);
-            drop(activation, op, words, n, in_arena(batch, op->output) + r * op->ld_output + j,
+            drop(op, words, n, in_arena(batch, op->output) + r * op->ld_output + j,
                  op->slope < 0 ? NULL : in_arena(batch, op->slope) + r * op->ld_slope + j);
         }
-}
-
-static void dropout(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
-    switch ((enum hl_activation)op->activation) {
-    case HL_relu: drop_rows(HL_relu, op, batch, begin, end); break;
-    case HL_logistic: drop_rows(HL_logistic, op, batch, begin, end); break;
-    case HL_tanh: drop_rows(HL_tanh, op, batch, begin, end); break;
-    case HL_custom: drop_rows(HL_custom, op, batch, begin, end); break;
-    case HL_identity:
-    case HL_softmax: /* of output layers only */
-    case HL_exp:
-    case HL_N_ACTIVATIONS: drop_rows(HL_identity, op, batch, begin, end); break;
-    }
 }
 
 /* -------------------------------------------------------------------------- noise */

@@ -16,7 +16,6 @@ from .cuda_ops import (
     first_of,
     gather,
     least,
-    slope,
     stride_of,
 )
 
@@ -35,13 +34,9 @@ def dropout(team, op, constants, batch, memory):
             drops = four[o - 4 * k] < np.uint64(op[AT.threshold])
             kept = real(0) if drops else real(constants[SCALE])
             at = op[AT.output] + r * op[AT.ld_output] + o
-            made = memory.arena[at]
-            memory.arena[at] = made * kept
+            memory.arena[at] *= kept
             if op[AT.slope] >= 0:
-                there = op[AT.slope] + r * op[AT.ld_slope] + o
-                if op[AT.activation] == WORDS.custom:
-                    made = memory.arena[there]
-                memory.arena[there] = slope(op[AT.activation], made) * kept
+                memory.arena[op[AT.slope] + r * op[AT.ld_slope] + o] *= kept
 
 
 @device

@@ -14,7 +14,7 @@ from llvmlite import ir as llvm
 from numba import types
 from numba.extending import intrinsic
 
-from . import DTYPES, GRADIENTS, KINDS
+from . import DTYPES, GRADIENTS, KINDS, activations
 from .custom import compiled
 from .numba_draws import draw as draw  # for those who look at words
 from .numba_draws import dropout, mix_rows, noise
@@ -65,6 +65,18 @@ def row_of(batch, r):
 # ------------------------------------------------------------------------------ forward
 
 
+value_and_slope = activations.compiled(jit)
+
+
+@jit
+def activate_with_slopes(activation, row, slopes):
+    """Overwrites a row with its activation, and keeps the slopes if there is room for them."""
+    for o in range(row.size):
+        row[o], slope = value_and_slope(activation, np.float64(row[o]))
+        if slopes.size:
+            slopes[o] = slope
+
+
 @jit
 def activate(words, activation, row):
     """Overwrites a row with its activation, which may be that of an output layer."""
@@ -89,6 +101,8 @@ def activate(words, activation, row):
             total += row[o]
         for o in range(row.size):
             row[o] /= total
+    elif activation != words.identity and activation != words.custom:
+        activate_with_slopes(activation, row, row[:0])
 
 
 @jit
@@ -121,9 +135,11 @@ def add_product(row, factor, other):
 
 
 @jit
-def forward_row(words, op, values, columns, memory, row):
-    """Row <- activation(bias + sum over entries of value * weight[column])"""
+def forward_row(words, op, values, columns, memory, r):
+    """Row r of the output <- activation(bias + sum over entries of value * weight[column])"""
     item, weight, start = memory.store.itemsize, memory.plain, 0
+    at = op.output // item + r * op.ld_output
+    row = memory.arena[at : at + op.O]
     if op.weight >= 0:
         weight, start = memory.store, op.weight // item
     row[:] = memory.store[op.bias // item : op.bias // item + op.O]
@@ -131,7 +147,11 @@ def forward_row(words, op, values, columns, memory, row):
         i = columns[e] if columns.size else e
         place = start + i * weight_stride(op)
         add_product(row, values[e], weight[place : place + op.O])
-    activate(words, op.activation, row)
+    if op.slope >= 0 and op.activation != words.custom:
+        at = op.slope // item + r * op.ld_slope
+        activate_with_slopes(op.activation, row, memory.arena[at : at + op.O])
+    else:
+        activate(words, op.activation, row)
 
 
 @jit
@@ -143,9 +163,8 @@ def dense_forward(words, op, batch, streams, memory):
         place = op.input // item + r * op.ld_input
         if op.from_stream:
             source, place = streams.X, (batch.first + r) * op.I
-        at = op.output // item + r * op.ld_output
         values, all_columns = source[place : place + op.I], streams.indices[:0]
-        forward_row(words, op, values, all_columns, memory, memory.arena[at : at + op.O])
+        forward_row(words, op, values, all_columns, memory, r)
     if op.activation == words.custom:
         activate_custom(op, batch, memory)
 
@@ -154,10 +173,10 @@ def dense_forward(words, op, batch, streams, memory):
 def csr_forward(words, op, batch, streams, memory):
     """The same, of rows of a CSR stream X."""
     for r in range(batch.n):
-        row, at = row_of(batch, r), op.output // memory.arena.itemsize + r * op.ld_output
+        row = row_of(batch, r)
         begin, end = streams.indptr[row], streams.indptr[row + 1]
         values, columns = streams.X[begin:end], streams.indices[begin:end]
-        forward_row(words, op, values, columns, memory, memory.arena[at : at + op.O])
+        forward_row(words, op, values, columns, memory, r)
     if op.activation == words.custom:
         activate_custom(op, batch, memory)
 
@@ -257,14 +276,14 @@ def dense_backward_input(words, op, batch, memory):
         at = op.input // item + r * op.ld_input
         made = memory.arena[at : at + op.I]  # by the activation, which is known from it
         for i in range(op.I):
-            if op.activation == words.relu:
+            if op.slope >= 0:
+                row[i] *= memory.arena[op.slope // item + r * op.ld_slope + i]
+            elif op.activation == words.relu:
                 row[i] = row[i] if made[i] != 0 else row.dtype.type(0)
             elif op.activation == words.logistic:
                 row[i] *= made[i] * (one - made[i])
             elif op.activation == words.tanh:
                 row[i] *= one - made[i] * made[i]
-            elif op.activation == words.custom:
-                row[i] *= memory.arena[op.slope // item + r * op.ld_slope + i]
 
 
 @jit
@@ -493,7 +512,7 @@ def partner_loss(words, op, batch, streams, memory):
 def augment(words, op, batch, streams, memory):
     """An op that changes rows at random; whether it is one."""
     if op.kind == words.DROPOUT:
-        dropout(words, op, batch, memory)
+        dropout(op, batch, memory)
     elif op.kind == words.NOISE:
         noise(op, batch, memory)
     elif op.kind == words.PARTNER_GATHER:

@@ -38,31 +38,19 @@ def draw(seed, step, op, row, column, out):
 
 
 @jit
-def dropout(words, op, batch, memory):
+def dropout(op, batch, memory):
     """Output, slope <- that times 0 or 1 / (1 - rate)"""
     item, real = memory.arena.itemsize, memory.arena.dtype.type
-    drawn, one = (batch.seed, batch.step, np.uint64(op.draw)), real(1)
+    drawn = batch.seed, batch.step, np.uint64(op.draw)
     for r in range(batch.n):
         for k in range((op.O + 3) // 4):
             four = random_block(*drawn, r, k)
             for o in range(4 * k, min(4 * k + 4, op.O)):
                 kept = real(op.scale) if four[o - 4 * k] >= np.uint64(op.threshold) else real(0)
                 at = op.output // item + r * op.ld_output + o
-                made = memory.arena[at]
-                memory.arena[at] = made * kept
-                if op.slope < 0:
-                    continue
-                slope = op.slope // item + r * op.ld_slope + o
-                if op.activation == words.custom:
-                    memory.arena[slope] *= kept
-                elif op.activation == words.relu:
-                    memory.arena[slope] = kept if made != 0 else real(0)
-                elif op.activation == words.logistic:
-                    memory.arena[slope] = made * (one - made) * kept
-                elif op.activation == words.tanh:
-                    memory.arena[slope] = (one - made * made) * kept
-                else:
-                    memory.arena[slope] = kept
+                memory.arena[at] *= kept
+                if op.slope >= 0:
+                    memory.arena[op.slope // item + r * op.ld_slope + o] *= kept
 
 
 @jit

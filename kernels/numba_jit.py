@@ -7,7 +7,17 @@ from pathlib import Path
 
 from numba import njit
 
-from . import ACTIVATIONS, GRADIENTS, KINDS, LOSSES, OP_DTYPE, OPTIMIZERS, SCALARS, philox
+from . import (
+    ACTIVATIONS,
+    GRADIENTS,
+    KINDS,
+    LOSSES,
+    OP_DTYPE,
+    OPTIMIZERS,
+    SCALARS,
+    activations,
+    philox,
+)
 
 #: Names of abi.h's vocabularies with their values, an argument of what is compiled.
 _WORDS = {
@@ -23,14 +33,15 @@ Words = namedtuple("Words", list(_WORDS))  # type: ignore[misc]
 WORDS = Words(**_WORDS)
 
 
-def digest_of(words, dtype, draws):
-    """A name for a vocabulary, a record and the source of what draws."""
-    return sha256(repr((words, dtype, draws)).encode()).hexdigest()[:16]
+def digest_of(words, dtype, sources):
+    """A name for a vocabulary, a record and other files."""
+    return sha256(repr((words, dtype, sources)).encode()).hexdigest()[:16]
 
 
-_DRAWS = getsource(philox) + Path(__file__).with_name("numba_draws.py").read_text(encoding="utf-8")
+_SOURCES = Path(__file__).with_name("numba_draws.py").read_text(encoding="utf-8")
+_SOURCES += getsource(philox) + getsource(activations)
 #: Of what compiled code takes from other files: numba's cache notices changes of its own alone.
-_DIGEST = digest_of(_WORDS, OP_DTYPE, _DRAWS)
+_DIGEST = digest_of(_WORDS, OP_DTYPE, _SOURCES)
 
 
 def jit(function):

@@ -113,6 +113,18 @@ def test_every_activation_with_every_loss(activation, loss):
     assert_training_matches(problem, "adam", 5, n_epochs=1)
 
 
+@pytest.mark.parametrize("name", spec.ACTIVATIONS[4:])
+def test_activations_whose_slopes_are_kept(name):
+    """As the CPU has them, in a step on dense rows and on CSR, and in predictions."""
+    for sparse, dtype in ((False, "float32"), (True, "float64")):
+        problem = build(stack_of((4, 5, 3), (name,), n=9, dtype=dtype, sparse=sparse))
+        expected = build(replace(problem.stack, backend="compiled"))
+        got, want = (train(p, "adam", 5, n_epochs=1)[0] for p in (problem, expected))
+        tolerance = 1e3 * np.finfo(dtype).eps
+        np.testing.assert_allclose(got, want, tolerance, tolerance)
+        np.testing.assert_allclose(predict(problem), predict(expected), tolerance, tolerance)
+
+
 @both_dtypes
 @pytest.mark.parametrize(
     ("sparse", "kept"), [(s, g) for s in (False, True) for g in gradient_kinds(s)]

@@ -51,6 +51,7 @@ CASES = {
     "curved": Case((4, 300, 5), ("tanh", "logistic")[:1], "poisson", drawn(0.2), "nesterov"),
     "logistic": Case((4, 20, 6, 1), ("logistic", "relu"), "binary_log_loss", drawn(0.4, 0.0)),
     "csr": Case((12, 9, 8, 3), ("tanh", "relu"), "log_loss", drawn(0.6, 0.2), sparse=True),
+    "by input": Case((5, 19, 6, 3), ("gelu", "softplus"), "log_loss", drawn(0.5, 0.3)),
     "kept": Case((6, 8, 2), ("relu",), "squared_error", drawn(0.5), gradients="kept"),
     "sharded": Case((6, 8, 2), ("tanh",), "squared_error", drawn(0.5, **ALL), gradients="sharded"),
     "input": Case((270, 8, 3), ("relu",), "log_loss", drawn(0.0, input_dropout=0.3)),

@@ -156,12 +156,12 @@ def test_compiled_code_is_kept_apart_for_each_source():
     numba_jit = sys.modules[numba_cpu.jit.__module__]
     words = {**numba_jit._WORDS, "relu": 99}
     changed = (
-        (words, kernels.OP_DTYPE, numba_jit._DRAWS),
+        (words, kernels.OP_DTYPE, numba_jit._SOURCES),
         (numba_jit._WORDS, kernels.OP_DTYPE, ""),
     )
     for parts in changed:
         assert numba_jit.digest_of(*parts) != numba_jit._DIGEST
-    assert "def dropout(" in numba_jit._DRAWS
+    assert "def dropout(" in numba_jit._SOURCES
     assert numba_jit._DIGEST in numba_cpu.walk.py_func.__qualname__
     assert any(numba_jit._DIGEST in path for path in cached_files(numba_cpu.walk))
 

@@ -31,7 +31,7 @@ from hotloop.kernels import (
 )
 from hotloop.kernels import SCALARS as SCALARS
 from hotloop.kernels.philox import threshold
-from hotloop.spec import SGD, Adam, Function, Network, Optimizer
+from hotloop.spec import KNOWN_BY_VALUE, SGD, Adam, Function, Network, Optimizer
 
 #: Parameter groups: each has its own row of scalars in every step.
 GROUPS = ("weight", "bias")
@@ -68,6 +68,24 @@ FEW_ROWS, FEW_ROWS_BYTES = 4, 64 * 2**20
 SHARDS, SHARDED_FROM = 2, 4
 #: On a GPU: shards are no more than make about so many tiles, of such a size, for all its cores.
 MOST_TILES, SHARD_TILE = 512, 64
+#: How weights may be drawn, besides "auto"; see `init_parameters`.
+INITS = (
+    *("glorot_uniform", "glorot_normal", "he_uniform", "he_normal"),
+    *("lecun_uniform", "lecun_normal", "orthogonal"),
+)
+#: Activations that lose about half of the squares of what they read.
+HALVING = (
+    *("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "mish", "softplus", "hard_swish"),
+)
+#: What "auto" stands for, where it is not scikit-learn's draw.
+AUTO: Mapping[str | Function, str] = MappingProxyType(
+    {
+        **dict.fromkeys(set(HALVING) - {"relu"}, "he_normal"),
+        "selu": "lecun_normal",
+        "softsign": "glorot_uniform",
+        "hard_sigmoid": "glorot_uniform",
+    }
+)
 #: Rows of a batch of the gradient plan; part of what its bits depend on.
 GRADIENT_ROWS = 512
 
@@ -254,25 +272,73 @@ def empty_vector(size: int, dtype: np.dtype | type) -> np.ndarray:
 
 
 def init_parameters(
-    network: Network, rng: np.random.RandomState, dtype: np.dtype | type, factor: float = 6.0
+    network: Network,
+    rng: np.random.RandomState,
+    dtype: np.dtype | type,
+    init: str = "auto",
+    output: str | Function | None = None,
 ) -> np.ndarray:
-    """Initial parameters, shape (P,), drawn exactly as scikit-learn draws them.
+    """Initial parameters, shape (P,), drawn in float64: weight, then bias, of each layer.
 
-    Each layer takes ``uniform(-b, b, (I, O))`` and then ``uniform(-b, b, O)`` in float64 from
-    `rng`, with ``b = sqrt(factor / (I + O))``: 6, and under logistic hidden units 2.
+    Parameters
+    ----------
+    network : Network
+    rng : RandomState
+    dtype : dtype
+        Of the result.
+    init : {"auto"} or one of INITS, default="auto"
+        "auto": of identity, relu, logistic, tanh and functions of the user as scikit-learn draws,
+        ``uniform(-b, b, (I, O))`` and then ``uniform(-b, b, O)`` with ``b = sqrt(6 / (I + O))``,
+        or 2 under logistic; of the others what AUTO names. All but scikit-learn's have biases of
+        zero. Fans are the inputs I of a layer and its outputs O.
+    output : str or Function, default=None
+        The activation that the output layer is drawn for; None: that of the last hidden one, or of
+        none.
 
     References
     ----------
     Glorot and Bengio (2010), "Understanding the difficulty of training deep feedforward
-    neural networks", equation 16.
+    neural networks", equation 16. LeCun, Bottou, Orr and Mueller (1998), "Efficient BackProp",
+    equation 16. He, Zhang, Ren and Sun (2015), "Delving deep into rectifiers", equation 10. Saxe,
+    McClelland and Ganguli (2014), "Exact solutions to the nonlinear dynamics of learning in deep
+    linear neural networks", section 3. Klambauer, Unterthiner, Mayr and Hochreiter (2017),
+    "Self-normalizing neural networks", for selu.
     """
     flat = empty_vector(n_parameters(network), dtype)
     weights, biases = weight_views(network, flat)
-    for weight, bias in zip(weights, biases, strict=True):
-        bound = np.sqrt(factor / sum(weight.shape))
+    hidden = [layer.activation for layer in network.layers[:-1]]
+    drawn_for = [*hidden, output or (hidden[-1] if hidden else "identity")]
+    for weight, bias, activation in zip(weights, biases, drawn_for, strict=True):
+        scheme = AUTO.get(activation) if init == "auto" else init
+        if scheme is not None:
+            weight[...] = _drawn(scheme, activation, rng, weight.shape)
+            bias[...] = 0
+            continue
+        bound = np.sqrt((2.0 if activation == "logistic" else 6.0) / sum(weight.shape))
         weight[...] = rng.uniform(-bound, bound, weight.shape)
         bias[...] = rng.uniform(-bound, bound, bias.shape)
     return flat
+
+
+def _drawn(
+    scheme: str, activation: str | Function, rng: np.random.RandomState, shape: tuple[int, ...]
+) -> np.ndarray:
+    """A weight (I, O): its elements have variance 2 / (I + O) by Glorot, 1 / I by LeCun, 2 / I by
+    He; or it has orthogonal columns, or rows if these are fewer, of norm 1, and root 2 under what
+    is drawn for by He, as half of its squares are lost there.
+    """
+    I, O = shape
+    if scheme == "orthogonal":
+        q, r = np.linalg.qr(rng.normal(size=(max(shape), min(shape))))
+        q *= np.where(np.diag(r) < 0, -1.0, 1.0)  # else they would not be uniform
+        gain = np.sqrt(2.0) if activation in HALVING else 1.0
+        return gain * (q if I >= O else q.T)
+    rule, _, distribution = scheme.partition("_")
+    variance = {"glorot": 2.0 / (I + O), "he": 2.0 / I, "lecun": 1.0 / I}[rule]
+    if distribution == "normal":
+        return rng.normal(0.0, np.sqrt(variance), shape)
+    bound = np.sqrt(3 * variance)
+    return rng.uniform(-bound, bound, shape)
 
 
 def new_state(parameters: np.ndarray, optimizer: Optimizer) -> State:
@@ -504,11 +570,6 @@ class _Lowering:
             return {"activation": ACTIVATIONS["custom"], "function": function}
         return {"activation": ACTIVATIONS[activation]}
 
-    def slope_activation(self, layer: int) -> dict[str, int]:
-        """What the way back takes for a layer's activation: custom where slopes are kept."""
-        kept = {"activation": ACTIVATIONS["custom"]} if self.keeps_slopes(layer) else {}
-        return self.activation_fields(layer) | kept
-
     def forward(
         self,
         layer: int,
@@ -577,14 +638,14 @@ class _Lowering:
         return shared, outputs, d_outputs
 
     def keeps_slopes(self, layer: int) -> bool:
-        """Whether slopes are kept beside outputs, which do not tell them: those of a custom
-        activation, and of outputs that are dropped.
+        """Whether slopes are kept beside outputs, which do not tell them: of other activations than
+        those known by value, and of outputs that are dropped.
         """
         made_by = self.network.layers[layer]
-        return isinstance(made_by.activation, Function) or made_by.dropout > 0
+        return made_by.activation not in KNOWN_BY_VALUE or made_by.dropout > 0
 
     def slope_fields(self, layer: int, rows: Callable[[int], _Rows]) -> dict[str, int]:
-        """Room for the slopes of a layer where they are kept."""
+        """Room for the slopes that a layer keeps beside its outputs."""
         if not self.keeps_slopes(layer):
             return {}
         slope = rows(self.stride(self.shapes[layer][1]))
@@ -671,9 +732,8 @@ class _Lowering:
         rate = self.network.layers[layer].dropout
         if not rate:
             return []
-        fields = {**self.activation_fields(layer), **slopes, **self.drop_fields(layer, rate)}
-        output = {"output": made.place, "ld_output": made.ld}
-        return [self.record("DROPOUT", layer, **output, **fields)]
+        output = {"output": made.place, "ld_output": made.ld, **slopes}
+        return [self.record("DROPOUT", layer, **output, **self.drop_fields(layer, rate))]
 
     def loss_ops(
         self, made: _Rows, row_loss: int, rows: Callable[[int], _Rows]
@@ -710,7 +770,7 @@ class _Lowering:
         return self.record(
             "DENSE_BACKWARD_INPUT",
             layer,
-            **{**fields, **self.slope_activation(layer - 1)},
+            **{**fields, **self.activation_fields(layer - 1)},
             dtype=DTYPES[self.products_of(layer)],
             d_input=d_input.place,
             ld_d_input=d_input.ld,

@@ -12,8 +12,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-#: Element-wise activations a hidden layer may have.
-ACTIVATIONS = ("identity", "relu", "logistic", "tanh")
+#: Element-wise activations whose derivative is known from their value.
+KNOWN_BY_VALUE = ("identity", "relu", "logistic", "tanh")
+#: Those a hidden layer may have.
+ACTIVATIONS = (
+    *KNOWN_BY_VALUE,
+    *("leaky_relu", "elu", "selu", "gelu", "gelu_tanh", "silu", "mish"),
+    *("softplus", "softsign", "hard_sigmoid", "hard_swish"),
+)
 
 
 @dataclass(frozen=True)

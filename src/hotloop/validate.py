@@ -29,7 +29,7 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import column_or_1d, validate_data
 
 from .compat import check_sample_weight
-from .spec import Function, Network
+from .spec import ACTIVATIONS, Function, Network
 
 Array = np.ndarray
 
@@ -529,6 +529,35 @@ def function(kind: str, given: Any) -> Function:
     return Function(kind, *pair)
 
 
+def activations(given: Any, n_hidden: int) -> tuple[str | Function, ...]:
+    """The activation of each hidden layer.
+
+    Parameters
+    ----------
+    given : str, callable, (callable, callable) or list of such
+        One for all layers, or a list with one a layer.
+    n_hidden : int
+        Number of hidden layers.
+
+    Raises
+    ------
+    ValueError
+        If a list has another length, or something in it is no activation.
+    """
+    if not isinstance(given, list):
+        one = given if isinstance(given, str) else function("activation", given)
+        return (one,) * n_hidden
+    if len(given) != n_hidden:
+        raise ValueError(
+            f"activation lists {len(given)} for {n_hidden} hidden layers. List one for each, or "
+            "give one alone for all of them."
+        )
+    for name in given:
+        if isinstance(name, str) and name not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {ACTIVATIONS}, but lists {name!r}.")
+    return tuple(a if isinstance(a, str) else function("activation", a) for a in given)
+
+
 def require_importable(parameter: str, given: Any) -> None:
     """Refuse to pickle a function that another process could not find by its import path.
 
@@ -537,6 +566,10 @@ def require_importable(parameter: str, given: Any) -> None:
     pickle.PicklingError
         For a lambda, or a function that was defined in another.
     """
+    if isinstance(given, list):
+        for each in given:
+            require_importable(parameter, each)
+        return
     for part in given if isinstance(given, tuple) else (given,):
         code = getattr(part, "py_func", part)  # of what numba compiled
         if not isinstance(code, FunctionType):

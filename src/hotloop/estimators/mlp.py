@@ -30,10 +30,21 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     hidden_layer_sizes : int or array-like of int of shape (n_layers - 2,), default=(100,)
         Units of each hidden layer, from input to output. Empty for none, which makes a
         linear model.
-    activation : {'identity', 'logistic', 'tanh', 'relu'}, callable or (callable, callable), \
-            default='relu'
-        Activation of the hidden layers: ``x``, ``1 / (1 + exp(-x))``, ``tanh(x)`` or
-        ``max(0, x)``; or a function of one number, or a pair of it and its derivative. numba
+    activation : str, callable, (callable, callable) or list of such, default='relu'
+        Activation of the hidden layers, or a list with one for each. By name:
+
+        - 'identity', 'relu', 'logistic', 'tanh': ``z``, ``max(0, z)``,
+          ``s(z) = 1 / (1 + exp(-z))``, ``tanh(z)``, as scikit-learn has them.
+        - 'leaky_relu', 'elu', 'selu': ``z`` above zero, and below ``0.01 * z``, ``exp(z) - 1``; the
+          last is 1.0507 times ``z`` or ``1.6733 * (exp(z) - 1)`` [4]_ [5]_ [6]_.
+        - 'gelu', 'gelu_tanh': ``z * Phi(z)`` with the normal distribution Phi, and its
+          approximation ``z / 2 * (1 + tanh(sqrt(2 / pi) * (z + 0.044715 * z ** 3)))`` [7]_.
+        - 'silu' (also known as swish), 'mish', 'softplus': ``z * s(z)``, ``z * tanh(softplus(z))``,
+          ``log(1 + exp(z))`` [7]_ [8]_ [9]_.
+        - 'softsign', 'hard_sigmoid', 'hard_swish': ``z / (1 + abs(z))``,
+          ``max(0, min(6, z + 3)) / 6``, and ``z`` times that [10]_ [11]_.
+
+        Or a function of one number, or a pair of it and its derivative. numba
         compiles it (``pip install 'hotloop[numba]'``) in a second or two, and
         :mod:`hotloop.elementwise` has functions to make it of that are as fast as the kernels.
         A derivative that is not given is computed, with a warning: by complex steps, or by
@@ -182,8 +193,16 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         Not built yet.
     clip_value : float or None, default=None
         Not built yet.
-    init : str, default='auto'
-        Not built yet.
+    init : {'auto', 'glorot_uniform', 'glorot_normal', 'he_uniform', 'he_normal', 'lecun_uniform', \
+            'lecun_normal', 'orthogonal'}, default='auto'
+        How weights are drawn, with ``I`` inputs and ``O`` outputs of a layer: with variance
+        ``2 / (I + O)`` [1]_, ``2 / I`` [12]_ or ``1 / I`` [13]_, uniform or normal; or a matrix
+        with orthogonal columns (rows, if these are fewer) of length 1, and of ``sqrt(2)`` under
+        'relu' and its like [14]_. Biases begin at zero. 'auto' goes by each layer's activation,
+        the output layer by that of the last hidden one. For scikit-learn's four, and for
+        functions, it is scikit-learn's very draw ('glorot_uniform', of the biases, too); else
+        'he_normal', but 'lecun_normal' for 'selu' and 'glorot_uniform' for 'softsign' and
+        'hard_sigmoid'.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
         Not built yet.
     frozen_layers : array-like of int or None, default=None
@@ -247,6 +266,26 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
        arXiv:1412.6980. Algorithm 1, as rewritten at the end of section 2.
     .. [3] Sutskever, I., Martens, J., Dahl, G. and Hinton, G. (2013), "On the importance of
        initialization and momentum in deep learning", ICML. Section 2.
+    .. [4] Maas, A., Hannun, A. and Ng, A. (2013), "Rectifier nonlinearities improve neural network
+       acoustic models", ICML.
+    .. [5] Clevert, D.-A., Unterthiner, T. and Hochreiter, S. (2016), "Fast and accurate deep
+       network learning by exponential linear units (ELUs)", ICLR.
+    .. [6] Klambauer, G., Unterthiner, T., Mayr, A. and Hochreiter, S. (2017), "Self-normalizing
+       neural networks", NeurIPS.
+    .. [7] Hendrycks, D. and Gimpel, K. (2016), "Gaussian error linear units (GELUs)",
+       arXiv:1606.08415.
+    .. [8] Misra, D. (2020), "Mish: A self regularized non-monotonic activation function", BMVC.
+    .. [9] Dugas, C. et al. (2001), "Incorporating second-order functional knowledge for better
+       option pricing", NeurIPS.
+    .. [10] Bergstra, J. et al. (2009), "Quadratic polynomials learn better image features",
+       Technical Report 1337, Universite de Montreal.
+    .. [11] Howard, A. et al. (2019), "Searching for MobileNetV3", ICCV. Section 5.2.
+    .. [12] He, K., Zhang, X., Ren, S. and Sun, J. (2015), "Delving deep into rectifiers", ICCV.
+       Equation 10.
+    .. [13] LeCun, Y., Bottou, L., Orr, G. and Mueller, K.-R. (1998), "Efficient BackProp", in
+       Neural Networks: Tricks of the Trade. Equation 16.
+    .. [14] Saxe, A., McClelland, J. and Ganguli, S. (2014), "Exact solutions to the nonlinear
+       dynamics of learning in deep linear neural networks", ICLR. Section 3.
 
     Examples
     --------
@@ -621,10 +660,21 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     hidden_layer_sizes : int or array-like of int of shape (n_layers - 2,), default=(100,)
         Units of each hidden layer, from input to output. Empty for none, which makes a
         linear model.
-    activation : {'identity', 'logistic', 'tanh', 'relu'}, callable or (callable, callable), \
-            default='relu'
-        Activation of the hidden layers: ``x``, ``1 / (1 + exp(-x))``, ``tanh(x)`` or
-        ``max(0, x)``; or a function of one number, or a pair of it and its derivative. numba
+    activation : str, callable, (callable, callable) or list of such, default='relu'
+        Activation of the hidden layers, or a list with one for each. By name:
+
+        - 'identity', 'relu', 'logistic', 'tanh': ``z``, ``max(0, z)``,
+          ``s(z) = 1 / (1 + exp(-z))``, ``tanh(z)``, as scikit-learn has them.
+        - 'leaky_relu', 'elu', 'selu': ``z`` above zero, and below ``0.01 * z``, ``exp(z) - 1``; the
+          last is 1.0507 times ``z`` or ``1.6733 * (exp(z) - 1)`` [4]_ [5]_ [6]_.
+        - 'gelu', 'gelu_tanh': ``z * Phi(z)`` with the normal distribution Phi, and its
+          approximation ``z / 2 * (1 + tanh(sqrt(2 / pi) * (z + 0.044715 * z ** 3)))`` [7]_.
+        - 'silu' (also known as swish), 'mish', 'softplus': ``z * s(z)``, ``z * tanh(softplus(z))``,
+          ``log(1 + exp(z))`` [7]_ [8]_ [9]_.
+        - 'softsign', 'hard_sigmoid', 'hard_swish': ``z / (1 + abs(z))``,
+          ``max(0, min(6, z + 3)) / 6``, and ``z`` times that [10]_ [11]_.
+
+        Or a function of one number, or a pair of it and its derivative. numba
         compiles it (``pip install 'hotloop[numba]'``) in a second or two, and
         :mod:`hotloop.elementwise` has functions to make it of that are as fast as the kernels.
         A derivative that is not given is computed, with a warning: by complex steps, or by
@@ -765,8 +815,16 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         Not built yet.
     clip_value : float or None, default=None
         Not built yet.
-    init : str, default='auto'
-        Not built yet.
+    init : {'auto', 'glorot_uniform', 'glorot_normal', 'he_uniform', 'he_normal', 'lecun_uniform', \
+            'lecun_normal', 'orthogonal'}, default='auto'
+        How weights are drawn, with ``I`` inputs and ``O`` outputs of a layer: with variance
+        ``2 / (I + O)`` [1]_, ``2 / I`` [12]_ or ``1 / I`` [13]_, uniform or normal; or a matrix
+        with orthogonal columns (rows, if these are fewer) of length 1, and of ``sqrt(2)`` under
+        'relu' and its like [14]_. Biases begin at zero. 'auto' goes by each layer's activation,
+        the output layer by that of the last hidden one. For scikit-learn's four, and for
+        functions, it is scikit-learn's very draw ('glorot_uniform', of the biases, too); else
+        'he_normal', but 'lecun_normal' for 'selu' and 'glorot_uniform' for 'softsign' and
+        'hard_sigmoid'.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
         Not built yet.
     frozen_layers : array-like of int or None, default=None
@@ -828,6 +886,26 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
        arXiv:1412.6980. Algorithm 1, as rewritten at the end of section 2.
     .. [3] Sutskever, I., Martens, J., Dahl, G. and Hinton, G. (2013), "On the importance of
        initialization and momentum in deep learning", ICML. Section 2.
+    .. [4] Maas, A., Hannun, A. and Ng, A. (2013), "Rectifier nonlinearities improve neural network
+       acoustic models", ICML.
+    .. [5] Clevert, D.-A., Unterthiner, T. and Hochreiter, S. (2016), "Fast and accurate deep
+       network learning by exponential linear units (ELUs)", ICLR.
+    .. [6] Klambauer, G., Unterthiner, T., Mayr, A. and Hochreiter, S. (2017), "Self-normalizing
+       neural networks", NeurIPS.
+    .. [7] Hendrycks, D. and Gimpel, K. (2016), "Gaussian error linear units (GELUs)",
+       arXiv:1606.08415.
+    .. [8] Misra, D. (2020), "Mish: A self regularized non-monotonic activation function", BMVC.
+    .. [9] Dugas, C. et al. (2001), "Incorporating second-order functional knowledge for better
+       option pricing", NeurIPS.
+    .. [10] Bergstra, J. et al. (2009), "Quadratic polynomials learn better image features",
+       Technical Report 1337, Universite de Montreal.
+    .. [11] Howard, A. et al. (2019), "Searching for MobileNetV3", ICCV. Section 5.2.
+    .. [12] He, K., Zhang, X., Ren, S. and Sun, J. (2015), "Delving deep into rectifiers", ICCV.
+       Equation 10.
+    .. [13] LeCun, Y., Bottou, L., Orr, G. and Mueller, K.-R. (1998), "Efficient BackProp", in
+       Neural Networks: Tricks of the Trade. Equation 16.
+    .. [14] Saxe, A., McClelland, J. and Ganguli, S. (2014), "Exact solutions to the nonlinear
+       dynamics of learning in deep linear neural networks", ICLR. Section 3.
 
     Examples
     --------

@@ -34,6 +34,7 @@ from ..compat import (
 )
 from ..plan import (
     FEW_ROWS,
+    INITS,
     CSRInput,
     compile_gradients,
     compile_inference,
@@ -71,7 +72,6 @@ NOT_BUILT = {
     "max_norm": None,
     "clip_norm": None,
     "clip_value": None,
-    "init": "auto",
     "averaging": None,
     "frozen_layers": None,
     "scoring": None,
@@ -97,10 +97,13 @@ class _Job:
 
 
 def _network(
-    widths: tuple[int, ...], activation: str | spec.Function, loss: spec.Loss
+    widths: tuple[int, ...], activations: tuple[str | spec.Function, ...], loss: spec.Loss
 ) -> spec.Network:
-    """Dense layers of `widths`, the first of which is the number of features."""
-    hidden = [spec.Dense(units, activation) for units in widths[1:-1]]
+    """Dense layers of `widths`, the first of which is the number of features, and an activation for
+    each hidden one.
+    """
+    pairs = zip(widths[1:-1], activations, strict=True)
+    hidden = [spec.Dense(units, activation) for units, activation in pairs]
     return spec.Network((widths[0],), (*hidden, spec.Dense(widths[-1])), loss)
 
 
@@ -156,10 +159,10 @@ def _loss_through(output_activation: str) -> spec.Loss:
 
 @lru_cache(maxsize=64)
 def _inference_network(
-    widths: tuple[int, ...], activation: str | spec.Function, output: str
+    widths: tuple[int, ...], activations: tuple[str | spec.Function, ...], output: str
 ) -> spec.Network:
     """The network that ends in that output activation."""
-    return _network(widths, activation, _loss_through(output))
+    return _network(widths, activations, _loss_through(output))
 
 
 _inference_plan = lru_cache(maxsize=64)(compile_inference)
@@ -167,10 +170,13 @@ _inference_plan = lru_cache(maxsize=64)(compile_inference)
 
 @lru_cache(maxsize=64)
 def _few_rows(
-    widths: tuple[int, ...], activation: str, output: str, dtype: Any, raw: bool
+    widths: tuple[int, ...], names: str | tuple[str, ...], output: str, dtype: Any, raw: bool
 ) -> backends.FewRows:
-    """What predicts a few rows; before the output activation if `raw`."""
-    network = _inference_network(widths, activation, output)
+    """What predicts a few rows, by an activation for all layers or one for each; before the output
+    activation if `raw`.
+    """
+    activations = (names,) * (len(widths) - 2) if isinstance(names, str) else names
+    network = _inference_network(widths, activations, output)
     return backends.FewRows(_inference_plan(network, dtype=dtype, raw=raw, backend="compiled"))
 
 
@@ -185,7 +191,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
 
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(spec.ACTIVATIONS)), callable, tuple],
+        "activation": [StrOptions(set(spec.ACTIVATIONS)), callable, tuple, list],
         "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -228,7 +234,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         "max_norm": [Interval(Real, 0, None, closed="neither"), None],
         "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
         "clip_value": [Interval(Real, 0, None, closed="neither"), None],
-        "init": [StrOptions({"auto"})],
+        "init": [StrOptions({"auto", *INITS})],
         "averaging": [StrOptions({"ema", "swa"}), None],
         "frozen_layers": ["array-like", None],
         "scoring": [str, callable, None],
@@ -345,7 +351,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         data = self._encoded(data, classes, incremental=incremental)
 
         widths = (data.X.shape[1], *hidden, data.n_outputs)
-        network = _network(widths, self._activation(), self._loss_of(data))
+        network = _network(widths, self._activations(len(hidden)), self._loss_of(data))
         network = self._augmented(network, data)
         self._judge(network, data)
         with validate.random_stream(self.random_state) as rng:
@@ -396,10 +402,9 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             raise ValueError(f"precision={self.precision!r} cannot be used: {reason}.")
         return self.precision
 
-    def _activation(self) -> str | spec.Function:
-        if isinstance(self.activation, str):
-            return self.activation
-        return validate.function("activation", self.activation)
+    def _activations(self, n_hidden: int) -> tuple[str | spec.Function, ...]:
+        """Of each hidden layer."""
+        return validate.activations(self.activation, n_hidden)
 
     def _augmented(self, network: spec.Network, data: TrainingData) -> spec.Network:
         """The network as it is trained: with what is dropped, mixed and made noisy."""
@@ -462,8 +467,9 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
     ) -> Array:
         """Random parameters, if there is room for all that training needs."""
         self._require_room(network, data, backend)
-        factor = 2.0 if self.activation == "logistic" else 6.0
-        return init_parameters(network, rng, self._dtype(data.X), factor=factor)
+        # Without hidden layers, too, scikit-learn draws for the activation there would be.
+        alone = self.activation if isinstance(self.activation, str) else None
+        return init_parameters(network, rng, self._dtype(data.X), self.init, alone)
 
     def _require_room(self, network: spec.Network, data: TrainingData, backend: str) -> None:
         """Refuse what does not fit into memory: what kernels hold, what the outcome is copied to
@@ -692,6 +698,9 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             try:
                 backends.check_n_jobs(known["n_jobs"])
                 coefs, intercepts, dtype = known["coefs_"], known["intercepts_"], X.dtype
+                names = known["activation"]
+                if not isinstance(names, str):  # functions are not for a few rows
+                    names = tuple(names) if isinstance(names, list) else ()
                 if (
                     dtype in FLOATS
                     and known["device"] != "cuda"
@@ -700,7 +709,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                     and "feature_names_in_" not in known
                 ):
                     widths = (X.shape[1], *map(len, intercepts))
-                    rows = _few_rows(widths, self.activation, self.out_activation_, dtype, raw)
+                    rows = _few_rows(widths, names, self.out_activation_, dtype, raw)
                     output = rows.predict(X, coefs, intercepts)
                     if output is not None:
                         return output
@@ -720,7 +729,8 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             coefs, intercepts = (validate.as_dtype(arrays, dtype) for arrays in (coefs, intercepts))
         X = validate.narrowed(self, X, dtype)
         sparse = scipy.sparse.issparse(X)
-        network = _inference_network(widths, self._activation(), self.out_activation_)
+        activations = self._activations(len(widths) - 2)
+        network = _inference_network(widths, activations, self.out_activation_)
         for function in functions_of(network):  # it may be another than was trained with
             backends.judge(function, dtype)
         entries = X.nnz // max(1, X.shape[0]) if sparse else None
@@ -780,7 +790,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         data = TrainingData(X, target, sample_weight)
         return train.loss_and_gradient(
             _gradient_plan(
-                _network(widths, self.activation, loss),
+                _network(widths, self._activations(len(widths) - 2), loss),
                 dtype=np.float64,
                 n_rows=X.shape[0],
                 sparse=data.is_sparse,
