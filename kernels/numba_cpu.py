@@ -638,13 +638,17 @@ def train(words, tables, streams, memory, epochs, progress, most):
 
 @jit
 def predict(words, ops, streams, memory, rows, chunk, out):
-    """Some rows of `out`, from the first to before the last, through the ops in chunks."""
+    """Some rows of `out`, from the first to before the last, through the ops in chunks; returns the
+    sum of their losses, if an op makes them.
+    """
     order, no_scalars = np.empty(0, np.intp), np.empty(0)
     first, last = rows
+    total = 0.0
     for begin in range(first, last, chunk):
         rows_here, nothing = min(chunk, last - begin), np.uint64(0)
         batch = Batch(order, begin, rows_here, no_scalars, 1.0, nothing, nothing, 0)
-        walk(words, ops, batch, streams, memory, out)
+        total += walk(words, ops, batch, streams, memory, out)
+    return total
 
 
 class Engine:
@@ -666,6 +670,7 @@ class Engine:
         self.plan = plan
         self._tables = tuple(_readied(t, plan.dtype) for t in (plan.ops, plan.parameter_ops))
         self._inference = _readied(plan.inference_ops, plan.dtype)
+        self._evaluation = _readied(plan.evaluation_ops, plan.dtype)
         self._accumulate = _readied(plan.accumulate_ops, plan.dtype)
         self._streams = _flat(streams, plan)
         self._n_rows = streams["X"].shape[0] if "X" in streams else 0
@@ -760,16 +765,28 @@ class Engine:
 
     def predict(self, X, out):
         """Forward pass of the rows of X into out, (n, O); safe to call from several threads."""
+        self._infer(self._inference, {"X": X}, out)
+        return out
+
+    def evaluate(self, X, y, weights, out):
+        """The same, and the sum of the losses of these rows; see the compiled one."""
+        streams = {"X": X, "y": y}
+        if weights is not None:
+            streams["sample_weight"] = weights
+        return self._infer(self._evaluation, streams, out)
+
+    def _infer(self, ops, streams, out):
+        """All rows through a table of forward ops; returns the sum of their losses, if any."""
         arena = np.zeros(self.plan.inference_arena_bytes // out.itemsize, out.dtype)
         memory = self._memory._replace(arena=arena)
-        streams = _flat({"X": X}, self.plan)
+        streams, total = _flat(streams, self.plan), 0.0
         chunk, flat, first, most = self.plan.inference_rows, out.reshape(-1), 0, 1
         while first < len(out):
             rows = first, min(first + most * chunk, len(out))
             start = time.perf_counter()
-            predict(WORDS, self._inference, streams, memory, rows, chunk, flat)
+            total += predict(WORDS, ops, streams, memory, rows, chunk, flat)
             first, most = rows[1], next_most(most, time.perf_counter() - start)
-        return out
+        return total
 
 
 def places_of(op, which, store):

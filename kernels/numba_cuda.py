@@ -90,6 +90,8 @@ def table_of(ops, plan, store_size):
     for k in range(len(ops) - 1):
         apart = stages[k] == "rows" and not (ops["kind"][k] == ops["kind"][k + 1] == shard)
         table[k, AT.meet] = apart or stages[k] != stages[k + 1]
+    if len(ops) and ops["kind"][-1] == KINDS["LOSS"]:  # whose rows the first block sums up
+        table[-1, AT.meet] = True
     limits = np.finfo(plan.dtype)
     constants = np.empty((len(ops), 5))
     constants[:, 0], constants[:, 1] = ops["beta_2"], np.maximum(ops["epsilon"], limits.tiny)
@@ -237,6 +239,7 @@ class Pool:
         ops = plan.ops
         self.training = Table.of(ops, plan.parameter_ops, plan, self.stored)
         self.inference = Table.of(plan.inference_ops, plan.parameter_ops, plan, self.stored)
+        self.evaluation = Table.of(plan.evaluation_ops, plan.parameter_ops, plan, self.stored)
         self.pieces = int(sum(-(-int(o["I"] * o["O"]) // PIECE) for o in plan.parameter_ops))
         self.store = empty(capacity * self.size, plan.dtype)
         self._free = list(range(capacity))[::-1]
@@ -696,7 +699,20 @@ class Engine:
 
     def predict(self, X, out):
         """Forward pass of the rows of X into out, (n, O); safe to call from several threads."""
+        self._infer(self.pool.inference, {"X": X}, out)
+        return out
+
+    def evaluate(self, X, y, weights, out):
+        """The same, and the sum of the losses of these rows; see the compiled one."""
+        streams = {"X": X, "y": y}
+        if weights is not None:
+            streams["sample_weight"] = weights
+        return self._infer(self.pool.evaluation, streams, out)
+
+    def _infer(self, table, streams, out):
+        """All rows through a table of forward ops; returns the sum of their losses, if any."""
         self._upload()
+        X, total = streams["X"], 0.0
         width = max(1, X.shape[1])
         most = max(1, UPLOADED // width // self.plan.inference_rows) * self.plan.inference_rows
         if hasattr(X, "indptr"):
@@ -704,12 +720,13 @@ class Engine:
         arena = empty(self.plan.inference_arena_bytes // out.itemsize, out.dtype)
         for first in range(0, len(out), most):
             part = slice(first, min(first + most, len(out)))
-            self._predict(X if most >= len(out) else X[part], arena, out[part])
-        return out
+            rows = streams if most >= len(out) else {k: v[part] for k, v in streams.items()}
+            total += self._infer_part(table, rows, arena, out[part])
+        return total
 
-    def _predict(self, X, arena, out):
+    def _infer_part(self, table, streams, arena, out):
         pool, n, chunk = self.pool, len(out), self.plan.inference_rows
-        uploads = Uploads(self.plan.dtype, [{"X": X}])
+        uploads = Uploads(self.plan.dtype, [streams])
         on_device = hasattr(out, "copy_to_host")
         result = out.reshape(-1) if on_device else empty(out.size, out.dtype)
         scratch = empty(1, np.int32), empty(1, np.float64), result
@@ -717,12 +734,14 @@ class Engine:
         starts = np.arange(0, n, chunk)
         records = np.zeros((len(starts), len(ENTRIES) - 1 + _N_SCALARS))
         records[:, RECORD.start], records[:, RECORD.rows] = starts, np.minimum(chunk, n - starts)
+        records[:, RECORD.factor] = 1
         job = {"store": self.slot * pool.size, "size": pool.size, "n": n, "last": len(starts)}
-        job |= {"inverted": -1}
+        job |= {"inverted": -1, "weighted": "sample_weight" in streams}
         jobs = np.array([[job.get(name, 0) for name in PLACES]], np.int64)
         report = upload(np.zeros(len(REPORTED)))
         arrays = matrix(records), empty(1, np.int32), report
-        launch(pool.inference, memory, uploads.data, jobs, arrays, (min(n, chunk), pool.size))
-        if not on_device:
-            with DEVICE:
+        launch(table, memory, uploads.data, jobs, arrays, (min(n, chunk), pool.size))
+        with DEVICE:
+            if not on_device:
                 out.reshape(-1)[:] = result.copy_to_host()[: out.size]
+            return float(report.copy_to_host()[REPORT.loss]) if "y" in streams else 0.0

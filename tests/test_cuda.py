@@ -21,6 +21,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_iris, make_regression
 
 import hotloop
+import oracle
 import test_custom as custom
 import test_device_arrays as device_arrays
 import test_dropout as dropout
@@ -32,6 +33,7 @@ from stacks import (
     OPTIMIZERS,
     Stack,
     build,
+    evaluate,
     gradient_kinds,
     gradients,
     make_orders,
@@ -223,9 +225,9 @@ def test_a_block_and_the_grid_compute_the_same_bits(monkeypatch):
 
 def test_cuda_has_a_function_for_every_op():
     """All kinds are told apart by its walk, but for those that others need or that it skips."""
-    from hotloop.kernels import cuda_ops
+    from hotloop.kernels import cuda_draws, cuda_ops
 
-    told = inspect.getsource(cuda_ops.walker)
+    told = inspect.getsource(cuda_ops.walker) + inspect.getsource(cuda_draws.augment)
     missing = [kind for kind in KINDS if f"WORDS.{kind}" not in told]
     assert missing == ["CSR_INDEX", "CSR_CATCH_UP", "ROUND"]
 
@@ -358,6 +360,34 @@ def test_early_stopping_partial_fit_and_lazy_updates_run_on_it():
         model.fit(X, y).set_params(early_stopping=False).partial_fit(X, y)
     np.testing.assert_allclose(two.loss_curve_, one.loss_curve_, rtol=1e-9)
     assert_close_fits(one, two, "float64")
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@dense_and_sparse
+@pytest.mark.parametrize("loss", LOSSES)
+def test_evaluations_within_bounds(loss, sparse, weighted, team):
+    """Outputs and the mean loss of rows, in chunks of some."""
+    stack = Stack((5, 7, 3), ("tanh",), loss, 13, "float64", sparse, weighted, backend="cuda")
+    problem = build(stack)
+    out, value = evaluate(problem, chunk_rows=5)
+    assert_within(out, oracle_predict(problem))
+    assert_within(value, oracle.loss(problem.net, problem.X, problem.Y, problem.sample_weight))
+
+
+@dense_and_sparse
+def test_validation_rows_are_watched_on_the_device(sparse):
+    """The curves of the CPU, the best weights, and a budget."""
+    X, y = load_iris(return_X_y=True)
+    X, how = (X - X.mean(axis=0))[::5], {"max_iter": 3, "random_state": 0, "scoring": "loss"}
+    X, y = (scipy.sparse.csr_array(X) if sparse else X), y[::5]
+    one, two = (
+        MLPClassifier(4, early_stopping=True, device=device, max_time_s=1e3, **how).fit(
+            X, y, X_val=X[:10], y_val=y[:10], sample_weight_val=np.arange(10.0)
+        )
+        for device in ("cpu", "cuda")
+    )
+    np.testing.assert_allclose(two.validation_loss_curve_, one.validation_loss_curve_, rtol=1e-9)
+    assert two.best_validation_score_ == -min(two.validation_loss_curve_)
 
 
 def test_a_model_of_one_backend_opens_and_predicts_on_every_other():

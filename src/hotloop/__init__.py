@@ -5,6 +5,7 @@
 """
 
 from .backends import config, show_config
+from .callbacks import Checkpoint, MLflowLogger, OptunaPruning
 from .display import LearningRateFinderDisplay, LossCurveDisplay, WeightDistributionDisplay
 from .estimators.mlp import MLPClassifier, MLPRegressor
 from .many import fit_many
@@ -22,6 +23,7 @@ from .options import (
 
 __all__ = [
     "Adaptive",
+    "Checkpoint",
     "Cosine",
     "CosineRestarts",
     "Exponential",
@@ -30,7 +32,9 @@ __all__ = [
     "LossCurveDisplay",
     "MLPClassifier",
     "MLPRegressor",
+    "MLflowLogger",
     "OneCycle",
+    "OptunaPruning",
     "Polynomial",
     "StepDecay",
     "Warmup",

@@ -127,6 +127,8 @@ class Plan:
     ops, accumulate_ops, inference_ops, parameter_ops : ndarray of OP_DTYPE
         A training step, the same with gradients added to those of earlier batches, a forward
         pass, and one record a layer that says where its parameters are.
+    evaluation_ops : ndarray of OP_DTYPE
+        The forward pass and the losses of its rows, in a plan that has targets.
     catch_up_ops : ndarray of OP_DTYPE
         One op that takes all features to the present, in a plan that trains on CSR input.
     batch_size, chunk_rows, inference_rows : int
@@ -158,6 +160,7 @@ class Plan:
     ops: np.ndarray = field(repr=False)
     accumulate_ops: np.ndarray = field(repr=False)
     inference_ops: np.ndarray = field(repr=False)
+    evaluation_ops: np.ndarray = field(repr=False)
     parameter_ops: np.ndarray = field(repr=False)
     catch_up_ops: np.ndarray = field(repr=False)
     batch_size: int
@@ -622,6 +625,17 @@ class _Lowering:
         )
         return np.array(ops, dtype=OP_DTYPE), rows, arena, scratch
 
+    def evaluation(
+        self, inference: np.ndarray, ops: np.ndarray, arena: _Buffer, n_rows: int
+    ) -> np.ndarray:
+        """Forward ops, and after them the loss of a training step, which overwrites outputs that
+        have been written to their stream.
+        """
+        loss, end = ops[ops["kind"] == KINDS["LOSS"]].copy(), inference[-1]
+        loss["output"] = loss["d_output"] = end["output"]
+        loss["ld_output"], loss["row_loss"] = end["ld_output"], self.take(arena, n_rows)
+        return np.array([*inference, *loss], OP_DTYPE)
+
     def results(self, rows: Callable[[int], _Rows]) -> tuple[_Rows, list[_Rows], list[_Rows]]:
         """Where rows are gathered, and outputs and deltas of each layer are computed, by their
         strides. What is rounded right after has the same place for all.
@@ -912,9 +926,10 @@ def _compile(
         for layer in range(len(network.layers))
     ]
     inference_ops, inference_rows, inference_arena, scratch = lowering.inference(parameters, raw)
-    ops, arena = np.zeros(0, OP_DTYPE), 0
+    ops, arena, evaluation_ops = np.zeros(0, OP_DTYPE), 0, np.zeros(0, OP_DTYPE)
     if train:
         ops, arena = lowering.training(parameters, batch_size, gradients=gradients)
+        evaluation_ops = lowering.evaluation(inference_ops, ops, inference_arena, inference_rows)
     accumulate_ops = ops.copy()
     accumulate_ops["gradient"] = GRADIENTS["accumulate"]
     records = [
@@ -925,7 +940,8 @@ def _compile(
     catch_up_ops = np.zeros(0, OP_DTYPE)
     if lowering.sparse and lowering.optimizer is not None:
         catch_up_ops = np.array([lowering.catch_up(parameters[0])], OP_DTYPE)
-    for table in (ops, accumulate_ops, inference_ops, parameter_ops, catch_up_ops):
+    tables = (ops, accumulate_ops, inference_ops, evaluation_ops, parameter_ops, catch_up_ops)
+    for table in tables:
         table.flags.writeable = False  # plans are shared
     return Plan(
         network=network,
@@ -936,6 +952,7 @@ def _compile(
         ops=ops,
         accumulate_ops=accumulate_ops,
         inference_ops=inference_ops,
+        evaluation_ops=evaluation_ops,
         parameter_ops=parameter_ops,
         catch_up_ops=catch_up_ops,
         batch_size=batch_size,

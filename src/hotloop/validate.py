@@ -188,6 +188,58 @@ def training_data(
     )
 
 
+def validation_data(
+    estimator: Any, data: TrainingData, given: tuple[Any, Any, Any], *, precision: str
+) -> TrainingData:
+    """Check rows that a fit is to be judged by, up to the meaning of y.
+
+    Parameters
+    ----------
+    estimator : estimator
+        For its name and tags; not written to.
+    data : TrainingData
+        The rows to learn from, which these have to be like.
+    given : tuple
+        X, y and weights (or None) as the user gave them.
+    precision : {"auto", "float32", "float64", "bfloat16", "bfloat16_emulated"}
+        The estimator's parameter.
+
+    Returns
+    -------
+    TrainingData
+        Sparse if `data` is; labels not yet encoded.
+
+    Raises
+    ------
+    ValueError
+        As :func:`training_data`, and for other features.
+    """
+    twin = _twin(estimator)
+    twin.n_features_in_ = data.X.shape[1]
+    vars(twin).pop("feature_names_in_", None)
+    if data.feature_names is not None:
+        twin.feature_names_in_ = data.feature_names
+    numeric = data.labels is None
+    found = training_data(twin, *given, reset=False, precision=precision, y_numeric=numeric)
+    if data.is_sparse and lies_on_device(found.X):
+        raise ValueError("X_val lies on a CUDA device, but X is sparse. Copy it to the host.")
+    if data.is_sparse and not found.is_sparse:
+        return replace(found, X=scipy.sparse.csr_matrix(found.X))
+    if found.is_sparse and not data.is_sparse:
+        return replace(found, X=found.X.toarray(order="C"))
+    return found
+
+
+@contextmanager
+def blamed_on(names: str) -> Iterator[None]:
+    """Errors within say what was given that cannot be used."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{names} cannot be used: {error}") from error
+
+
 def inference_input(estimator: Any, X: Any) -> Any:
     """Check what a fitted estimator is asked about.
 

@@ -14,6 +14,7 @@ from sklearn.utils.validation import column_or_1d
 from .. import device_arrays, spec, validate
 from ..compat import StrOptions, fit_context
 from ..validate import Labels, TrainingData
+from . import watching
 from .perceptron import Array, MultilayerPerceptron, exclusive
 
 
@@ -83,10 +84,10 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         epochs. An int gives the same result every time, and the one that scikit-learn's
         class gives for it.
     tol : float, default=1e-4
-        Loss (or validation score) has to improve by this much to count as improved; for
-        'lbfgs' the largest gradient entry at which it stops.
+        Loss (or what `early_stopping` watches) has to improve by this much to count as improved;
+        for 'lbfgs' the largest gradient entry at which it stops.
     verbose : bool, default=False
-        Whether to print every epoch's loss.
+        Whether to print every epoch's loss, and the score of validation rows.
     warm_start : bool, default=False
         Whether `fit` starts from the weights there are instead of random ones.
     momentum : float, default=0.9
@@ -94,9 +95,10 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     nesterovs_momentum : bool, default=True
         Whether that momentum is Nesterov's.
     early_stopping : bool, default=False
-        Whether 'sgd' and 'adam' set rows aside, stop by the score on those, and keep the
-        weights of the best epoch. For two classes the split is stratified, for more
-        or an indicator matrix it is not.
+        Whether 'sgd' and 'adam' set rows aside, stop by the score on those (`scoring`), and keep
+        the weights of the best epoch. For two classes the split is stratified, for more or an
+        indicator matrix it is not. If X_val and y_val are passed to `fit` they take the place of
+        rows set aside, also for 'lbfgs'.
     validation_fraction : float, default=0.1
         Share of the rows that early stopping sets aside, in [0, 1).
     beta_1 : float, default=0.9
@@ -208,9 +210,17 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     frozen_layers : array-like of int or None, default=None
         Not built yet.
     scoring : str, callable or None, default=None
-        Not built yet.
+        What is watched after every epoch on validation rows, those that `early_stopping` sets
+        aside or X_val and y_val of `fit`. None: the accuracy. 'loss': the negative of
+        the mean loss that is trained by, without the penalty. Else the name of a scorer of
+        scikit-learn, or a function of (estimator, X, y), which is called with a fitted estimator,
+        with rows as they were given, and with ``sample_weight`` if there are weights and it takes
+        any; these take one more prediction an epoch. 'lbfgs' looks at X_val, too, after each
+        iteration.
     max_time_s : float or None, default=None
-        Not built yet.
+        Seconds that `fit` may take, from its start: it ends after the epoch, or iteration of
+        'lbfgs', in which they are over, with a ConvergenceWarning. None is no limit. Not looked at
+        by `partial_fit`.
 
     Attributes
     ----------
@@ -224,9 +234,13 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     loss_curve_ : list of float
         Loss of each epoch, over all calls that went on from each other.
     validation_scores_ : list of float or None
-        Accuracy of each epoch on the rows set aside; None without early stopping.
+        Accuracy of each epoch, or what `scoring` says, on the validation rows; None without any.
+        For scoring='loss' the negative of the loss: larger is better. Set by 'lbfgs' for X_val, as
+        are the next two.
     best_validation_score_ : float or None
         The largest of them.
+    validation_loss_curve_ : list of float or None
+        Mean loss of the validation rows after each epoch, without the penalty.
     t_ : int
         Samples that have gone by in training.
     coefs_ : list of ndarray of shape (n_in, n_out)
@@ -302,6 +316,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     >>> clf.score(X_test, y_test)
     0.88
     """
+
+    _own_scoring: ClassVar[str] = "accuracy"
 
     _parameter_constraints: ClassVar[dict] = {
         **MultilayerPerceptron._parameter_constraints,
@@ -492,7 +508,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         ValueError
             As `fit`; for labels that are not among the classes; with `early_stopping`.
         """
-        return self._fit(X, y, sample_weight, classes, incremental=True)
+        return self._fit(watching.Rows(X, y, sample_weight), classes, incremental=True)
 
     def predict(self, X: Any) -> Any:
         """Predict labels.
@@ -713,10 +729,10 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         epochs. An int gives the same result every time, and the one that scikit-learn's
         class gives for it.
     tol : float, default=1e-4
-        Loss (or validation score) has to improve by this much to count as improved; for
-        'lbfgs' the largest gradient entry at which it stops.
+        Loss (or what `early_stopping` watches) has to improve by this much to count as improved;
+        for 'lbfgs' the largest gradient entry at which it stops.
     verbose : bool, default=False
-        Whether to print every epoch's loss.
+        Whether to print every epoch's loss, and the score of validation rows.
     warm_start : bool, default=False
         Whether `fit` starts from the weights there are instead of random ones.
     momentum : float, default=0.9
@@ -724,8 +740,9 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     nesterovs_momentum : bool, default=True
         Whether that momentum is Nesterov's.
     early_stopping : bool, default=False
-        Whether 'sgd' and 'adam' set rows aside, stop by the score on those, and keep the
-        weights of the best epoch.
+        Whether 'sgd' and 'adam' set rows aside, stop by the score on those (`scoring`), and keep
+        the weights of the best epoch. If X_val and y_val are passed to `fit` they take the place
+        of rows set aside, also for 'lbfgs'.
     validation_fraction : float, default=0.1
         Share of the rows that early stopping sets aside, in [0, 1).
     beta_1 : float, default=0.9
@@ -830,9 +847,17 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     frozen_layers : array-like of int or None, default=None
         Not built yet.
     scoring : str, callable or None, default=None
-        Not built yet.
+        What is watched after every epoch on validation rows, those that `early_stopping` sets
+        aside or X_val and y_val of `fit`. None: R2, as `score` has it. 'loss': the negative of
+        the mean loss that is trained by, without the penalty. Else the name of a scorer of
+        scikit-learn, or a function of (estimator, X, y), which is called with a fitted estimator,
+        with rows as they were given, and with ``sample_weight`` if there are weights and it takes
+        any; these take one more prediction an epoch. 'lbfgs' looks at X_val, too, after each
+        iteration.
     max_time_s : float or None, default=None
-        Not built yet.
+        Seconds that `fit` may take, from its start: it ends after the epoch, or iteration of
+        'lbfgs', in which they are over, with a ConvergenceWarning. None is no limit. Not looked at
+        by `partial_fit`.
 
     Attributes
     ----------
@@ -844,9 +869,13 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     loss_curve_ : list of float
         Loss of each epoch, over all calls that went on from each other.
     validation_scores_ : list of float or None
-        R2 of each epoch on the rows set aside; None without early stopping.
+        R2 of each epoch, or what `scoring` says, on the validation rows; None without any. For
+        scoring='loss' the negative of the loss: larger is better. Set by 'lbfgs' for X_val, as
+        are the next two.
     best_validation_score_ : float or None
         The largest of them.
+    validation_loss_curve_ : list of float or None
+        Mean loss of the validation rows after each epoch, without the penalty.
     t_ : int
         Samples that have gone by in training.
     coefs_ : list of ndarray of shape (n_in, n_out)
@@ -920,6 +949,8 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     >>> round(regr.score(X_test, y_test), 2)
     0.98
     """
+
+    _own_scoring: ClassVar[str] = "r2"
 
     _parameter_constraints: ClassVar[dict] = {
         **MultilayerPerceptron._parameter_constraints,
@@ -1055,7 +1086,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         ValueError
             As `fit`; with `early_stopping`.
         """
-        return self._fit(X, y, sample_weight, incremental=True)
+        return self._fit(watching.Rows(X, y, sample_weight), incremental=True)
 
     def predict(self, X: Any) -> Array:
         """Predict numbers.
