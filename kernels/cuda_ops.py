@@ -13,13 +13,13 @@ no barrier orders. What uses ``cuda`` has to be in this file, since both swap th
 import threading
 from collections import namedtuple
 from functools import lru_cache
-from math import exp, log, sqrt, tanh
-from typing import Any
+from math import exp, log, log1p, pow, sqrt, tanh
 
 import numpy as np
 from numba import config, cuda
 
-from . import SCALARS, activations
+from . import SCALARS, activations, losses
+from .cuda_words import AT, JOB, RECORD, REPORT
 from .custom import source_of
 from .numba_jit import WORDS
 
@@ -32,37 +32,9 @@ THREADS = SIDE * SIDE
 SLICE = DEPTH, TILE + 1  # one more, so that a column lies in different banks
 
 if SIMULATED:  # with infinities for what overflows, as on a device
-    exp, log, sqrt, tanh = np.exp, np.log, np.sqrt, np.tanh
+    exp, log, log1p, sqrt, tanh, pow = np.exp, np.log, np.log1p, np.sqrt, np.tanh, np.power
 
-#: Columns of an op in a table: integers, offsets in elements. `meet`: whether all wait after it.
-FIELDS = (
-    *("kind", "meet", "activation", "loss", "gradient", "optimizer", "weight_group", "bias_group"),
-    *("from_stream", "lazy", "I", "O", "input", "d_input", "output", "d_output", "ld_input"),
-    *("ld_d_input", "ld_output", "row_loss", "ld_weight", "weight", "weight_slot_0"),
-    *("weight_slot_1", "weight_gradient", "bias", "bias_slot_0", "bias_slot_1", "bias_gradient"),
-    *("shard_rows", "shard_bytes", "function", "slope", "ld_slope", "draw", "threshold"),
-)
-AT: Any = namedtuple("AT", FIELDS)(*range(len(FIELDS)))
-#: Of a model in a launch: where what it has begins in the arrays of all, and which records it runs.
-PLACES = (
-    *("store", "arena", "positions", "partials", "out", "X", "targets", "weights", "codes"),
-    *("entries", "indptr", "columns", "first", "last", "order", "n", "ordered", "weighted"),
-    *("report", "size", "inverted", "seed_low", "seed_high"),
-)
-JOB: Any = namedtuple("JOB", PLACES)(*range(len(PLACES)))
-#: Of a record, which is a step, or the end of an epoch if it has no rows. `factor` takes the loss
-#: of its rows to its share in the loss of the epoch, `penalty` is the L2 penalty's part in that.
-#: `step` is the number of the step, for what is drawn; scalars follow.
-_STEP = ("epoch", "start", "rows", "inverse_weight", "factor", "penalty", "accumulate", "step")
-ENTRIES = (*_STEP, "scalars")
-RECORD: Any = namedtuple("RECORD", ENTRIES)(*range(len(ENTRIES)))
-#: What a model reports; the losses of its epochs follow. `ruled`: whether the stopping rule is on.
-REPORTED = (
-    *("loss", "squares", "epochs", "stopped", "steps", "ruled"),
-    *("best", "tol", "failed", "patience", "losses"),
-)
-REPORT: Any = namedtuple("REPORT", REPORTED)(*range(len(REPORTED)))
-
+#: constants of an op: beta_2 epsilon tiny eps scale, and then those of losses
 Tables = namedtuple("Tables", "ops parameters constants")
 Memory = namedtuple("Memory", "store arena positions partials out")
 Data = namedtuple(
@@ -89,7 +61,7 @@ Rules = namedtuple("Rules", "of_weight of_bias bias_row bias apart")
 Sink = namedtuple("Sink", "mode activation place ld other other_ld slope slope_ld")
 FORWARD, SLOPE, STEP, OVERWRITE, ACCUMULATE = range(5)
 
-BETA_2, EPSILON, TINY, EPS, SCALE = range(5)
+BETA_2, EPSILON, TINY, EPS, SCALE, FIRST = range(6)
 N_SCALARS = len(SCALARS)
 
 
@@ -108,6 +80,11 @@ if SIMULATED:
     def quiet():
         """As above."""
         np.seterr(all="ignore")
+
+
+any_loss_element, code_loss, ordered, ordered_quantiles = losses.compiled(
+    device, exp=exp, log=log, log1p=log1p, tanh=tanh, pow=pow
+)
 
 
 @device
@@ -521,7 +498,7 @@ def clipped(p, eps):
 
 
 @device
-def loss_element(op, z, y, eps):
+def loss_element(op, constants, z, y, eps):
     """Delta and loss of an output before its activation, but for softmax."""
     if op[AT.loss] == WORDS.squared_error:
         return z - y, 0.5 * np.float64(z - y) * np.float64(z - y) / op[AT.O]
@@ -529,31 +506,40 @@ def loss_element(op, z, y, eps):
         mean = exp(np.float64(z))
         entropy = y * (log(np.float64(y)) - z) if y > 0 else np.float64(0)
         return exp(z) - y, entropy - y + mean
-    p = activated(WORDS.logistic, z)
-    c = np.float64(clipped(p, eps))
-    return p - y, -(y * log(c) + (1 - y) * log(1 - c))
+    if op[AT.loss] == WORDS.binary_log_loss:
+        p = activated(WORDS.logistic, z)
+        c = np.float64(clipped(p, eps))
+        return p - y, -(y * log(c) + (1 - y) * log(1 - c))
+    first = FIRST + op[AT.first_constant]
+    delta, value = any_loss_element(op[AT.loss], np.float64(z), np.float64(y), constants, first)
+    return eps.dtype.type(delta), value
 
 
 @device
 def loss(team, op, constants, batch, memory, data):
     """Deltas of all rows, and their losses."""
-    real, O = memory.arena.dtype.type, op[AT.O]
-    eps = real(constants[EPS])
+    real, O, kind = memory.arena.dtype.type, op[AT.O], op[AT.loss]
+    eps, first = real(constants[EPS]), FIRST + op[AT.first_constant]
     for r in range(first_of(team), batch.n, stride_of(team)):
         row, weight, at = row_of(batch, r), weight_of(batch, data, r), r * op[AT.ld_output]
         z, delta, total = op[AT.output] + at, op[AT.d_output] + at, np.float64(0)
-        if op[AT.loss] == WORDS.log_loss:
+        if kind == WORDS.log_loss:
             softmax(memory.arena, z, O)
             code = z + data.codes[row]
             total = -log(np.float64(clipped(memory.arena[code], eps)))
             memory.arena[code] -= real(1)
-            for o in range(O):
-                memory.arena[delta + o] = memory.arena[z + o] * real(weight)
-        else:
-            for o in range(O):
-                value, part = loss_element(op, memory.arena[z + o], data.targets[row * O + o], eps)
+        elif kind == WORDS.ordered_quantiles:
+            to = row * O
+            total = ordered_quantiles(memory.arena, z, O, data.targets, to, constants, first)
+        elif kind >= WORDS.smooth_log_loss:
+            total = code_loss(kind, memory.arena, z, O, data.codes[row], constants, first)
+        for o in range(O):
+            value = memory.arena[z + o]
+            if kind != WORDS.log_loss and kind < WORDS.smooth_log_loss:
+                y = data.targets[row * O + o]
+                value, part = loss_element(op, constants, value, y, eps)
                 total += part
-                memory.arena[delta + o] = value * real(weight)
+            memory.arena[delta + o] = value * real(weight)
         memory.arena[op[AT.row_loss] + r] = real(weight * total)
 
 
@@ -567,6 +553,8 @@ def output_rows(team, op, batch, memory):
             memory.out[to + o] = activated(op[AT.activation], memory.arena[at + o])
         if op[AT.activation] == WORDS.softmax:
             softmax(memory.out, to, O)
+        elif op[AT.activation] == WORDS.ordered:
+            ordered(memory.out, to, O)
 
 
 # -------------------------------------------------------------------------- losses

@@ -75,6 +75,7 @@ cdef extern from "abi.h" nogil:
         const hl_function *functions
         uint64_t seed
         uint32_t step
+        const double *constants
 
     ctypedef void (*hl_kernel)(const hl_op *, const hl_batch *, int64_t, int64_t) noexcept
     ctypedef void (*hl_packer)(const hl_op *, char *, int64_t, int64_t, void *, void *) noexcept

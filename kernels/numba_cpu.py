@@ -14,7 +14,7 @@ from llvmlite import ir as llvm
 from numba import types
 from numba.extending import intrinsic
 
-from . import DTYPES, GRADIENTS, KINDS, activations
+from . import DTYPES, GRADIENTS, KINDS, activations, losses
 from .custom import compiled
 from .numba_draws import draw as draw  # for those who look at words
 from .numba_draws import dropout, mix_rows, noise
@@ -25,9 +25,9 @@ from .numba_jit import WORDS, jit
 Streams = namedtuple("Streams", "X indices indptr codes targets weights")
 #: What it works on, flat: activations and deltas, parameters, a weight that is read where the user
 #: has it, the gradient of one row of a weight or of a bias, that of the whole weight on CSR input
-#: (zero between steps), the features that a batch has, and the user's functions (functions * 3,),
-#: each an hl_function.
-Memory = namedtuple("Memory", "arena store plain row gradient touched marks functions")
+#: (zero between steps), the features that a batch has, the user's functions (functions * 3,),
+#: each an hl_function, and the constants of losses.
+Memory = namedtuple("Memory", "arena store plain row gradient touched marks functions constants")
 #: The rows of a step, what its optimizer is to know, and what is drawn for it. Row r is the partner
 #: of that row, `turn` rows further on, where turn is not 0.
 Batch = namedtuple("Batch", "order first n scalars inverse_weight seed step turn")
@@ -53,6 +53,9 @@ def call(typing, address, arguments):
         return context.get_dummy_value()
 
     return types.void(address, arguments), generate
+
+
+loss_element, code_loss, ordered, ordered_quantiles = losses.compiled(jit)
 
 
 @jit
@@ -94,6 +97,8 @@ def activate(words, activation, row):
     elif activation == words.exp:
         for o in range(row.size):
             row[o] = exp(row[o])
+    elif activation == words.ordered:
+        ordered(row, 0, row.size)
     elif activation == words.softmax:
         top, total = row.max(), row.dtype.type(0)
         for o in range(row.size):
@@ -225,6 +230,12 @@ def loss_row(words, op, z, streams, memory, row):
         total = -log(clipped(z[code], eps))
         z[code] -= real(1)
         return total
+    first = op.first_constant
+    if op.loss >= words.smooth_log_loss:
+        if op.loss == words.ordered_quantiles:
+            start, y = row * op.O, streams.targets
+            return ordered_quantiles(z, 0, op.O, y, start, memory.constants, first)
+        return code_loss(op.loss, z, 0, op.O, streams.codes[row], memory.constants, first)
     for o in range(op.O):
         y = streams.targets[row * op.O + o]
         if op.loss == words.squared_error:
@@ -235,11 +246,16 @@ def loss_row(words, op, z, streams, memory, row):
             entropy = y * (log(np.float64(y)) - z[o]) if y > 0 else 0.0
             total += entropy - y + exp(np.float64(z[o]))
             z[o] = mean - y
-        else:
+        elif op.loss == words.binary_log_loss:
             activate(words, words.logistic, z[o : o + 1])
             c = clipped(z[o], eps)
             total -= y * log(c) + (1 - y) * log(1 - c)
             z[o] -= y
+        else:
+            at = np.float64(z[o])
+            delta, part = loss_element(op.loss, at, np.float64(y), memory.constants, first)
+            z[o] = real(delta)
+            total += part
     return total
 
 
@@ -692,6 +708,7 @@ class Engine:
             np.zeros(touched, np.int32),
             np.zeros(touched, np.uint8),
             np.array([f.pointers for f in self._functions], np.int64).reshape(-1),
+            np.array(plan.constants, np.float64),
         )
 
     @property

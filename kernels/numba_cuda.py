@@ -21,24 +21,8 @@ from numba import cuda, typeof
 
 from . import CUDA_DRIVER, DTYPES, KINDS, SCALARS, STAGES
 from .cuda_memory import DEVICE, DeviceMatrix, empty, joined, matrix, upload
-from .cuda_ops import (
-    AT,
-    ENTRIES,
-    FIELDS,
-    JOB,
-    PIECE,
-    PLACES,
-    RECORD,
-    REPORT,
-    REPORTED,
-    SIMULATED,
-    THREADS,
-    TILE,
-    Data,
-    Memory,
-    Tables,
-    kernels_with,
-)
+from .cuda_ops import FIRST, PIECE, SIMULATED, THREADS, TILE, Data, Memory, Tables, kernels_with
+from .cuda_words import AT, ENTRIES, FIELDS, JOB, PLACES, RECORD, REPORT, REPORTED
 from .numba_cpu import next_most, places_of
 
 #: How long a launch may take: signals are answered between launches.
@@ -70,7 +54,7 @@ def _handed(arrays):
 
 
 def table_of(ops, plan, store_size):
-    """An op table as kernels read it: integers (n, FIELDS) and constants (n, 5).
+    """An op table as kernels read it: integers (n, FIELDS) and constants (n, 5 + those of losses).
 
     A weight that has no place in the store of the plan lies after its end.
     """
@@ -93,10 +77,10 @@ def table_of(ops, plan, store_size):
     if len(ops) and ops["kind"][-1] == KINDS["LOSS"]:  # whose rows the first block sums up
         table[-1, AT.meet] = True
     limits = np.finfo(plan.dtype)
-    constants = np.empty((len(ops), 5))
+    constants = np.empty((len(ops), FIRST + len(plan.constants)))
     constants[:, 0], constants[:, 1] = ops["beta_2"], np.maximum(ops["epsilon"], limits.tiny)
     constants[:, 2], constants[:, 3] = limits.tiny, limits.eps
-    constants[:, 4] = ops["scale"]
+    constants[:, 4], constants[:, FIRST:] = ops["scale"], plan.constants
     return table, constants
 
 
@@ -479,7 +463,7 @@ class Meeting:
     def pool(self, plan):
         """The pool of a plan, and of all that were compiled from the same."""
         key = str(plan.dtype), plan.batch_size, plan.ops.tobytes(), plan.inference_ops.tobytes()
-        key += (plan.functions,)  # which ops have by their number only
+        key += plan.functions, plan.constants  # which ops have by their number only
         with self._changed:
             if key not in self._pools:
                 self._pools[key] = Pool(plan, self.n)

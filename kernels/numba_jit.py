@@ -16,6 +16,7 @@ from . import (
     OPTIMIZERS,
     SCALARS,
     activations,
+    losses,
     philox,
 )
 
@@ -39,7 +40,7 @@ def digest_of(words, dtype, sources):
 
 
 _SOURCES = Path(__file__).with_name("numba_draws.py").read_text(encoding="utf-8")
-_SOURCES += getsource(philox) + getsource(activations)
+_SOURCES += getsource(philox) + getsource(activations) + getsource(losses)
 #: Of what compiled code takes from other files: numba's cache notices changes of its own alone.
 _DIGEST = digest_of(_WORDS, OP_DTYPE, _SOURCES)
 

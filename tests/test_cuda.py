@@ -25,6 +25,7 @@ import oracle
 import test_custom as custom
 import test_device_arrays as device_arrays
 import test_dropout as dropout
+import test_losses as more_losses
 from bounds import assert_within
 from hotloop import MLPClassifier, MLPRegressor, backends, fit_many, plan, spec
 from stacks import (
@@ -92,6 +93,37 @@ def stack_of(*args, **kwargs):
 
 
 # Ops against the oracle.
+
+
+@more_losses.by_case
+def test_losses_of_all_kinds(case):
+    """Deltas and losses of rows, of elements and of whole rows."""
+    more_losses.assert_kernel_matches(case, "float64", "cuda", n=9)
+
+
+def test_launches_for_many_keep_their_losses_apart():
+    """Plans that differ by a constant of their loss alone."""
+    X, y = make_regression(20, 3, random_state=0)
+    how = {"hidden_layer_sizes": 2, "max_iter": 2, "random_state": 0, "device": "cuda"}
+    losses = [hotloop.Huber(delta=delta) for delta in (0.5, 50.0)]
+    alone = [MLPRegressor(loss, **how).fit(X, y) for loss in losses]
+    together = fit_many([MLPRegressor(loss, **how) for loss in losses], X, y)
+    for one, two in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.coefs_[0], two.coefs_[0])
+
+
+def test_ordered_outputs_and_raw_ones():
+    """Predictions through the links that these losses have."""
+    X, y = make_regression(20, 3, random_state=0)
+    how = {"hidden_layer_sizes": 2, "max_iter": 2, "random_state": 0}
+    for loss in (hotloop.Quantile(quantiles=[0.2, 0.8]), "huber"):
+        one, two = (MLPRegressor(loss, device=d, **how).fit(X, y) for d in ("cpu", "cuda"))
+        np.testing.assert_allclose(two.predict(X), one.predict(X), rtol=1e-9)
+    for loss in ("hinge", hotloop.LogLoss(label_smoothing=0.2)):
+        one, two = (MLPClassifier(loss=loss, device=d, **how) for d in ("cpu", "cuda"))
+        for labels in (y > 0, np.digitize(y, [-50, 50])):
+            raw = one.fit(X, labels).decision_function(X)
+            np.testing.assert_allclose(two.fit(X, labels).decision_function(X), raw, rtol=1e-9)
 
 
 @both_dtypes

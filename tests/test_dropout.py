@@ -493,6 +493,21 @@ def test_backends_draw_the_same(setting):
         np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "loss", ["log_loss", "focal", "hinge", "squared_error", "huber", "quantile"]
+)
+def test_a_row_that_is_its_own_partner_loses_what_it_did(loss):
+    """Every kind of loss: mixed with a copy of itself a batch trains as without mixup."""
+    Estimator = MLPClassifier if loss in ("log_loss", "focal", "hinge") else MLPRegressor
+    twice, y = np.vstack([X, X]), np.concatenate([Y, Y])
+    how = {"loss": loss, "shuffle": False, "batch_size": 300, "max_iter": 20, "random_state": 0}
+    plain = Estimator(**how).fit(twice, y)
+    mixed = Estimator(**how, mixup=0.5).fit(twice, y)
+    np.testing.assert_allclose(mixed.loss_curve_, plain.loss_curve_, rtol=1e-9)
+    for a, b in zip(plain.coefs_, mixed.coefs_, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)
+
+
 def test_searches_and_clones():
     search = GridSearchCV(network(), {"dropout": [0.0, 0.5, [0.9]], "mixup": [0.0, 0.2]}, cv=2)
     search.fit(X, Y)
