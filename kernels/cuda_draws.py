@@ -6,18 +6,9 @@ Nothing here may say ``cuda``, which the simulator swaps in ``cuda_ops.py`` alon
 import numpy as np
 
 from . import philox
-from .cuda_ops import (
-    EPS,
-    SCALE,
-    WORDS,
-    Batch,
-    device,
-    first_of,
-    gather,
-    least,
-    stride_of,
-)
-from .cuda_words import AT, RECORD
+from .cuda_ops import gather
+from .cuda_words import AT, EPS, RECORD, SCALE, Batch, device, first_of, least, stride_of
+from .numba_jit import WORDS
 
 random_block, _, _, normal = philox.compiled(device)
 

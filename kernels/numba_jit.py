@@ -18,6 +18,7 @@ from . import (
     activations,
     losses,
     philox,
+    steps,
 )
 
 #: Names of abi.h's vocabularies with their values, an argument of what is compiled.
@@ -40,7 +41,7 @@ def digest_of(words, dtype, sources):
 
 
 _SOURCES = Path(__file__).with_name("numba_draws.py").read_text(encoding="utf-8")
-_SOURCES += getsource(philox) + getsource(activations) + getsource(losses)
+_SOURCES += "".join(map(getsource, (philox, activations, losses, steps)))
 #: Of what compiled code takes from other files: numba's cache notices changes of its own alone.
 _DIGEST = digest_of(_WORDS, OP_DTYPE, _SOURCES)
 

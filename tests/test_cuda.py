@@ -26,6 +26,7 @@ import test_custom as custom
 import test_device_arrays as device_arrays
 import test_dropout as dropout
 import test_losses as more_losses
+import test_optimizers as optimizers
 from bounds import assert_within
 from hotloop import MLPClassifier, MLPRegressor, backends, fit_many, plan, spec
 from stacks import (
@@ -170,6 +171,21 @@ def test_training_with_every_optimizer(optimizer, sparse, kept, dtype, team):
     assert_training_matches(build(stack), optimizer, 6, gradients=kept)
 
 
+@pytest.mark.parametrize(
+    ("rule", "dtype", "sparse"),
+    [
+        *(("sgd", "float64", False), ("adamw", "float32", True), ("amsgrad", "float32", False)),
+        *(("nadam", "float64", True), ("rmsprop", "float32", False), ("lion", "float32", True)),
+        ("adagrad", "float64", False),
+    ],
+)
+def test_optimizers_step_as_the_oracle_does(rule, dtype, sparse, team):
+    """Each rule with all that may be asked for besides, in pieces and by threads in turn."""
+    stack = stack_of((7, 5, 2), ("tanh",), "squared_error", 9, dtype, sparse, weighted=True)
+    besides = (optimizers.SPARSE if sparse else optimizers.BESIDES)["all"]
+    optimizers.assert_as_oracle(build(stack), rule, besides, batch=4, n_epochs=1)
+
+
 def test_more_pieces_and_shards_than_one(monkeypatch, team):
     """Sums that are cut by the plan: squares of many weights, gradients of many rows."""
     runs = plan.backend_of("cuda")._replace(shard_rows=6)
@@ -261,7 +277,7 @@ def test_cuda_has_a_function_for_every_op():
 
     told = inspect.getsource(cuda_ops.walker) + inspect.getsource(cuda_draws.augment)
     missing = [kind for kind in KINDS if f"WORDS.{kind}" not in told]
-    assert missing == ["CSR_INDEX", "CSR_CATCH_UP", "ROUND"]
+    assert missing == ["CSR_INDEX", "CSR_CATCH_UP", "ROUND", "GRADIENT_SQUARES"]
 
 
 # The tests are tested.

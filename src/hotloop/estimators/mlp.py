@@ -91,13 +91,21 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         A derivative that is not given is computed, with a warning: by complex steps, or by
         differences where the function compares, branches or calls what has no complex form.
         One that is given is compared with differences.
-    solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
-        How the weights are found: by 'adam' or stochastic gradient descent ('sgd') in
-        mini-batches, or by 'lbfgs', a quasi-Newton method over all rows at once, which
-        often is the best choice for small data sets.
+    solver : str or Solver, default='adam'
+        How the weights are found: in mini-batches by 'adam' or stochastic gradient descent
+        ('sgd'), or by 'lbfgs', a quasi-Newton method over all rows at once, which often is
+        the best choice for small data sets. Beyond scikit-learn's, all in mini-batches: 'adamw',
+        'nadam', 'amsgrad', 'rmsprop', 'adagrad', 'lion', or an object with its own parameters,
+        decoupled weight decay among them: :class:`~hotloop.SGD`, :class:`~hotloop.Adam`,
+        :class:`~hotloop.AdamW`, :class:`~hotloop.NAdam`, :class:`~hotloop.RMSprop`,
+        :class:`~hotloop.Adagrad`, :class:`~hotloop.Lion`. Beside an object, `momentum`,
+        `nesterovs_momentum`, `beta_1`, `beta_2` and `epsilon` are left alone; a name takes those
+        that its object has with the same default. What is said below of 'sgd' and 'adam' goes for
+        all of these, but for `momentum` and so on.
     alpha : float, default=0.0001
         Strength of the L2 penalty on the weights (not the biases),
-        ``alpha / 2 * sum(w ** 2)``, divided by the sum of sample weights in the batch.
+        ``alpha / 2 * sum(w ** 2)``, divided by the sum of sample weights in the batch; see
+        `l1_ratio`. It is part of the loss, whatever the solver.
     batch_size : int or 'auto', default='auto'
         Rows in a mini-batch; 'auto' is ``min(200, n_samples)``. Not used by 'lbfgs'.
     learning_rate : str or Schedule, default='constant'
@@ -243,13 +251,20 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     normalization : {'batch', 'layer'}, BatchNorm, LayerNorm or None, default=None
         Not built yet.
     l1_ratio : float, default=0.0
-        Not built yet.
+        The part of the penalty that is L1, between 0 and 1, as in scikit-learn's ElasticNet:
+        ``alpha * (l1_ratio * sum(|w|) + (1 - l1_ratio) / 2 * sum(w ** 2))``. Its slope is
+        ``sign(w)``, 0 at 0; weights come close to zero rather than to it. Not for 'lbfgs'.
     max_norm : float or None, default=None
-        Not built yet.
+        Largest Euclidean norm of the weights that come into a unit, of every layer, the output
+        layer's too: columns of `coefs_` that are longer after a step are shrunk to it [15]_. Not
+        for 'lbfgs', nor for sparse X.
     clip_norm : float or None, default=None
-        Not built yet.
+        Largest Euclidean norm of the gradient of all weights and biases together, the penalty
+        included: a longer one is multiplied by ``clip_norm / (norm + 1e-6)``, as PyTorch's
+        ``clip_grad_norm_`` does [16]_. Not for 'lbfgs', nor for sparse X.
     clip_value : float or None, default=None
-        Not built yet.
+        Largest absolute value of an element of the gradient, the penalty included: larger ones are
+        set to it, after `clip_norm`. Not for 'lbfgs'.
     init : {'auto', 'glorot_uniform', 'glorot_normal', 'he_uniform', 'he_normal', 'lecun_uniform', \
             'lecun_normal', 'orthogonal'}, default='auto'
         How weights are drawn, with ``I`` inputs and ``O`` outputs of a layer: with variance
@@ -261,7 +276,10 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         'he_normal', but 'lecun_normal' for 'selu' and 'glorot_uniform' for 'softsign' and
         'hard_sigmoid'.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
-        Not built yet.
+        Hands out an average of the weights instead of the last ones: 'ema' or
+        :class:`~hotloop.EMA`, a moving average over steps, which goes on in `partial_fit`; 'swa' or
+        :class:`~hotloop.SWA`, the mean over the last epochs. `loss_curve_` is of the weights that
+        training goes on with. Not for 'lbfgs'.
     frozen_layers : array-like of int or None, default=None
         Not built yet.
     scoring : str, callable or None, default=None
@@ -357,6 +375,10 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
        dynamics of learning in deep linear neural networks", ICLR. Section 3.
     .. [15] Crammer, K. and Singer, Y. (2001), "On the algorithmic implementation of multiclass
        kernel-based vector machines", JMLR 2.
+    .. [16] Srivastava, N. et al. (2014), "Dropout: A simple way to prevent neural networks from
+        overfitting", JMLR 15. Section 5.1.
+    .. [17] Pascanu, R., Mikolov, T. and Bengio, Y. (2013), "On the difficulty of training recurrent
+        neural networks", ICML. Algorithm 1.
 
     Examples
     --------
@@ -792,13 +814,21 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         A derivative that is not given is computed, with a warning: by complex steps, or by
         differences where the function compares, branches or calls what has no complex form.
         One that is given is compared with differences.
-    solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
-        How the weights are found: by 'adam' or stochastic gradient descent ('sgd') in
-        mini-batches, or by 'lbfgs', a quasi-Newton method over all rows at once, which
-        often is the best choice for small data sets.
+    solver : str or Solver, default='adam'
+        How the weights are found: in mini-batches by 'adam' or stochastic gradient descent
+        ('sgd'), or by 'lbfgs', a quasi-Newton method over all rows at once, which often is
+        the best choice for small data sets. Beyond scikit-learn's, all in mini-batches: 'adamw',
+        'nadam', 'amsgrad', 'rmsprop', 'adagrad', 'lion', or an object with its own parameters,
+        decoupled weight decay among them: :class:`~hotloop.SGD`, :class:`~hotloop.Adam`,
+        :class:`~hotloop.AdamW`, :class:`~hotloop.NAdam`, :class:`~hotloop.RMSprop`,
+        :class:`~hotloop.Adagrad`, :class:`~hotloop.Lion`. Beside an object, `momentum`,
+        `nesterovs_momentum`, `beta_1`, `beta_2` and `epsilon` are left alone; a name takes those
+        that its object has with the same default. What is said below of 'sgd' and 'adam' goes for
+        all of these, but for `momentum` and so on.
     alpha : float, default=0.0001
         Strength of the L2 penalty on the weights (not the biases),
-        ``alpha / 2 * sum(w ** 2)``, divided by the sum of sample weights in the batch.
+        ``alpha / 2 * sum(w ** 2)``, divided by the sum of sample weights in the batch; see
+        `l1_ratio`. It is part of the loss, whatever the solver.
     batch_size : int or 'auto', default='auto'
         Rows in a mini-batch; 'auto' is ``min(200, n_samples)``. Not used by 'lbfgs'.
     learning_rate : str or Schedule, default='constant'
@@ -921,13 +951,20 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     normalization : {'batch', 'layer'}, BatchNorm, LayerNorm or None, default=None
         Not built yet.
     l1_ratio : float, default=0.0
-        Not built yet.
+        The part of the penalty that is L1, between 0 and 1, as in scikit-learn's ElasticNet:
+        ``alpha * (l1_ratio * sum(|w|) + (1 - l1_ratio) / 2 * sum(w ** 2))``. Its slope is
+        ``sign(w)``, 0 at 0; weights come close to zero rather than to it. Not for 'lbfgs'.
     max_norm : float or None, default=None
-        Not built yet.
+        Largest Euclidean norm of the weights that come into a unit, of every layer, the output
+        layer's too: columns of `coefs_` that are longer after a step are shrunk to it [15]_. Not
+        for 'lbfgs', nor for sparse X.
     clip_norm : float or None, default=None
-        Not built yet.
+        Largest Euclidean norm of the gradient of all weights and biases together, the penalty
+        included: a longer one is multiplied by ``clip_norm / (norm + 1e-6)``, as PyTorch's
+        ``clip_grad_norm_`` does [16]_. Not for 'lbfgs', nor for sparse X.
     clip_value : float or None, default=None
-        Not built yet.
+        Largest absolute value of an element of the gradient, the penalty included: larger ones are
+        set to it, after `clip_norm`. Not for 'lbfgs'.
     init : {'auto', 'glorot_uniform', 'glorot_normal', 'he_uniform', 'he_normal', 'lecun_uniform', \
             'lecun_normal', 'orthogonal'}, default='auto'
         How weights are drawn, with ``I`` inputs and ``O`` outputs of a layer: with variance
@@ -939,7 +976,10 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         'he_normal', but 'lecun_normal' for 'selu' and 'glorot_uniform' for 'softsign' and
         'hard_sigmoid'.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
-        Not built yet.
+        Hands out an average of the weights instead of the last ones: 'ema' or
+        :class:`~hotloop.EMA`, a moving average over steps, which goes on in `partial_fit`; 'swa' or
+        :class:`~hotloop.SWA`, the mean over the last epochs. `loss_curve_` is of the weights that
+        training goes on with. Not for 'lbfgs'.
     frozen_layers : array-like of int or None, default=None
         Not built yet.
     scoring : str, callable or None, default=None
@@ -1033,6 +1073,10 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
        Neural Networks: Tricks of the Trade. Equation 16.
     .. [14] Saxe, A., McClelland, J. and Ganguli, S. (2014), "Exact solutions to the nonlinear
        dynamics of learning in deep linear neural networks", ICLR. Section 3.
+    .. [15] Srivastava, N. et al. (2014), "Dropout: A simple way to prevent neural networks from
+        overfitting", JMLR 15. Section 5.1.
+    .. [16] Pascanu, R., Mikolov, T. and Bengio, Y. (2013), "On the difficulty of training recurrent
+        neural networks", ICML. Algorithm 1.
 
     Examples
     --------
