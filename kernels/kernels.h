@@ -16,6 +16,7 @@
 #include "loss.h"
 #include "norm.h"
 #include "philox.h"
+#include "augment.h"
 #include "row.h"
 #endif
 
@@ -59,6 +60,11 @@ const hl_kernels HL_THIS_TABLE = {
             [HL_NORM_GRADIENT] = norm_gradient,
             [HL_NORMALIZE_BACKWARD] = normalize_backward,
             [HL_NORM_UPDATE] = norm_update,
+            [HL_DROPOUT] = dropout,
+            [HL_NOISE] = noise,
+            [HL_PARTNER_GATHER] = partner_gather,
+            [HL_PARTNER_LOSS] = partner_loss,
+            [HL_MIX] = mix_rows,
 #endif
             [HL_DENSE_FORWARD] = dense_forward,
             [HL_DENSE_BACKWARD_INPUT] = dense_backward_input,

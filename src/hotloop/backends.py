@@ -16,7 +16,7 @@ import scipy.sparse
 import sklearn
 
 from hotloop import kernels
-from hotloop.kernels import CPU_BACKENDS, DTYPES, backend_of
+from hotloop.kernels import CPU_BACKENDS, DTYPES, backend_of, philox
 from hotloop.plan import (
     GROUPS,
     SCALARS,
@@ -127,7 +127,8 @@ class TableRunner:
             `n_epochs` says how many.
         scalars : ndarray of float64, shape (M, E * S, groups, scalars)
             Rate, momentum and decay of each parameter group in each of the S steps an epoch
-            has. A step uses up a row; a batch without weight is no step.
+            has, and what share a row has in its pair under mixup. A step uses up a row; a batch
+            without weight is no step.
         stop : ndarray of float64, shape (M, 4), optional
             Best loss, tol, epochs without improvement, epochs to allow: scikit-learn's rule,
             applied after each epoch and kept up to date.
@@ -213,6 +214,7 @@ class TableRunner:
     def write_state(self, state: State) -> None:
         """Take weights, step count and moments from `state`, which is not written to."""
         self._first_step = state.step - self.steps
+        self._engine.draw_from(state.seed, state.step)
         for which, array in self._arrays(state):
             self._engine.pack(which, *record_views(self.plan.network, array[0]))
 
@@ -618,6 +620,11 @@ def shuffle(rng: np.random.RandomState, orders: np.ndarray) -> None:
         rng.shuffle(order)
 
 
+def random_words(seed: int, steps: np.ndarray, op: int) -> np.ndarray:
+    """The generator's word (0, 0) of an op in each of some steps, uint64; see abi.h, hl_draw."""
+    return philox.block(seed, steps, op, 0, 0)[0]
+
+
 def config() -> dict[str, Any]:
     """What hotloop found on this machine: instruction sets, threads, versions, backends."""
     backends = {}
@@ -691,6 +698,7 @@ __all__ = [
     "open_runner",
     "predict",
     "predicts_few_rows",
+    "random_words",
     "shuffle",
     "times_faster",
     "to_device",

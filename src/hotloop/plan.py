@@ -30,6 +30,7 @@ from hotloop.kernels import (
     backend_of,
 )
 from hotloop.kernels import SCALARS as SCALARS
+from hotloop.kernels.philox import threshold
 from hotloop.normalization import NORM_START, Normalizations
 from hotloop.spec import KNOWN_BY_VALUE, BatchNorm, Function, Network, Optimizer
 
@@ -37,6 +38,9 @@ from hotloop.spec import KNOWN_BY_VALUE, BatchNorm, Function, Network, Optimizer
 GROUPS = ("weight", "bias")
 #: What the flat vector has of the layers, in this order.
 PARTS = ("weight", "bias", *NORM_START)
+
+#: Numbers by which ops draw from the generator (abi.h), besides those of layers.
+INPUT_DROPOUT, INPUT_NOISE, MIXUP = range(2**30, 2**30 + 3)
 
 LINE_BYTES = 64
 #: What products may read instead of float32, and the bytes of such a number.
@@ -214,11 +218,15 @@ class State:
         The optimizer's moments, laid out as the parameters; one that is not there is zero.
     step : int
         Optimizer steps taken so far.
+    seed : int
+        Key of the random words of dropout, noise and mixup, 64 bits; the number of a step says
+        which are its own.
     """
 
     parameters: np.ndarray | None
     slots: dict[str, np.ndarray]
     step: int = 0
+    seed: int = 0
 
 
 def layer_shapes(network: Network) -> list[tuple[int, int]]:
@@ -442,6 +450,11 @@ class _Lowering:
         self.runs = backend_of(backend)
         self.dtype = np.dtype(dtype)
         self.operands = operands or self.dtype.name
+        if sparse and network.changes_input and optimizer:
+            raise ValueError(
+                "input_dropout, input_noise and mixup change whole rows, which need a dense X; of "
+                "a sparse X drop outputs of hidden layers (dropout)."
+            )
         self.rounds = self.operands != self.dtype.name
         self.optimizer = optimizer
         self.in_place = in_place
@@ -713,8 +726,11 @@ class _Lowering:
         return shared, outputs, d_outputs
 
     def keeps_slopes(self, layer: int) -> bool:
-        """Whether the slopes of a layer's activation are not known from its outputs."""
-        return self.network.layers[layer].activation not in KNOWN_BY_VALUE
+        """Whether slopes are kept beside outputs, which do not tell them: of other activations than
+        those known by value, and of outputs that are dropped.
+        """
+        made_by = self.network.layers[layer]
+        return made_by.activation not in KNOWN_BY_VALUE or made_by.dropout > 0
 
     def slope_fields(self, layer: int, rows: Callable[[int], _Rows]) -> dict[str, int]:
         """Room for the slopes that a layer keeps beside its outputs."""
@@ -755,7 +771,7 @@ class _Lowering:
             if self.optimizer and not self.csr.lazy and 0 in self.trained:
                 ops.append(self.catch_up(parameters[0]))
         else:
-            ops.append(self.record("GATHER", 0, output=gathered.place, ld_output=gathered.ld))
+            ops += self.input_ops(gathered, rows)
             input = operand(0, self.shapes[0][0], gathered)
             sources[0] = {"input": input.place, "ld_input": input.ld}
         slopes: list[dict[str, int]] = []
@@ -765,14 +781,11 @@ class _Lowering:
             z = self.norms.input(layer, made, rows)
             ops.append(self.forward(layer, {**fields, **slopes[layer]}, sources[layer], z, of))
             ops += self.norms.forward(layer, (arena, batch_size), z, made, slopes[layer])
+            ops += self.dropout_ops(layer, made, slopes[layer])
             if layer < last:
                 input = operand(layer + 1, self.shapes[layer][1], made)
                 sources.append({"input": input.place, "ld_input": input.ld})
-        made = outputs[last]
-        end = {"output": made.place, "d_output": made.place, "ld_output": made.ld}
-        if self.network.loss.function is not None:
-            end["function"] = self.functions.index(self.network.loss.function)
-        ops.append(self.record("LOSS", last, **end, row_loss=row_loss))
+        ops += self.loss_ops(outputs[last], row_loss, rows)
         deltas: dict[int, _Rows] = {}
         for layer in range(last, -1, -1):
             delta = deltas[layer] = operand(layer, self.shapes[layer][1], d_outputs[layer])
@@ -786,6 +799,64 @@ class _Lowering:
             ops += through
         ops += self.parameter_ops(parameters, sources, deltas, batch_size, gradients)
         return np.array(ops, dtype=OP_DTYPE), arena.n_bytes
+
+    def input_ops(self, gathered: _Rows, rows: Callable[[int], _Rows]) -> list[np.ndarray]:
+        """Rows of a dense input, and what becomes of them at random: mixup, noise, dropout."""
+        network, output = self.network, {"output": gathered.place, "ld_output": gathered.ld}
+        columns = {"O": self.shapes[0][0], **output}
+        ops = [self.record("GATHER", 0, **output)]
+        if network.mixup:
+            partners = rows(gathered.ld)
+            places = {"output": partners.place, "ld_output": partners.ld}
+            ops.append(self.record("PARTNER_GATHER", 0, **places))
+            ops.append(self.mix(columns, partners))
+        if network.input_noise:
+            noise = {"draw": INPUT_NOISE, "scale": network.input_noise}
+            ops.append(self.record("NOISE", 0, **columns, **noise))
+        if network.input_dropout:
+            drop = self.drop_fields(INPUT_DROPOUT, network.input_dropout)
+            ops.append(self.record("DROPOUT", 0, **columns, **drop))
+        return ops
+
+    def drop_fields(self, draw: int, rate: float) -> dict[str, int | float]:
+        return {"draw": draw, "threshold": threshold(rate), "scale": 1 / (1 - rate)}
+
+    def dropout_ops(self, layer: int, made: _Rows, slopes: Mapping[str, int]) -> list[np.ndarray]:
+        """Drops outputs of a layer, if need be, and their slopes with them."""
+        rate = self.network.layers[layer].dropout
+        if not rate:
+            return []
+        output = {"output": made.place, "ld_output": made.ld, **slopes}
+        return [self.record("DROPOUT", layer, **output, **self.drop_fields(layer, rate))]
+
+    def loss_ops(
+        self, made: _Rows, row_loss: int, rows: Callable[[int], _Rows]
+    ) -> list[np.ndarray]:
+        """From outputs to their deltas. Under mixup the losses by both targets of a pair are
+        mixed: the second is computed from a copy of the outputs.
+        """
+        last, function = len(self.shapes) - 1, self.network.loss.function
+        end = {"ld_output": made.ld}
+        if function is not None:
+            end["function"] = self.functions.index(function)
+        places = {"output": made.place, "d_output": made.place, "row_loss": row_loss}
+        loss = self.record("LOSS", last, **end, **places)
+        if not self.network.mixup:
+            return [loss]
+        other, other_loss = rows(made.ld), rows(1)
+        places = {"output": other.place, "d_output": other.place, "row_loss": other_loss.place}
+        copied = {"input": made.place, "ld_input": made.ld}
+        return [
+            self.record("PARTNER_LOSS", last, **end, **copied, **places),
+            loss,
+            self.mix(
+                {"O": self.shapes[last][1], "output": made.place, "ld_output": made.ld}, other
+            ),
+            self.mix({"O": 1, "output": row_loss, "ld_output": 1}, other_loss),
+        ]
+
+    def mix(self, columns: Mapping[str, int], partners: _Rows) -> np.ndarray:
+        return self.record("MIX", 0, **columns, input=partners.place, ld_input=partners.ld)
 
     def backward_input(
         self, layer: int, fields: Mapping[str, int], delta: _Rows, d_input: _Rows
@@ -1177,6 +1248,11 @@ def compile_gradients(
     """
     if any(isinstance(layer.normalization, BatchNorm) for layer in network.layers):
         raise ValueError("the gradient of a whole data set is of many batches: no BatchNorm.")
+    if network.draws:
+        raise ValueError(
+            "dropout, input_dropout, input_noise and mixup are for training in steps; the loss of "
+            "all rows and its gradient are not drawn."
+        )
     lowering = _Lowering(network, dtype, None, sparse=sparse, backend=backend)
     return _compile(lowering, batch_size=min(n_rows, GRADIENT_ROWS), gradients="kept")
 

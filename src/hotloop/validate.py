@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -1003,6 +1003,37 @@ def frozen_layers(value: Any, n_layers: int) -> frozenset[int]:
             f"frozen_layers={value} leaves nothing to train of {n_layers} layers. Leave one out."
         )
     return frozen
+
+
+def dropout(value: Any, n_hidden: int) -> tuple[float, ...]:
+    """Rate at which training drops the outputs of each hidden layer.
+
+    Parameters
+    ----------
+    value : float or array-like of float
+        The estimator's parameter: one rate for all, or one for each.
+    n_hidden : int
+        Hidden layers.
+
+    Returns
+    -------
+    tuple of float
+        Of length `n_hidden`.
+
+    Raises
+    ------
+    ValueError
+        For anything but numbers in [0, 1), or as many of them as there are hidden layers.
+    """
+    rates = [value] * n_hidden if isinstance(value, Real) else list(value)
+    if not all(isinstance(rate, Real) and 0 <= rate < 1 for rate in rates):
+        raise ValueError(f"dropout must be rates in [0, 1), got {value!r}.")
+    if len(rates) != n_hidden:
+        raise ValueError(
+            f"dropout must be one rate, or one for each of the {n_hidden} hidden layers, got "
+            f"{value!r}."
+        )
+    return tuple(float(rate) for rate in rates)
 
 
 def initial_parameters(init: Any, network: Network, dtype: Any) -> list[Array]:

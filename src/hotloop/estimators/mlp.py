@@ -230,13 +230,24 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         'balanced' for each; the weights of a sample's labels are multiplied. They count in
         validation scores, too. `partial_fit`, which does not see all samples, takes no 'balanced'.
     dropout : float or array-like of float of shape (n_layers - 2,), default=0.0
-        Not built yet.
+        The rate in [0, 1) at which each training step drops outputs of hidden layers: each is 0
+        with that probability, else ``1 / (1 - dropout)`` times what it would be, so that its mean
+        stays (Srivastava et al. 2014, "Dropout", JMLR 15, sections 4 and 10). One rate for all
+        hidden layers, or one for each. Predictions drop nothing, and so do scores of
+        `early_stopping`. What is dropped is up to `random_state` alone: it is the same on every
+        backend and any number of threads. Not for 'lbfgs', like the next three.
     input_dropout : float, default=0.0
-        Not built yet.
+        The same rate for the inputs. Needs a dense X.
     input_noise : float, default=0.0
-        Not built yet.
+        Standard deviation of the normal numbers that each training step adds to all inputs,
+        before it drops any. Needs a dense X, and columns that are scaled alike.
     mixup : float, default=0.0
-        Not built yet.
+        Mixes rows in pairs (Zhang et al. 2018, "mixup", ICLR, section 2): each step trains on
+        ``m * x_i + (1 - m) * x_j`` by the loss
+        ``m * w_i * loss(y_i) + (1 - m) * w_j * loss(y_j)``, w being sample weights. m is drawn
+        from Beta(mixup, mixup) for each step; i are the rows of the batch, in random order, j is
+        half a batch further on. 0 mixes nothing; 0.1 to 0.4 are usual. Noise and dropout come
+        after it. Needs a dense X.
     normalization : {'batch', 'layer'}, BatchNorm, LayerNorm or None, default=None
         What the sums z of each hidden layer become before the activation:
         ``norm_scales_ * (z - mean) / sqrt(variance + epsilon) + intercepts_``. 'batch' takes
@@ -937,13 +948,24 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         arrays of X's library (of numba, if scikit-learn does not know that library), except for
         labels that are strings or sparse.
     dropout : float or array-like of float of shape (n_layers - 2,), default=0.0
-        Not built yet.
+        The rate in [0, 1) at which each training step drops outputs of hidden layers: each is 0
+        with that probability, else ``1 / (1 - dropout)`` times what it would be, so that its mean
+        stays (Srivastava et al. 2014, "Dropout", JMLR 15, sections 4 and 10). One rate for all
+        hidden layers, or one for each. Predictions drop nothing, and so do scores of
+        `early_stopping`. What is dropped is up to `random_state` alone: it is the same on every
+        backend and any number of threads. Not for 'lbfgs', like the next three.
     input_dropout : float, default=0.0
-        Not built yet.
+        The same rate for the inputs. Needs a dense X.
     input_noise : float, default=0.0
-        Not built yet.
+        Standard deviation of the normal numbers that each training step adds to all inputs,
+        before it drops any. Needs a dense X, and columns that are scaled alike.
     mixup : float, default=0.0
-        Not built yet.
+        Mixes rows in pairs (Zhang et al. 2018, "mixup", ICLR, section 2): each step trains on
+        ``m * x_i + (1 - m) * x_j`` by the loss
+        ``m * w_i * loss(y_i) + (1 - m) * w_j * loss(y_j)``, w being sample weights. m is drawn
+        from Beta(mixup, mixup) for each step; i are the rows of the batch, in random order, j is
+        half a batch further on. 0 mixes nothing; 0.1 to 0.4 are usual. Noise and dropout come
+        after it. Needs a dense X.
     normalization : {'batch', 'layer'}, BatchNorm, LayerNorm or None, default=None
         What the sums z of each hidden layer become before the activation:
         ``norm_scales_ * (z - mean) / sqrt(variance + epsilon) + intercepts_``. 'batch' takes

@@ -69,6 +69,8 @@ HISTORY = {
     "best_validation_score": "best_validation_score_",
     "validation_losses": "validation_loss_curve_",
     "n_seen": "t_",
+    "n_steps": "_n_steps",
+    "seed": "_seed",
 }
 #: Vectors of normalizations in the flat vector, and the attributes that are views of them.
 NORMS = {"scale": "norm_scales_", "mean": "norm_means_", "variance": "norm_variances_"}
@@ -77,13 +79,8 @@ PASSING = (
     *(*HISTORY.values(), *NORMS.values()),
     *("_optimizer", "feature_names_in_", "quantiles_"),
 )
-#: Parameters that do nothing yet, and their defaults.
-NOT_BUILT = {
-    "dropout": 0.0,
-    "input_dropout": 0.0,
-    "input_noise": 0.0,
-    "mixup": 0.0,
-}
+#: Parameters of an estimator, and fields of a network, by which training changes its input.
+INPUT_CHANGES = ("input_dropout", "input_noise", "mixup")
 #: Parameters that say what a stochastic solver does besides its rule, and their defaults.
 STOCHASTIC = {"max_norm": None, "clip_norm": None, "clip_value": None, "averaging": None}
 #: Parameters that belong to a solver, and their defaults.
@@ -291,9 +288,6 @@ class MultilayerPerceptron(
 
     def _validate_params(self) -> None:
         validate_parameters(self)
-        for name, default in NOT_BUILT.items():
-            if getattr(self, name, default) != default:
-                raise NotImplementedError(f"{name} is not built yet; leave it at {default!r}.")
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters, also those of objects that are parameters, as ``solver__weight_decay``.
@@ -428,11 +422,14 @@ class MultilayerPerceptron(
         network = _network(widths, activations, self._loss_of(data), norm)
         frozen = validate.frozen_layers(self.frozen_layers, len(network.layers))
         network = _without_training(network, frozen)
+        network = self._augmented(network, data)
         self._judge(network, data)
         with validate.random_stream(self.random_state) as rng:
             backend = self._backend_for(network, data)
             start = self._initial(network, data, backend, rng) if afresh else self._current(network)
             history = train.History() if afresh else self._history()
+            if network.draws and history.seed is None:
+                history.seed = int(rng.randint(0, 2**64, dtype=np.uint64))
             watched = given, rows, scorer, budget
             job = _Job(network, data, start, history, incremental, operands, backend, *watched)
 
@@ -507,6 +504,31 @@ class MultilayerPerceptron(
         """Of each hidden layer."""
         return validate.activations(self.activation, n_hidden)
 
+    def _augmented(self, network: spec.Network, data: TrainingData) -> spec.Network:
+        """The network as it is trained: with what is dropped, mixed and made noisy."""
+        rates = validate.dropout(self.dropout, len(network.layers) - 1)
+        hidden = [
+            replace(layer, dropout=rate)
+            for layer, rate in zip(network.layers[:-1], rates, strict=True)
+        ]
+        changes = {name: float(getattr(self, name)) for name in INPUT_CHANGES}
+        network = replace(network, layers=(*hidden, network.layers[-1]), **changes)
+        if network.draws and self.solver == "lbfgs":
+            asked = [name for name in INPUT_CHANGES if changes[name]]
+            asked += ["dropout"] if any(rates) else []
+            raise ValueError(
+                f"solver='lbfgs' minimises one loss of all rows, which {' and '.join(asked)} would "
+                "change at random from step to step. Use solver='adam' or 'sgd', or set "
+                f"{'=0, '.join(asked)}=0."
+            )
+        if network.changes_input and data.is_sparse:
+            asked = [name for name in INPUT_CHANGES if changes[name]]
+            raise ValueError(
+                f"X is sparse, and {' and '.join(asked)} would change whole rows of it, zeros "
+                "included. Drop outputs of hidden layers instead (dropout), or pass a dense X."
+            )
+        return network
+
     def _judge(self, network: spec.Network, data: TrainingData) -> None:
         """Refuse functions of the user that cannot be trained with."""
         dtype = self._dtype(data.X)  # lbfgs computes in float64, and predicts in this
@@ -565,6 +587,8 @@ class MultilayerPerceptron(
             n_rows, n_vectors = min(self._batch_size(n_rows), n_rows), 1 + len(record.slots)
             n_vectors += 2 * (self.averaging is not None)
         n_units = sum(layer.units for layer in network.layers)
+        n_units += sum(layer.units for layer in network.layers if layer.dropout) // 2  # slopes
+        n_units += (network.in_shape[0] + network.n_outputs) // 2 if network.mixup else 0
         n_numbers = n_vectors * n_parameters(network) + 2 * n_rows * n_units
         how = {"sparse": data.is_sparse, "backend": backend}
         stored = _store_bytes(network, dtype, record, **how)
