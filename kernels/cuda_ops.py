@@ -18,6 +18,7 @@ import numpy as np
 from numba import cuda
 
 from . import activations, cuda_norm, losses
+from .cuda_functions import no_function, with_function
 from .cuda_updates import (
     extended_step,
     extended_update,
@@ -67,7 +68,6 @@ from .cuda_words import (  # noqa: F401 - cuda_norm finds some here
     stride_of,
     weight_of,
 )
-from .custom import source_of
 from .numba_jit import WORDS
 
 if SIMULATED:  # with infinities for what overflows, as on a device
@@ -321,6 +321,9 @@ def dense_backward_weight(team, op, constants, batch, memory):
 @device
 def update(team, op, constants, batch, memory):
     """Steps on kept gradients, which those of the shards are added to first."""
+    if op[AT.extended]:
+        extended_update(team, op, constants, batch, memory)
+        return
     rules, n, O = rules_of(op, constants, batch, memory, op[AT.I]), op[AT.I] * op[AT.O], op[AT.O]
     shards = (batch.n - 1) // op[AT.shard_rows] + 1 if op[AT.shard_rows] > 0 else 1
     end = n + O if op[AT.bias] >= 0 else n
@@ -668,45 +671,6 @@ def share_of(job, memory, data, store):
     )
 
 
-@device
-def no_function(index, y, z):
-    """Value and derivative of a function of the user, by its number in the plan."""
-    return z, z
-
-
-def with_function(function, real, number, others):
-    """The same, of one more function; its derivative by differences if the user gave none."""
-    kind, cast, width = function.kind, np.dtype(real).type, 6e-6
-    value = device(source_of(function.value, kind))
-
-    @device
-    def value_at(y, z):
-        return value(y, z) if kind == "loss" else value(z)
-
-    if function.derivative is not None:
-        derivative = device(source_of(function.derivative, kind))
-
-        @device
-        def slope_at(y, z):
-            return derivative(y, z) if kind == "loss" else derivative(z)
-
-    else:
-
-        @device
-        def slope_at(y, z):
-            h = width * (abs(z) if abs(z) > 1 else 1.0)
-            above, below = np.float64(z) + h, np.float64(z) - h
-            return (value_at(y, above) - value_at(y, below)) / (above - below)
-
-    @device
-    def choose(index, y, z):
-        if index == number:
-            return cast(value_at(y, z)), cast(slope_at(y, z))
-        return others(index, y, z)
-
-    return choose
-
-
 def custom_ops(function):
     """What calls the user's functions: an activation of rows that were just written, and a loss."""
 
@@ -777,8 +741,6 @@ def walker(meet, function):
                 dense_backward_weight(team, op, constants, batch, memory)
             elif kind == WORDS.CSR_BACKWARD_WEIGHT:
                 csr_backward_weight(team, op, constants, batch, memory, data)
-            elif kind == WORDS.UPDATE and op[AT.extended]:
-                extended_update(team, op, constants, batch, memory)
             elif kind == WORDS.UPDATE:
                 update(team, op, constants, batch, memory)
             elif kind == WORDS.CSR_UPDATE and op[AT.extended]:
