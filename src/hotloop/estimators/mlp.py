@@ -27,7 +27,7 @@ from ..options import (
     Tweedie,
     chosen,
 )
-from ..validate import Labels, TrainingData
+from ..validate import Heads, Labels, TrainingData
 from . import watching
 from .perceptron import Array, MultilayerPerceptron, exclusive
 
@@ -64,7 +64,9 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     Takes the place of :class:`sklearn.neural_network.MLPClassifier`: same parameters, same
     random stream, same result up to rounding, in a fraction of the time. It minimises the
     log-loss through a softmax for three classes or more, through the logistic function for
-    two classes and for indicator matrices.
+    two classes and for indicator matrices. A y of several columns of class labels ("multiclass-
+    multioutput") has a softmax for each column over outputs of its own, in one network, and the
+    sum of their log-losses.
 
     Parameters
     ----------
@@ -469,14 +471,19 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         self.max_time_s = max_time_s
 
     @property
-    def _labels(self) -> Labels:
+    def _labels(self) -> Labels | Heads:
         """What the fitted classes mean."""
+        if self.out_activation_ == "softmaxes":
+            return Heads(tuple(self.classes_))
         kind = "multiclass" if self.out_activation_ == "softmax" else "multilabel-indicator"
         if self.out_activation_ == "logistic" and self.n_outputs_ == 1:
             kind = "binary"
         if self.out_activation_ == "identity":
             kind = self._label_kind
         return Labels(self.classes_, kind, vars(self).get("_sparse_labels", False))
+
+    def _heads(self) -> tuple[int, ...]:
+        return self._labels.widths if self.out_activation_ == "softmaxes" else ()
 
     @property
     def _label_binarizer(self) -> Any:
@@ -506,12 +513,21 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
             )
         return validate.class_weighted(data, self.class_weight)
 
-    def _labels_of_partial_fit(self, labels: Labels | None, y: Any, classes: Any) -> Labels:
+    def _labels_of_partial_fit(
+        self, labels: Labels | Heads | None, y: Any, classes: Any
+    ) -> Labels | Heads:
         """The labels there are, or on the first call those that it was given."""
         if classes is None:
             if labels is None:
                 raise ValueError("classes must be passed on the first call to partial_fit.")
             return labels
+        if y.ndim == 2 and all(np.ndim(column) == 1 for column in classes):
+            heads = Heads(tuple(Labels.learn(np.asarray(c))[0].classes for c in classes))
+            if labels is not None and not isinstance(labels, Heads):
+                raise ValueError(f"classes={classes!r} are of another type of target than before.")
+            if labels is not None:
+                labels.require_same_classes(heads)
+            return heads
         passed, _ = Labels.learn(column_or_1d(classes))
         if labels is None and y.ndim == 1:
             return passed
@@ -526,6 +542,15 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
 
     def _loss_of(self, data: TrainingData) -> spec.Loss:
         assert data.labels is not None
+        if isinstance(data.labels, Heads):
+            if not (isinstance(self.loss, LogLoss) or self.loss == "log_loss"):
+                raise ValueError(
+                    f"loss={self.loss!r} is for one target, and y has {len(data.labels.widths)} "
+                    "columns of classes. Use loss='log_loss' or LogLoss, or a classifier for each "
+                    "column (sklearn.multioutput.MultiOutputClassifier)."
+                )
+            smoothing = chosen("loss", self.loss, CLASSIFIER_LOSSES).label_smoothing
+            return spec.loss_with("joint_log_loss", smoothing, *data.labels.widths)
         multiclass = data.labels.kind == "multiclass"
         if callable(self.loss) or isinstance(self.loss, tuple):
             if multiclass:
@@ -644,7 +669,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         >>> clf.predict_proba(X[:1]).round(2)
         array([[1., 0., 0.]])
         """
-        return device_arrays.likewise(X, _probabilities(self._predicted(X)))
+        return self._given_back(X, _probabilities(self._predicted(X)))
 
     @_OfProbabilities
     def predict_log_proba(self, X: Any) -> Array:
@@ -676,12 +701,14 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         lost = np.isneginf(logarithms)
         if lost.any():
             raw = self._output(checked, raw=True)
-            if self.out_activation_ == "softmax":
+            if self.out_activation_ == "softmaxes":
+                exact = np.hstack([log_softmax(z, axis=1) for z in self._labels.split(raw)])
+            elif self.out_activation_ == "softmax":
                 exact = log_softmax(raw, axis=1)
             else:
                 exact = log_expit(np.hstack([-raw, raw]) if raw.shape[1] == 1 else raw)
             logarithms[lost] = exact[lost]
-        return device_arrays.likewise(X, logarithms)
+        return self._given_back(X, logarithms)
 
     def decision_function(self, X: Any) -> Array:
         """Output of the network before its output activation.
@@ -720,11 +747,50 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         array([0, 0])
         """
         raw = self._predicted(X, raw=True)
-        return device_arrays.likewise(X, raw.ravel() if raw.shape[1] == 1 else raw)
+        return self._given_back(X, raw.ravel() if raw.shape[1] == 1 else raw)
+
+    def _given_back(self, X: Any, output: Array) -> Any:
+        """Numbers of classes as arrays like X, in a list where y has several columns of them."""
+        if self.out_activation_ != "softmaxes":
+            return device_arrays.likewise(X, output)
+        return [device_arrays.likewise(X, part) for part in self._labels.split(output)]
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Share of the samples whose labels are all predicted.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The input.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            The labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        float
+            `sklearn.metrics.accuracy_score`, which knows no "multiclass-multioutput" targets; for
+            these the same of whole rows, as `sklearn.multioutput.MultiOutputClassifier` has it.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X or y cannot be used.
+        """
+        if vars(self).get("out_activation_") != "softmaxes":
+            return super().score(X, y, sample_weight)
+        y, predicted = check_array(y, dtype=None), self._labels.decode(self._predicted(X))
+        if y.shape != predicted.shape:
+            raise ValueError(f"y must have shape {predicted.shape}, got {y.shape}.")
+        return float(np.average((y == predicted).all(axis=1), weights=sample_weight))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
+        tags.target_tags.multi_output = True
         return tags
 
 
