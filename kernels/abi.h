@@ -39,8 +39,11 @@
     F(DENSE_BACKWARD_SHARD, rows) /* gradient of a shard of the rows <- input' . d_output */       \
     F(DENSE_BACKWARD_WEIGHT, parameters) /* gradient <- input' . d_output, see GRADIENTS */        \
     F(CSR_BACKWARD_WEIGHT, parameters)   /* the same, input being rows of a CSR stream X */        \
-    F(UPDATE, updates)     /* weight, bias <- optimizer step on materialised gradients */          \
-    F(CSR_UPDATE, updates) /* the same, of the features that the batch touches */
+    F(UPDATE, updates)         /* weight, bias <- optimizer step on materialised gradients */      \
+    F(CSR_UPDATE, updates)     /* the same, of the features that the batch touches */              \
+    F(GRADIENT_SQUARES, norms) /* norms <- sum of squares of the mean gradient of each unit */     \
+    F(GRADIENT_NORM, clip)     /* clip_scale <- what clips the gradient, by I sums of `norms` */   \
+    F(MAX_NORM, limits)        /* weight <- columns shrunk to a norm of max_norm, if longer */
 
 /* Of an op's elements. bfloat16 is of the operands of products, all else being float32: by the
  * processor's own instruction where it has one, or from float32 arithmetic anywhere. */
@@ -81,9 +84,13 @@
  * there, or hands it to the optimizer while it is in the cache; it is never written
  * to a buffer of its own. */
 #define HL_GRADIENTS(F) F(overwrite) F(accumulate) F(update)
-#define HL_OPTIMIZERS(F) F(sgd) F(nesterov) F(adam)
-/* Scalars of a step, one row of these for each parameter group. */
-#define HL_SCALARS(F) F(rate) F(momentum) F(decay)
+#define HL_OPTIMIZERS(F)                                                                           \
+    F(sgd) F(nesterov) F(adam) F(amsgrad) F(nadam) F(rmsprop) F(adagrad) F(lion)
+/* Scalars of a step, one row of these for each parameter group. Those after decay are read by
+ * `extended` ops alone: a weight is multiplied by shrink before its step, epsilon by correction;
+ * gradient_rate is nadam's second rate, and average what is kept of an average. */
+#define HL_SCALARS(F)                                                                              \
+    F(rate) F(momentum) F(decay) F(shrink) F(correction) F(gradient_rate) F(average)
 
 /* type, name. Offsets are bytes into the arena (activations, deltas) or the store
  * (parameters and all that goes with them); -1 where an op has no such buffer. */
@@ -133,7 +140,18 @@
     F(int64_t, shard_rows)  /* rows of the batch whose gradients are summed apart; -1: all */      \
     F(int64_t, shard_bytes) /* between the gradients of two shards */                              \
     F(double, beta_2)                                                                              \
-    F(double, epsilon)
+    F(double, epsilon)                                                                             \
+    F(double, l1_ratio)        /* of the penalty; the rest is L2 */                                \
+    F(double, clip_value)      /* largest element of a gradient; infinite: any */                  \
+    F(double, clip_norm)       /* largest norm of all gradients together */                        \
+    F(double, max_norm)        /* of a column of the weight */                                     \
+    F(int64_t, weight_slot_2)  /* store, and so are all below */                                   \
+    F(int64_t, weight_average) /* of the weights after each step */                                \
+    F(int64_t, bias_slot_2)                                                                        \
+    F(int64_t, bias_average)                                                                       \
+    F(int64_t, norms)      /* (units,) float64; of GRADIENT_NORM: those of all layers */           \
+    F(int64_t, clip_scale) /* (1,) of the op's dtype */                                            \
+    F(int32_t, extended)   /* 1: steps do more than the first three rules by themselves */
 
 #define HL_FIELD(type, name) type name;
 typedef struct hl_op {
@@ -188,9 +206,11 @@ typedef struct hl_history {
     int64_t live; /* steps before it move nothing any more */
     int64_t gaps; /* how far faded and lag are known */
     int32_t decays;
-    double constants[HL_MOST_MISSED][5]; /* see missed_step */
-    double share[HL_MOST_MISSED];        /* of a squared weight in the loss */
-    double kept[HL_MOST_MISSED];         /* of a first moment or velocity */
+    double constants[HL_MOST_MISSED][5];          /* see missed_step */
+    double scalars[HL_MOST_MISSED][HL_N_SCALARS]; /* of an extended op */
+    double inverse_weights[HL_MOST_MISSED];
+    double share[HL_MOST_MISSED]; /* of a squared weight in the loss */
+    double kept[HL_MOST_MISSED];  /* of a first moment or velocity */
     double moves[HL_MOVE_TERMS][HL_MOST_MISSED];
     double rest[HL_MOST_MISSED];      /* bound of the terms left out */
     double faded[HL_MOST_MISSED + 1]; /* what is left of a second moment, by missed steps */

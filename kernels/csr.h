@@ -20,6 +20,7 @@
     switch (nv) { EACH_BLOCK(F, 0) }
 #define SWITCH_BLOCK_AND_RULE(nv, optimizer, F)                                                    \
     switch ((enum hl_optimizer)(optimizer)) {                                                      \
+        OTHER_RULES                                                                                \
     case HL_N_OPTIMIZERS: break;                                                                   \
     case HL_sgd:                                                                                   \
         switch (nv) { EACH_BLOCK(F, HL_sgd) }                                                      \
@@ -189,6 +190,7 @@ static void remember(const hl_op *op, const hl_batch *batch) {
     const double momentum = s[HL_momentum];
     double scale = 1, fading = 0; /* of a step by the first moment; of the second, its logarithm */
     switch ((enum hl_optimizer)op->optimizer) {
+        OTHER_RULES
     case HL_N_OPTIMIZERS:
     case HL_sgd: break;
     case HL_nesterov: scale = momentum; break;
@@ -205,7 +207,11 @@ static void remember(const hl_op *op, const hl_batch *batch) {
     constants[3] = (REAL)s[HL_decay];
     constants[4] = (REAL)batch->inverse_weight;
     h->share[t] = 0.5 * s[HL_decay] * batch->inverse_weight * (double)batch->n;
-    if (h->decays || op->lazy) return;
+    if (op->extended) {
+        memcpy(h->scalars[t], s, sizeof h->scalars[t]);
+        h->inverse_weights[t] = batch->inverse_weight;
+    }
+    if (h->decays || op->lazy || op->extended) return;
     for (; h->gaps <= t + 1; h->gaps++) {
         const double gap = (double)h->gaps;
         h->faded[h->gaps] = h->gaps ? exp(gap * fading) : 1;
@@ -237,8 +243,7 @@ typedef struct catch_up {
 
 INLINE catch_up catch_up_of(const hl_op *op, const hl_batch *batch, V *sums) {
     static const double no_scalars[HL_N_SCALARS]; /* the batch's may be gone */
-    const hl_batch nothing = {.scalars = no_scalars};
-    return (catch_up){op, batch->history, step_constants_of(op, &nothing, 0), sums};
+    return (catch_up){op, batch->history, step_constants_of(op, no_scalars, 0), sums};
 }
 
 INLINE step_constants missed_step(const catch_up *c, int64_t i) {
@@ -292,6 +297,27 @@ static void replay_row(const catch_up *c, int64_t from, REAL *row) {
     }
 }
 
+INLINE V row_penalty(const hl_op *op, const REAL *w) {
+    V sum = v_zero();
+    for (int64_t j = 0; j < padded(op->O); j += VL) sum = add_penalty(op, v_load(w + j), sum);
+    return sum;
+}
+
+/* The same of extended steps, over the whole row each. */
+static void replay_extended(const catch_up *c, int64_t from, REAL *row) {
+    const hl_op *op = c->op;
+    const int64_t slot = padded(op->O), item = (int64_t)sizeof(REAL);
+    REAL *average = op->weight_average < 0 ? NULL : row + (op->weight_average - op->weight) / item;
+    const stepped_places at = {row, {row + slot, row + 2 * slot, row + 3 * slot}, average};
+    for (int64_t i = from; i < c->history->n; i++) {
+        const extended_constants constants =
+            extended_constants_of(op, c->history->scalars[i], c->history->inverse_weights[i], 1);
+        V unused = v_zero();
+        if (c->sums) c->sums[i] += row_penalty(op, row);
+        extended_step(op, &constants, slot, NULL, at, &unused);
+    }
+}
+
 /* The same in closed form, where nothing decays. */
 static void move_row(const catch_up *c, int64_t from, REAL *row) {
     const hl_op *op = c->op;
@@ -306,6 +332,7 @@ static void move_row(const catch_up *c, int64_t from, REAL *row) {
         V m = v_load(first), v, r, rho, sum;
         v_store(first, m * kept);
         switch ((enum hl_optimizer)op->optimizer) {
+            OTHER_RULES
         case HL_N_OPTIMIZERS: break;
         case HL_sgd:
         case HL_nesterov: v_store(w, v_fma(moves[0], m, v_load(w))); break;
@@ -325,7 +352,9 @@ static void move_row(const catch_up *c, int64_t from, REAL *row) {
 INLINE void advance(const catch_up *c, int64_t from, REAL *row) {
     const hl_history *h = c->history;
     if (from == h->n || c->op->lazy) return;
-    if (!h->decays && h->rest[from] <= MOVE_PRECISION * h->moves[0][from]) move_row(c, from, row);
+    if (c->op->extended) replay_extended(c, from, row);
+    else if (!h->decays && h->rest[from] <= MOVE_PRECISION * h->moves[0][from])
+        move_row(c, from, row);
     else replay_row(c, from, row);
 }
 
@@ -338,12 +367,6 @@ INLINE double *counts_of(const hl_op *op, const hl_batch *batch, int64_t piece) 
 static void count_lazy(V squares, int64_t begin, int64_t end, double *counts) {
     const double sum = v_sum(squares);
     for (int64_t i = begin; i < end; i++) counts[i] += sum;
-}
-
-INLINE V row_squares(const REAL *w, int64_t n) {
-    V sum = v_zero();
-    for (int64_t j = 0; j < n; j += VL) sum = v_fma(v_load(w + j), v_load(w + j), sum);
-    return sum;
 }
 
 /* Takes touched features, or all, to the present: weights are as if no step had passed them by. */
@@ -361,7 +384,7 @@ static void csr_catch_up(const hl_op *op, const hl_batch *batch, int64_t begin, 
         const int64_t feature = touched ? touched[k] : k, from = features[feature].step;
         REAL *row = W + feature * op->ld_weight;
         if (touched) prefetch_feature(op, batch, k);
-        if (op->lazy) count_lazy(row_squares(row, padded(op->O)), from, h->n, counts);
+        if (op->lazy) count_lazy(row_penalty(op, row), from, h->n, counts);
         advance(&c, from, row);
         features[feature].step = (int32_t)h->n;
     }
@@ -453,6 +476,17 @@ INLINE void step_on_entries(const int nv, const enum hl_optimizer rule, const st
     }
 }
 
+/* The same with an extended step. */
+static void extended_step_on_entries(sink *s, int64_t nv, entries of, int64_t j, int64_t offset) {
+    const REAL *D = in_arena(s->batch, s->op->d_output) + j;
+    REAL g[MOST_VECTORS * HL_VECTOR_BYTES / sizeof(REAL)];
+#define CASE(n, rule)                                                                              \
+    case n: keep_gradient(n, of, D, s->op->ld_output, g, 0); break;
+    SWITCH_BLOCK(nv, CASE)
+#undef CASE
+    extended_weights(s, g, offset + j, nv * VL);
+}
+
 static void csr_bias(sink *s) {
     const hl_op *op = s->op;
     const REAL *D = in_arena(s->batch, op->d_output);
@@ -468,8 +502,7 @@ INLINE void mark(const hl_op *op, const hl_batch *batch, int64_t feature, double
     const int32_t now = (int32_t)batch->history->n;
     hl_feature *it = &features_of(op, batch)[feature];
     if (decays(op, batch)) {
-        const V sum =
-            row_squares(in_store(batch, op->weight) + feature * op->ld_weight, padded(op->O));
+        const V sum = row_penalty(op, in_store(batch, op->weight) + feature * op->ld_weight);
         if (op->lazy) count_lazy(sum, it->step, now + 1, counts);
         else *squares += sum;
     }
@@ -482,7 +515,7 @@ static void csr_backward_weight(const hl_op *op, const hl_batch *batch, int64_t 
     const REAL *D = in_arena(batch, op->d_output);
     const int64_t width = padded(op->O), ldd = op->ld_output;
     const int fused = op->gradient == HL_update, accumulate = op->gradient == HL_accumulate;
-    sink s = sink_of(op, batch);
+    sink s = sink_of(op, batch), steps = s;
     const step_constants constants = s.weight;
     double *counts = fused ? counts_of(op, batch, begin / op->grain) : NULL;
     if (begin == 0) csr_bias(&s);
@@ -496,7 +529,9 @@ static void csr_backward_weight(const hl_op *op, const hl_batch *batch, int64_t 
         }
         for (int64_t j = 0, nv; j < width; j += nv * VL) {
             nv = even_part((width - j) / VL, MOST_VECTORS);
-            if (fused) {
+            if (fused && op->extended) {
+                extended_step_on_entries(&steps, nv, of, j, feature * op->ld_weight);
+            } else if (fused) {
 #define CASE(n, rule)                                                                              \
     case n: step_on_entries(n, rule, &constants, of, D + j, ldd, w + j, width); break;
                 SWITCH_BLOCK_AND_RULE(nv, op->optimizer, CASE)

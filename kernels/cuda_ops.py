@@ -11,89 +11,62 @@ no barrier orders. What uses ``cuda`` has to be in this file, since both swap th
 """
 
 import threading
-from collections import namedtuple
 from functools import lru_cache
 from math import exp, log, log1p, pow, sqrt, tanh
-from typing import Any
 
 import numpy as np
-from numba import config, cuda
+from numba import cuda
 
-from . import SCALARS, activations, losses
+from . import activations, losses
+from .cuda_updates import (
+    extended_step,
+    extended_update,
+    extension_of,
+    max_norm,
+    penalised,
+    rule_of,
+    step,
+)
+from .cuda_words import (
+    ACCUMULATE,
+    AT,
+    CLIP_NORM,
+    DEPTH,
+    EPS,
+    FIRST,
+    FORWARD,
+    JOB,
+    L1_RATIO,
+    MICRO,
+    N_SCALARS,
+    OVERWRITE,
+    PIECE,
+    RECORD,
+    REPORT,
+    SIDE,
+    SIMULATED,
+    SLICE,
+    SLOPE,
+    STEP,
+    THREADS,
+    TILE,
+    Batch,
+    Data,
+    Factor,
+    Memory,
+    Rules,
+    Shape,
+    Sink,
+    Team,
+    device,
+    first_of,
+    stride_of,
+)
 from .custom import source_of
 from .numba_cpu import WORDS
 
-SIMULATED = bool(config.ENABLE_CUDASIM)
-#: A block makes TILE x TILE elements of a product, each thread MICRO x MICRO of them, from slices
-#: of DEPTH elements of the reduction; squares of weights are summed in pieces of PIECE.
-TILE, MICRO, DEPTH, PIECE = (4, 2, 3, 16) if SIMULATED else (64, 4, 16, 4096)
-SIDE = TILE // MICRO
-THREADS = SIDE * SIDE
-SLICE = DEPTH, TILE + 1  # one more, so that a column lies in different banks
-
 if SIMULATED:  # with infinities for what overflows, as on a device
     exp, log, log1p, sqrt, tanh, pow = np.exp, np.log, np.log1p, np.sqrt, np.tanh, np.power
-
-#: Columns of an op in a table: integers, offsets in elements. `meet`: whether all wait after it.
-FIELDS = (
-    *("kind", "meet", "activation", "loss", "gradient", "optimizer", "weight_group", "bias_group"),
-    *("from_stream", "lazy", "I", "O", "input", "d_input", "output", "d_output", "ld_input"),
-    *("ld_d_input", "ld_output", "row_loss", "ld_weight", "weight", "weight_slot_0"),
-    *("weight_slot_1", "weight_gradient", "bias", "bias_slot_0", "bias_slot_1", "bias_gradient"),
-    *("shard_rows", "shard_bytes", "function", "slope", "ld_slope", "first_constant"),
-)
-AT: Any = namedtuple("AT", FIELDS)(*range(len(FIELDS)))
-#: Of a model in a launch: where what it has begins in the arrays of all, and which records it runs.
-PLACES = (
-    *("store", "arena", "positions", "partials", "out", "X", "targets", "weights", "codes"),
-    *("entries", "indptr", "columns", "first", "last", "order", "n", "ordered", "weighted"),
-    *("report", "size", "inverted"),
-)
-JOB: Any = namedtuple("JOB", PLACES)(*range(len(PLACES)))
-#: Of a record, which is a step, or the end of an epoch if it has no rows. `factor` takes the loss
-#: of its rows to its share in the loss of the epoch, `penalty` is the L2 penalty's part in that.
-ENTRIES = ("epoch", "start", "rows", "inverse_weight", "factor", "penalty", "accumulate", "scalars")
-RECORD: Any = namedtuple("RECORD", ENTRIES)(*range(len(ENTRIES)))
-#: What a model reports; the losses of its epochs follow. `ruled`: whether the stopping rule is on.
-REPORTED = (
-    *("loss", "squares", "epochs", "stopped", "steps", "ruled"),
-    *("best", "tol", "failed", "patience", "losses"),
-)
-REPORT: Any = namedtuple("REPORT", REPORTED)(*range(len(REPORTED)))
-
-#: constants of an op: beta_2 epsilon tiny eps, and then those of losses
-Tables = namedtuple("Tables", "ops parameters constants")
-Memory = namedtuple("Memory", "store arena positions partials out")
-Data = namedtuple(
-    "Data", "X targets weights codes indices indptr column_values column_rows column_starts"
-)
-#: Who works: a thread of a block of a team, and what its block shares.
-Team = namedtuple("Team", "thread block blocks left right sums")
-#: The rows of a step, and what its optimizer is to know.
-Batch = namedtuple("Batch", "first n ordered weighted order record")
-#: A factor of a product: element (r, k) is at start + r * row + k * depth; row `ones` is all 1.
-Factor = namedtuple("Factor", "array start row depth ones")
-#: Of products: rows, columns, and the reduction, which may be cut into shards of `shard` elements.
-Shape = namedtuple("Shape", "rows columns depth shards shard")
-#: How an element of a parameter is stepped on; slots are so far from it.
-Rule = namedtuple(
-    "Rule", "optimizer rate decay beta rest beta_2 rest_2 inverse epsilon tiny slot_0 slot_1"
-)
-#: Of the weight and the bias of an op. Row `bias_row` of a product is the gradient of the bias,
-#: which is at `bias`; those of shards are `apart`.
-Rules = namedtuple("Rules", "of_weight of_bias bias_row bias apart")
-#: What becomes of an element of a product, by the mode: `place` and `ld` are where it goes, `other`
-#: where the bias is, or what the activation made. Slopes are at `slope`, if that is not negative.
-Sink = namedtuple("Sink", "mode activation place ld other other_ld slope slope_ld")
-FORWARD, SLOPE, STEP, OVERWRITE, ACCUMULATE = range(5)
-
-BETA_2, EPSILON, TINY, EPS, FIRST = range(5)
-N_SCALARS = len(SCALARS)
-
-
-def device(function):
-    """A function that kernels call; plain Python in the simulator, which would swap names anew."""
-    return function if SIMULATED else cuda.jit(device=True)(function)
 
 
 @device
@@ -129,18 +102,6 @@ def row_of(batch, r):
 def weight_of(batch, data, r):
     """Sample weight of row r of the batch."""
     return data.weights[row_of(batch, r)] if batch.weighted else 1.0
-
-
-@device
-def first_of(team):
-    """The first element that is this thread's; the others are `stride_of` apart."""
-    return team.block * THREADS + team.thread
-
-
-@device
-def stride_of(team):
-    """Threads of the team."""
-    return team.blocks * THREADS
 
 
 @device
@@ -218,49 +179,6 @@ def softmax(row, at, n):
         total += e
     for o in range(n):
         row[at + o] /= total
-
-
-@device
-def step(rule, store, at, gradient):
-    """Steps one element of a parameter."""
-    w = store[at]
-    g = (gradient + rule.decay * w) * rule.inverse
-    first = store[at + rule.slot_0]
-    if rule.optimizer == WORDS.adam:
-        first = rule.beta * first + rule.rest * g
-        second = rule.beta_2 * store[at + rule.slot_1] + rule.rest_2 * (g * g)
-        store[at + rule.slot_1] = second if second >= rule.tiny else second * 0
-        w -= rule.rate * first / (sqrt(second) + rule.epsilon)
-    else:
-        first = rule.beta * first - rule.rate * g
-        w += rule.beta * first - rule.rate * g if rule.optimizer == WORDS.nesterov else first
-    store[at + rule.slot_0] = first if abs(first) >= rule.tiny else first * 0
-    store[at] = w
-
-
-@device
-def rule_of(real, op, constants, record, which):
-    """How the weight (0) or the bias (1) of an op is stepped on."""
-    group = op[AT.weight_group] if which == 0 else op[AT.bias_group]
-    place = op[AT.weight] if which == 0 else op[AT.bias]
-    slot_0 = op[AT.weight_slot_0] if which == 0 else op[AT.bias_slot_0]
-    slot_1 = op[AT.weight_slot_1] if which == 0 else op[AT.bias_slot_1]
-    at = RECORD.scalars + group * N_SCALARS
-    momentum, beta_2 = record[at + WORDS.momentum], constants[BETA_2]
-    return Rule(
-        op[AT.optimizer],
-        real(record[at + WORDS.rate]),
-        real(record[at + WORDS.decay]),
-        real(momentum),
-        real(1 - momentum),
-        real(beta_2),
-        real(1 - beta_2),
-        real(record[RECORD.inverse_weight]),
-        real(constants[EPSILON]),
-        real(constants[TINY]),
-        slot_0 - place,
-        slot_1 - place,
-    )
 
 
 @device
@@ -429,6 +347,49 @@ def update(team, op, constants, batch, memory):
             step(rules.of_weight, memory.store, op[AT.weight] + e, gradient)
 
 
+@device
+def gradient_pieces(team, tables, constants, batch, memory):
+    """Partials, behind those of squares <- sums over pieces of the parameters of their squared
+    mean gradients; returns how many.
+    """
+    real, piece = memory.store.dtype.type, 0
+    for k in range(tables.parameters.shape[0]):
+        op = tables.parameters[k]
+        n, O = op[AT.I] * op[AT.O], op[AT.O]
+        of_weight = extension_of(real, op, constants, batch, memory, 0)
+        of_bias = extension_of(real, op, constants, batch, memory, 1)
+        pieces = (n + O + PIECE - 1) // PIECE
+        for p in range((team.block - piece) % team.blocks, pieces, team.blocks):
+            total = np.float64(0)
+            for e in range(p * PIECE + team.thread, least(n + O, (p + 1) * PIECE), THREADS):
+                if e < n:
+                    w, g = memory.store[op[AT.weight] + e], memory.store[op[AT.weight_gradient] + e]
+                    g = penalised(of_weight, w, g)
+                else:
+                    w = memory.store[op[AT.bias] + e - n]
+                    g = penalised(of_bias, w, memory.store[op[AT.bias_gradient] + e - n])
+                total += np.float64(g) * np.float64(g)
+            total = block_sum(team, total)
+            if team.thread == 0:
+                memory.partials[n_square_pieces(tables) + piece + p] = total
+        piece += pieces
+    return piece
+
+
+@device
+def clip_gradient(team, op, constants, memory, first, pieces):
+    """Clip_scale <- what clips the gradient, by the sums of its pieces: by the first block."""
+    if team.block != 0:
+        return
+    total = np.float64(0)
+    for p in range(team.thread, pieces, THREADS):
+        total += memory.partials[first + p]
+    total = block_sum(team, total)
+    if team.thread == 0:
+        scale = constants[CLIP_NORM] / (sqrt(total) + 1e-6)
+        memory.store[op[AT.clip_scale]] = 1.0 if scale > 1.0 else scale
+
+
 # -------------------------------------------------------------------------- CSR input
 
 
@@ -480,6 +441,16 @@ def csr_backward_weight(team, op, constants, batch, memory, data):
 
 
 @device
+def is_touched(batch, memory, data, i):
+    """Whether the batch has something of a feature."""
+    for k in range(data.column_starts[i], data.column_starts[i + 1]):
+        r = place_of(batch, memory, data.column_rows[k])
+        if r >= 0 and r < batch.n:
+            return True
+    return False
+
+
+@device
 def csr_update(team, op, constants, batch, memory, data):
     """Steps on kept gradients, if lazy of the features that the batch touches."""
     rules, n, O = rules_of(op, constants, batch, memory, 0), op[AT.I] * op[AT.O], op[AT.O]
@@ -488,15 +459,27 @@ def csr_update(team, op, constants, batch, memory, data):
             gradient = memory.store[op[AT.bias_gradient] + e - n]
             step(rules.of_bias, memory.store, op[AT.bias] + e - n, gradient)
             continue
-        i, touched = e // O, not op[AT.lazy]
-        if not touched:
-            for k in range(data.column_starts[i], data.column_starts[i + 1]):
-                r = place_of(batch, memory, data.column_rows[k])
-                touched = touched or (r >= 0 and r < batch.n)
-        if touched:
+        i = e // O
+        if not op[AT.lazy] or is_touched(batch, memory, data, i):
             gradient = memory.store[op[AT.weight_gradient] + e]
             at = op[AT.weight] + i * op[AT.ld_weight] + e % O
             step(rules.of_weight, memory.store, at, gradient)
+
+
+@device
+def extended_csr_update(team, op, constants, batch, memory, data):
+    """The same by extended steps."""
+    real, n, O = memory.store.dtype.type, op[AT.I] * op[AT.O], op[AT.O]
+    of_weight = extension_of(real, op, constants, batch, memory, 0)
+    of_bias = extension_of(real, op, constants, batch, memory, 1)
+    for e in range(first_of(team), n + O, stride_of(team)):
+        if e >= n:
+            gradient = memory.store[op[AT.bias_gradient] + e - n]
+            extended_step(of_bias, memory.store, op[AT.bias] + e - n, gradient)
+        elif not op[AT.lazy] or is_touched(batch, memory, data, e // O):
+            gradient = memory.store[op[AT.weight_gradient] + e]
+            at = op[AT.weight] + e // O * op[AT.ld_weight] + e % O
+            extended_step(of_weight, memory.store, at, gradient)
 
 
 # -------------------------------------------------------------------------- ends
@@ -585,19 +568,32 @@ def output_rows(team, op, constants, batch, memory):
 
 
 @device
+def n_square_pieces(tables):
+    """How many sums that makes."""
+    pieces = 0
+    for k in range(tables.parameters.shape[0]):
+        op = tables.parameters[k]
+        pieces += (op[AT.I] * op[AT.O] + PIECE - 1) // PIECE
+    return pieces
+
+
+@device
 def square_pieces(team, tables, batch, memory):
-    """Partials <- sums over pieces of the weights of their squares times decay."""
-    piece = 0
+    """Partials <- sums over pieces of the weights of decay times what each adds to twice the
+    penalty.
+    """
+    piece, l1_ratio = 0, tables.constants[0, L1_RATIO]
     for k in range(tables.parameters.shape[0]):
         op = tables.parameters[k]
         O, ld, n = op[AT.O], op[AT.ld_weight], op[AT.I] * op[AT.O]
         decay = batch.record[RECORD.scalars + op[AT.weight_group] * N_SCALARS + WORDS.decay]
         pieces = (n + PIECE - 1) // PIECE
+        l1, l2 = 2 * l1_ratio, 1 - l1_ratio
         for p in range((team.block - piece) % team.blocks, pieces, team.blocks):
             total = np.float64(0)
             for e in range(p * PIECE + team.thread, least(n, (p + 1) * PIECE), THREADS):
                 weight = np.float64(memory.store[op[AT.weight] + e // O * ld + e % O])
-                total += weight * weight
+                total += l2 * weight * weight + l1 * abs(weight)
             total = block_sum(team, total)
             if team.thread == 0:
                 memory.partials[piece + p] = decay * total
@@ -607,10 +603,7 @@ def square_pieces(team, tables, batch, memory):
 @device
 def note_step(team, tables, batch, memory, row_loss, report):
     """Adds what the rows of a batch lost to the loss of the epoch: by the first block."""
-    pieces = 0
-    for k in range(tables.parameters.shape[0]):
-        op = tables.parameters[k]
-        pieces += (op[AT.I] * op[AT.O] + PIECE - 1) // PIECE
+    pieces = n_square_pieces(tables)
     total = squares = np.float64(0)
     for r in range(team.thread, batch.n, THREADS):
         total += memory.arena[row_loss + r]
@@ -782,10 +775,20 @@ def walker(meet, function):
                 dense_backward_weight(team, op, constants, batch, memory)
             elif kind == WORDS.CSR_BACKWARD_WEIGHT:
                 csr_backward_weight(team, op, constants, batch, memory, data)
+            elif kind == WORDS.UPDATE and op[AT.extended]:
+                extended_update(team, op, constants, batch, memory)
             elif kind == WORDS.UPDATE:
                 update(team, op, constants, batch, memory)
+            elif kind == WORDS.CSR_UPDATE and op[AT.extended]:
+                extended_csr_update(team, op, constants, batch, memory, data)
             elif kind == WORDS.CSR_UPDATE:
                 csr_update(team, op, constants, batch, memory, data)
+            elif kind == WORDS.GRADIENT_NORM:
+                pieces = gradient_pieces(team, tables, constants, batch, memory)
+                meet()
+                clip_gradient(team, op, constants, memory, n_square_pieces(tables), pieces)
+            elif kind == WORDS.MAX_NORM:
+                max_norm(team, op, constants, batch, memory)
             forward = kind == WORDS.DENSE_FORWARD or kind == WORDS.CSR_FORWARD
             if forward and op[AT.activation] == WORDS.custom:
                 meet()

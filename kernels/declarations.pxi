@@ -23,10 +23,14 @@ cdef extern from "abi.h" nogil:
         int64_t weight
         int64_t weight_slot_0
         int64_t weight_slot_1
+        int64_t weight_slot_2
+        int64_t weight_average
         int64_t weight_gradient
         int64_t bias
         int64_t bias_slot_0
         int64_t bias_slot_1
+        int64_t bias_slot_2
+        int64_t bias_average
         int64_t bias_gradient
         int64_t shard_rows
         int64_t row_loss

@@ -309,8 +309,7 @@ static void prepare(const hl_op *op, const hl_batch *batch, int64_t begin, int64
         V sum = v_zero();
         for (int64_t run = 0; run < u.runs; run++) {
             const REAL *w = in_store(batch, op->weight) + u.offset + run * u.stride;
-            for (int64_t i = 0; i < u.length; i += VL)
-                sum = v_fma(v_load(w + i), v_load(w + i), sum);
+            for (int64_t i = 0; i < u.length; i += VL) sum = add_penalty(op, v_load(w + i), sum);
         }
         ((double *)(batch->store + op->squares))[k] = v_sum(sum);
         refresh_unit(op, batch, u);
@@ -360,14 +359,60 @@ typedef struct sink {
 INLINE sink sink_of(const hl_op *op, const hl_batch *batch) {
     sink s = {.op = op, .batch = batch, .squares = v_zero()};
     if (op->gradient == HL_update) {
-        s.weight = step_constants_of(op, batch, op->weight_group);
-        s.bias = step_constants_of(op, batch, op->bias_group);
+        const double inverse = batch->inverse_weight;
+        s.weight = step_constants_of(op, scalars_of(batch, op->weight_group), inverse);
+        s.bias = step_constants_of(op, scalars_of(batch, op->bias_group), inverse);
     }
     return s;
 }
 
+/* The element of a buffer in the store at an offset from its start, or NULL if there is none. */
+INLINE REAL *element_of(const hl_batch *batch, int64_t place, int64_t offset) {
+    return place < 0 ? NULL : in_store(batch, place) + offset;
+}
+
+/* What clips all gradients alike; 1 where nothing does. */
+INLINE REAL clip_scale_of(const hl_op *op, const hl_batch *batch) {
+    return op->clip_scale < 0 ? 1 : *in_store(batch, op->clip_scale);
+}
+
+INLINE stepped_places weights_at(const hl_op *op, const hl_batch *batch, int64_t offset) {
+    return (stepped_places){element_of(batch, op->weight, offset),
+                            {element_of(batch, op->weight_slot_0, offset),
+                             element_of(batch, op->weight_slot_1, offset),
+                             element_of(batch, op->weight_slot_2, offset)},
+                            element_of(batch, op->weight_average, offset)};
+}
+
+static void extended_weights(sink *s, const REAL *g, int64_t offset, int64_t n) {
+    const hl_op *op = s->op;
+    const extended_constants c =
+        extended_constants_of(op, scalars_of(s->batch, op->weight_group), s->batch->inverse_weight,
+                              clip_scale_of(op, s->batch));
+    extended_step(op, &c, n, g, weights_at(op, s->batch, offset), &s->squares);
+}
+
+static void extended_bias(sink *s, const REAL *g, int64_t offset, int64_t n) {
+    const hl_op *op = s->op;
+    const hl_batch *batch = s->batch;
+    V unused = v_zero();
+    const extended_constants c = extended_constants_of(
+        op, scalars_of(batch, op->bias_group), batch->inverse_weight, clip_scale_of(op, batch));
+    extended_step(op, &c, n, g,
+                  (stepped_places){element_of(batch, op->bias, offset),
+                                   {element_of(batch, op->bias_slot_0, offset),
+                                    element_of(batch, op->bias_slot_1, offset),
+                                    element_of(batch, op->bias_slot_2, offset)},
+                                   element_of(batch, op->bias_average, offset)},
+                  &unused);
+}
+
 INLINE void step_weights(sink *s, const REAL *g, int64_t offset, int64_t n) {
     const hl_batch *batch = s->batch;
+    if (s->op->extended) {
+        extended_weights(s, g, offset, n);
+        return;
+    }
     step(s->op, &s->weight, n, g, in_store(batch, s->op->weight) + offset,
          in_store(batch, s->op->weight_slot_0) + offset,
          in_store(batch, s->op->weight_slot_1) + offset, &s->squares);
@@ -376,6 +421,10 @@ INLINE void step_weights(sink *s, const REAL *g, int64_t offset, int64_t n) {
 INLINE void step_bias(sink *s, const REAL *g, int64_t offset, int64_t n) {
     const hl_batch *batch = s->batch;
     V unused = v_zero();
+    if (s->op->extended) {
+        extended_bias(s, g, offset, n);
+        return;
+    }
     step(s->op, &s->bias, n, g, in_store(batch, s->op->bias) + offset,
          in_store(batch, s->op->bias_slot_0) + offset, in_store(batch, s->op->bias_slot_1) + offset,
          &unused);
@@ -548,6 +597,107 @@ static void update(const hl_op *op, const hl_batch *batch, int64_t begin, int64_
         }
         refresh_unit(op, batch, u);
         ((double *)(batch->store + op->squares))[k] = v_sum(s.squares);
+    }
+}
+
+/* ------------------------------------------------- norms of gradients and of weights */
+
+/* Sum of squares of n elements of the mean gradient, its penalty included. */
+static double mean_squares(const hl_op *op, const extended_constants *c, const REAL *w,
+                           const REAL *g, int64_t n) {
+    V sum = v_zero();
+    for (int64_t i = 0; i < n; i += VL) {
+        const V gi = penalised(op, c, v_load(w + i), v_load(g + i));
+        sum = v_fma(gi, gi, sum);
+    }
+    return v_sum(sum);
+}
+
+static void gradient_squares(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+    const double inverse = batch->inverse_weight, *s = scalars_of(batch, op->weight_group);
+    const extended_constants of_weight = extended_constants_of(op, s, inverse, 1);
+    const extended_constants of_bias =
+        extended_constants_of(op, scalars_of(batch, op->bias_group), inverse, 1);
+    for (int64_t k = begin; k < end; k++) {
+        const unit u = unit_of(op, k);
+        double sum = 0;
+        for (int64_t run = 0; run < u.runs; run++) {
+            const int64_t offset = u.offset + run * u.stride;
+            sum += mean_squares(op, &of_weight, in_store(batch, op->weight) + offset,
+                                in_store(batch, op->weight_gradient) + offset, u.length);
+        }
+        if (u.bias)
+            sum += mean_squares(op, &of_bias, in_store(batch, op->bias) + u.j,
+                                in_store(batch, op->bias_gradient) + u.j, padded(u.width));
+        ((double *)(batch->store + op->norms))[k] = sum;
+    }
+}
+
+/* As torch.nn.utils.clip_grad_norm_ has it. */
+static void gradient_norm(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+    (void)begin, (void)end; /* one unit */
+    const double *norms = (const double *)(batch->store + op->norms);
+    double sum = 0;
+    for (int64_t i = 0; i < op->I; i++) sum += norms[i];
+    const double scale = op->clip_norm / (sqrt(sum) + 1e-6);
+    *in_store(batch, op->clip_scale) = (REAL)(scale > 1 ? 1 : scale);
+}
+
+/* Shrinks n weights by a factor, and the average by what they lose: it has them already. */
+INLINE void shrink_weights(V scale, V unaveraged, REAL *w, REAL *average) {
+    const V old = v_load(w), new = scale *old;
+    v_store(w, new);
+    if (average) v_store(average, v_fma(unaveraged, new - old, v_load(average)));
+}
+
+/* 1 where a column is short enough; a sum that is NaN or infinite stays so in the weights. */
+INLINE V limit_of(V squares, V most) {
+    const V norm = v_sqrt(squares);
+    return v_select(v_less(most, norm), most / norm, v_set1(1));
+}
+
+/* Units k, k + step .. to the last are up to date again. */
+static void prepare_from(const hl_op *op, const hl_batch *batch, int64_t k, int64_t step) {
+    for (unit u = {0}; u.i + u.rows < op->I; k += step) {
+        u = unit_of(op, k);
+        prepare(op, batch, k, k + 1);
+    }
+}
+
+/* The columns of the units begin .. end, which are the panels of a panels weight; else there is
+ * one unit for all. */
+static void max_norm(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+    const V most = v_set1((REAL)op->max_norm);
+    const V rest = v_set1((REAL)(1.0 - scalars_of(batch, op->weight_group)[HL_average]));
+    REAL *W = in_store(batch, op->weight), *A = element_of(batch, op->weight_average, 0);
+    if (op->layout == HL_narrow) {
+        for (int64_t o = 0; o < op->O; o++) {
+            const int64_t at = o * padded(op->I);
+            V sum = v_zero();
+            for (int64_t i = at; i < at + padded(op->I); i += VL)
+                sum = v_fma(v_load(W + i), v_load(W + i), sum);
+            const V scale = limit_of(v_set1(v_sum(sum)), most);
+            if (scale[0] == 1) continue;
+            for (int64_t i = at; i < at + padded(op->I); i += VL)
+                shrink_weights(scale, rest, W + i, A ? A + i : NULL);
+        }
+        prepare_from(op, batch, 0, 1);
+        return;
+    }
+    for (int64_t p = begin; p < end; p++) {
+        const int64_t first = p * NR, width = panel_width(op->O, first);
+        for (int64_t j = 0; j < width; j += VL) {
+            const int64_t at = first * op->I + j;
+            V sum = v_zero();
+            for (int64_t i = 0; i < op->I; i++) {
+                const V w = v_load(W + at + i * width);
+                sum = v_fma(w, w, sum);
+            }
+            const V scale = limit_of(sum, most);
+            for (int64_t i = 0; i < op->I; i++)
+                shrink_weights(scale, rest, W + at + i * width, A ? A + at + i * width : NULL);
+        }
+        prepare_from(op, batch, p, panels(op->O));
     }
 }
 

@@ -370,7 +370,7 @@ cdef class Engine:
 
         Parameters
         ----------
-        which : {"parameters", "slot_0", "slot_1"}
+        which : {"parameters", "slot_0", "slot_1", "slot_2", "average"}
         weights, biases : list of ndarray
             (I, O) and (O,) of the plan's dtype, C-contiguous, one for each layer.
         """
@@ -828,4 +828,8 @@ cdef offsets(const hl_op *op, which):
         return op.weight_slot_0, op.bias_slot_0
     if which == "slot_1":
         return op.weight_slot_1, op.bias_slot_1
+    if which == "slot_2":
+        return op.weight_slot_2, op.bias_slot_2
+    if which == "average":
+        return op.weight_average, op.bias_average
     return op.weight_gradient, op.bias_gradient

@@ -59,6 +59,9 @@ const hl_kernels HL_THIS_TABLE = {
             [HL_DENSE_BACKWARD_SHARD] = dense_backward_shard,
             [HL_DENSE_BACKWARD_WEIGHT] = dense_backward_weight,
             [HL_UPDATE] = update,
+            [HL_GRADIENT_SQUARES] = gradient_squares,
+            [HL_GRADIENT_NORM] = gradient_norm,
+            [HL_MAX_NORM] = max_norm,
         },
     .prepare = prepare,
 #if !PAIRED

@@ -28,6 +28,7 @@ from . import (
     activations,
     losses,
     philox,
+    steps,
 )
 from .custom import compiled
 
@@ -69,7 +70,7 @@ def digest_of(words, dtype, generator):
     return sha256(repr((words, dtype, generator)).encode()).hexdigest()[:16]
 
 
-_GENERATOR = getsource(philox) + getsource(activations) + getsource(losses)
+_GENERATOR = "".join(map(getsource, (philox, activations, losses, steps)))
 #: Of what compiled code takes from other files: numba's cache notices changes of this one alone.
 _DIGEST = digest_of(_WORDS, OP_DTYPE, _GENERATOR)
 
@@ -100,6 +101,7 @@ def call(typing, address, arguments):
 
 random_block, uniform32, uniform64 = philox.compiled(jit)
 loss_element, row_loss, ordered, softmaxes = losses.compiled(jit)
+extended_steps, gradient_squares, gradient_norm, max_norm = steps.of_records(jit)
 
 
 @jit
@@ -406,6 +408,10 @@ def step(words, op, batch, store, group, gradient, places):
 def sink_weight(words, op, batch, memory, i, gradient):
     """The gradient of row i of a weight: it is stepped on, or kept."""
     item, ld = memory.store.itemsize, weight_stride(op)
+    if op.gradient == words.update and op.extended:
+        parameter = False, op.weight // item + i * ld
+        extended_steps(words, op, batch, memory.store, gradient, parameter)
+        return
     if op.gradient == words.update:
         weight, slot_0, slot_1 = op.weight, op.weight_slot_0, op.weight_slot_1
         places = weight // item + i * ld, slot_0 // item + i * ld, slot_1 // item + i * ld
@@ -418,6 +424,9 @@ def sink_weight(words, op, batch, memory, i, gradient):
 def sink_bias(words, op, batch, memory, gradient):
     """The gradient of a bias: it is stepped on, or kept."""
     item = memory.store.itemsize
+    if op.gradient == words.update and op.extended:
+        extended_steps(words, op, batch, memory.store, gradient, (True, op.bias // item))
+        return
     if op.gradient == words.update:
         places = op.bias // item, op.bias_slot_0 // item, op.bias_slot_1 // item
         step(words, op, batch, memory.store, op.bias_group, gradient, places)
@@ -612,6 +621,13 @@ def walk(words, ops, batch, streams, memory, out):
             update(words, op, batch, memory)
         elif op.kind == words.CSR_UPDATE:
             csr_update(words, op, batch, streams, memory)
+        elif op.kind == words.GRADIENT_SQUARES:
+            gradient_squares(words, op, batch, memory)
+        elif op.kind == words.GRADIENT_NORM:
+            gradient_norm(op, memory)
+        elif op.kind == words.MAX_NORM:
+            max_norm(words, op, batch, memory)
+            refresh(op, memory)
         elif op.kind != words.CSR_INDEX and op.kind != words.CSR_CATCH_UP:
             raise NotImplementedError("an op that numba has no function for")
     return total
@@ -619,7 +635,7 @@ def walk(words, ops, batch, streams, memory, out):
 
 @jit
 def squares(words, parameters, store, scalars):
-    """Sum over the weights of decay times their square."""
+    """Sum over the weights of decay times what each adds to twice the penalty."""
     total, item = 0.0, store.itemsize
     for k in range(parameters.size):
         op = parameters[k]
@@ -629,7 +645,8 @@ def squares(words, parameters, store, scalars):
             for i in range(op.I):
                 for o in range(op.O):
                     weight = np.float64(store[op.weight // item + i * ld + o])
-                    total += decay * weight * weight
+                    square = (1 - op.l1_ratio) * weight * weight
+                    total += decay * (square + 2 * op.l1_ratio * abs(weight))
     return total
 
 
@@ -831,7 +848,8 @@ class Engine:
 def places_of(op, which, store):
     """Views of a layer's weight (None if it is not in the store) and bias of one sort."""
     names = {"parameters": ("weight", "bias"), "gradient": ("weight_gradient", "bias_gradient")}
-    names |= {f"slot_{k}": (f"weight_slot_{k}", f"bias_slot_{k}") for k in range(2)}
+    for slot in ("slot_0", "slot_1", "slot_2", "average"):
+        names[slot] = f"weight_{slot}", f"bias_{slot}"
     I, O = int(op["I"]), int(op["O"])
     weight, bias = (int(op[name]) for name in names[which])
     ld = O if which == "gradient" or op["ld_weight"] <= 0 else int(op["ld_weight"])

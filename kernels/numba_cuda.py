@@ -21,9 +21,13 @@ from numba import cuda, typeof
 
 from . import CUDA_DRIVER, DTYPES, KINDS, SCALARS, STAGES
 from .cuda_memory import DEVICE, DeviceMatrix, empty, joined, matrix, upload
-from .cuda_ops import (
+from .cuda_ops import kernels_with
+from .cuda_words import (
     AT,
+    CONSTANTS,
     ENTRIES,
+    EPS,
+    EPSILON,
     FIELDS,
     FIRST,
     JOB,
@@ -35,10 +39,10 @@ from .cuda_ops import (
     SIMULATED,
     THREADS,
     TILE,
+    TINY,
     Data,
     Memory,
     Tables,
-    kernels_with,
 )
 from .numba_cpu import next_most, places_of
 
@@ -58,10 +62,12 @@ UPLOADED = 2**27
 _OFFSETS = {
     *("input", "d_input", "output", "d_output", "row_loss", "weight", "weight_slot_0"),
     *("weight_slot_1", "weight_gradient", "bias", "bias_slot_0", "bias_slot_1"),
-    *("bias_gradient", "shard_bytes", "slope"),
+    *("bias_gradient", "shard_bytes", "slope", "weight_slot_2", "weight_average", "bias_slot_2"),
+    *("bias_average", "clip_scale"),
 }
-#: Ops that a walk passes over: all steps of all features are taken at once.
-_PASSED = [KINDS["CSR_INDEX"], KINDS["CSR_CATCH_UP"]]
+#: Ops that a walk passes over: all steps of all features are taken at once, and GRADIENT_NORM sums
+#: squares itself.
+_PASSED = [KINDS["CSR_INDEX"], KINDS["CSR_CATCH_UP"], KINDS["GRADIENT_SQUARES"]]
 _REFUSED = [KINDS["ROUND"]]
 
 
@@ -71,7 +77,7 @@ def _handed(arrays):
 
 
 def table_of(ops, plan, store_size):
-    """An op table as kernels read it: integers (n, FIELDS) and constants (n, 4 + those of losses).
+    """An op table as kernels read it: integers (n, FIELDS) and constants (n, CONSTANTS + losses).
 
     A weight that has no place in the store of the plan lies after its end.
     """
@@ -95,8 +101,11 @@ def table_of(ops, plan, store_size):
         table[-1, AT.meet] = True
     limits = np.finfo(plan.dtype)
     constants = np.empty((len(ops), FIRST + len(plan.constants)))
-    constants[:, 0], constants[:, 1] = ops["beta_2"], np.maximum(ops["epsilon"], limits.tiny)
-    constants[:, 2], constants[:, 3] = limits.tiny, limits.eps
+    constants[:, TINY], constants[:, EPS] = limits.tiny, limits.eps
+    for k, name in enumerate(CONSTANTS):
+        if k not in (TINY, EPS):
+            constants[:, k] = ops[name]
+    constants[:, EPSILON] = np.maximum(ops["epsilon"], limits.tiny)
     constants[:, FIRST:] = plan.constants
     return table, constants
 
@@ -242,6 +251,9 @@ class Pool:
         self.inference = Table.of(plan.inference_ops, plan.parameter_ops, plan, self.stored)
         self.evaluation = Table.of(plan.evaluation_ops, plan.parameter_ops, plan, self.stored)
         self.pieces = int(sum(-(-int(o["I"] * o["O"]) // PIECE) for o in plan.parameter_ops))
+        if KINDS["GRADIENT_NORM"] in plan.ops["kind"]:  # those of gradients, too
+            sizes = [int(o["I"] * o["O"] + o["O"]) for o in plan.parameter_ops]
+            self.pieces += sum(-(-size // PIECE) for size in sizes)
         self.store = empty(capacity * self.size, plan.dtype)
         self._free = list(range(capacity))[::-1]
         self._members: Any = [{}] * capacity  # a list: who leaves does not change its size

@@ -21,7 +21,7 @@ except Exception as error:
     print(f"no NVVM to compile with: {error!r}")
     sys.exit(77)
 
-from hotloop.kernels import cuda_copies, cuda_ops
+from hotloop.kernels import cuda_copies, cuda_ops, cuda_words
 
 from hotloop import spec
 from hotloop.elementwise import erf, exp, log, tanh
@@ -46,14 +46,14 @@ def arguments(real):
     def array(n_dims, dtype):
         return np.zeros((1,) * n_dims, dtype)
 
-    tables = cuda_ops.Tables(array(2, np.int64), array(2, np.int64), array(2, np.float64))
-    memory = cuda_ops.Memory(
+    tables = cuda_words.Tables(array(2, np.int64), array(2, np.int64), array(2, np.float64))
+    memory = cuda_words.Memory(
         array(1, real), array(1, real), array(1, np.int32), array(1, np.float64), array(1, real)
     )
-    kinds = dict.fromkeys(cuda_ops.Data._fields, np.int32)
+    kinds = dict.fromkeys(cuda_words.Data._fields, np.int32)
     kinds |= dict.fromkeys(("X", "targets", "column_values"), real)
     kinds |= {"weights": np.float64, "indptr": np.int64, "column_starts": np.int64}
-    data = cuda_ops.Data(*(array(1, kinds[name]) for name in cuda_ops.Data._fields))
+    data = cuda_words.Data(*(array(1, kinds[name]) for name in cuda_words.Data._fields))
     rest = array(2, np.int64), array(2, np.float64), array(1, np.int32), array(1, np.float64)
     return (tables, memory, data, *rest)
 

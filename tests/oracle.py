@@ -300,9 +300,13 @@ def data_loss(name, Y, P, sample_weight, clip):
     return per_output.sum() / (len(per_output) if name == "squared_error" else 1)
 
 
-def penalty(net, decay, weight_sum):
-    """alpha / 2 * sum of squared weights / sum_i w_i; biases are not penalised."""
-    return 0.5 * decay * sum((W * W).sum() for W in net.weights) / weight_sum
+def penalty(net, decay, weight_sum, l1_ratio=0.0):
+    """alpha (l1_ratio sum of |w| + (1 - l1_ratio) / 2 sum of w^2) / sum_i w_i; not of biases."""
+    squares = 0.5 * decay * sum((W * W).sum() for W in net.weights) / weight_sum
+    if l1_ratio == 0:
+        return squares
+    values = decay * sum(np.abs(W).sum() for W in net.weights) / weight_sum
+    return l1_ratio * values + (1 - l1_ratio) * squares
 
 
 def loss(net, X, Y, sample_weight=None, decay=0.0):
@@ -437,3 +441,116 @@ def train(net, slots, data, orders, scalars, batch_size, step):
             net = net.with_parameters(new)
         losses.append(total / len(order))
     return net, slots, losses
+
+
+# More optimizers: one step of one array p at rate lr by its gradient g, t = 1, 2, ...; slots is a
+# dict of arrays, overwritten. The formulas are those of torch.optim, Lion's of its paper.
+
+
+def adamw(p, slots, g, t, lr, how):
+    """torch.optim.AdamW but for its decay, and with amsgrad."""
+    b1, b2 = how.get("beta_1", 0.9), how.get("beta_2", 0.999)
+    m = slots["first_moment"] = b1 * slots["first_moment"] + (1 - b1) * g
+    v = slots["second_moment"] = b2 * slots["second_moment"] + (1 - b2) * g**2
+    if "largest_moment" in slots:
+        v = slots["largest_moment"] = np.maximum(slots["largest_moment"], v)
+    root = np.sqrt(v / (1 - b2**t)) + how.get("epsilon", 1e-8)
+    return p - lr * (m / (1 - b1**t)) / root
+
+
+def nadam(p, slots, g, t, lr, how):
+    """torch.optim.NAdam"""
+    b1, b2 = how.get("beta_1", 0.9), how.get("beta_2", 0.999)
+    mu = [b1 * (1 - 0.5 * 0.96 ** (i * how.get("momentum_decay", 0.004))) for i in range(t + 2)]
+    m = slots["first_moment"] = b1 * slots["first_moment"] + (1 - b1) * g
+    v = slots["second_moment"] = b2 * slots["second_moment"] + (1 - b2) * g**2
+    root = np.sqrt(v / (1 - b2**t)) + how.get("epsilon", 1e-8)
+    product = np.prod(mu[1 : t + 1])
+    p = p - lr * (1 - mu[t]) / (1 - product) * g / root
+    return p - lr * mu[t + 1] / (1 - product * mu[t + 1]) * m / root
+
+
+def rmsprop(p, slots, g, t, lr, how):
+    """torch.optim.RMSprop with momentum"""
+    b2 = how.get("beta_2", 0.99)
+    v = slots["second_moment"] = b2 * slots["second_moment"] + (1 - b2) * g**2
+    u = g / (np.sqrt(v) + how.get("epsilon", 1e-8))
+    u = slots["velocity"] = how.get("momentum", 0.0) * slots["velocity"] + u
+    return p - lr * u
+
+
+def adagrad(p, slots, g, t, lr, how):
+    """torch.optim.Adagrad"""
+    s = slots["sum_of_squares"] = slots["sum_of_squares"] + g**2
+    return p - lr * g / (np.sqrt(s) + how.get("epsilon", 1e-10))
+
+
+def lion(p, slots, g, t, lr, how):
+    """Chen et al. (2023), algorithm 2."""
+    b1, b2, m = how.get("beta_1", 0.9), how.get("beta_2", 0.99), slots["first_moment"]
+    slots["first_moment"] = b2 * m + (1 - b2) * g
+    return p - lr * np.sign(b1 * m + (1 - b1) * g)
+
+
+def sgd(p, slots, g, t, lr, how):
+    """v = momentum v - lr g; p moves by v, or with Nesterov by momentum v - lr g."""
+    momentum = how.get("momentum", 0.9)
+    v = slots["velocity"] = momentum * slots["velocity"] - lr * g
+    return p + (momentum * v - lr * g if how.get("nesterov", True) else v)
+
+
+def adam(p, slots, g, t, lr, how):
+    """adam_step for one array."""
+    b1, b2, epsilon = how.get("beta_1", 0.9), how.get("beta_2", 0.999), how.get("epsilon", 1e-8)
+    lists = {name: [slot] for name, slot in slots.items()}
+    new, moved = adam_step([p], lists, [g], [adam_rate(lr, t, b1, b2)], [b1], b2, epsilon)
+    slots.update({name: slot[0] for name, slot in moved.items()})
+    return new[0]
+
+
+def train_with(net, moments, data, orders, batch_size, rule, how):
+    """Whole epochs by one of the rules above, with all that may be asked for besides it.
+
+    how : dict with lr, alpha, l1_ratio, weight_decay, clip_norm, clip_value, max_norm, average
+        (what is kept of an average by step, bias-corrected), and the rule's own constants
+
+    Returns the net, the slots as {name: list of arrays} with the "average", and epochs' losses.
+    """
+    X, Y, sample_weight = data
+    slots = [{name: np.zeros(p.shape) for name in moments} for p in net.parameters]
+    total = [np.zeros(p.shape) for p in net.parameters]
+    kept, t, losses, n = how.get("average", 0.0), 0, [], len(net.weights)
+    l1_ratio, alpha = how.get("l1_ratio", 0.0), how.get("alpha", 0.0)
+    for order in orders:
+        loss_of_epoch = 0.0
+        for start in range(0, len(order), batch_size):
+            rows, t = order[start : start + batch_size], t + 1
+            w = None if sample_weight is None else sample_weight[rows]
+            weight = len(rows) if w is None else w.sum()
+            value, grads = gradients(net, X[rows], Y[rows], w, 0.0)
+            value = value + penalty(net, alpha, weight, l1_ratio)
+            loss_of_epoch += value * len(rows)
+            for k, W in enumerate(net.weights):
+                slope = (1 - l1_ratio) * W + l1_ratio * np.sign(W)
+                grads[k] = grads[k] + alpha * slope / weight
+            if how.get("clip_norm"):
+                norm = np.sqrt(sum((g**2).sum() for g in grads))
+                grads = [g * min(1.0, how["clip_norm"] / (norm + 1e-6)) for g in grads]
+            if how.get("clip_value"):
+                grads = [np.clip(g, -how["clip_value"], how["clip_value"]) for g in grads]
+            new = []
+            for k, (p, g) in enumerate(zip(net.parameters, grads, strict=True)):
+                if k < n:
+                    p = p * (1 - how["lr"] * how.get("weight_decay", 0.0))
+                new.append(rule(p, slots[k], g, t, how["lr"], how))
+            if how.get("max_norm"):
+                for k in range(n):
+                    norms = np.linalg.norm(new[k], axis=0)
+                    new[k] = new[k] * np.where(norms > how["max_norm"], how["max_norm"] / norms, 1)
+            net = net.with_parameters(new)
+            total = [kept * a + (1 - kept) * p for a, p in zip(total, new, strict=True)]
+        losses.append(loss_of_epoch / len(order))
+    arrays = {name: [slot[name] for slot in slots] for name in moments}
+    if kept:
+        arrays["average"] = [a / (1 - kept**t) for a in total]
+    return net, arrays, losses

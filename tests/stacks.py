@@ -129,13 +129,13 @@ def steps_per_epoch(n, batch_size):
 
 
 def make_scalars(optimizer, n_steps, *, rate=0.003, alpha=0.1):
-    """Scalars (1, n_steps, 2, 3): rate and momentum vary from step to step and by group."""
-    scalars = np.empty((1, n_steps, len(plan.GROUPS), len(plan.SCALARS)))
+    """Scalars (1, n_steps, 2, kinds): rate and momentum vary from step to step and by group."""
+    scalars = np.zeros((1, n_steps, len(plan.GROUPS), len(plan.SCALARS)))
     for t in range(n_steps):
         if optimizer == "adam":
-            scalars[0, t, :] = oracle.adam_rate(rate, t + 1), 0.9, alpha
+            scalars[0, t, :, :3] = oracle.adam_rate(rate, t + 1), 0.9, alpha
         else:
-            scalars[0, t, :] = rate / (1 + t), 0.9 - 0.1 * (t % 3), alpha
+            scalars[0, t, :, :3] = rate / (1 + t), 0.9 - 0.1 * (t % 3), alpha
     scalars[0, :, 1, 2] = 0  # biases do not decay
     return scalars
 

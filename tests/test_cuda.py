@@ -26,6 +26,7 @@ import test_custom as custom
 import test_device_arrays as device_arrays
 import test_heads as heads
 import test_losses as more_losses
+import test_optimizers as optimizers
 from bounds import assert_within
 from hotloop import MLPClassifier, MLPRegressor, backends, fit_many, plan, spec
 from stacks import (
@@ -180,6 +181,21 @@ def test_training_with_every_optimizer(optimizer, sparse, kept, dtype, team):
     """Two epochs in batches, the last one short: parameters, slots and losses."""
     stack = stack_of((6, 5, 3), ("tanh",), "log_loss", 13, dtype, sparse, weighted=True)
     assert_training_matches(build(stack), optimizer, 6, gradients=kept)
+
+
+@pytest.mark.parametrize(
+    ("rule", "dtype", "sparse"),
+    [
+        *(("sgd", "float64", False), ("adamw", "float32", True), ("amsgrad", "float32", False)),
+        *(("nadam", "float64", True), ("rmsprop", "float32", False), ("lion", "float32", True)),
+        ("adagrad", "float64", False),
+    ],
+)
+def test_optimizers_step_as_the_oracle_does(rule, dtype, sparse, team):
+    """Each rule with all that may be asked for besides, in pieces and by threads in turn."""
+    stack = stack_of((7, 5, 2), ("tanh",), "squared_error", 9, dtype, sparse, weighted=True)
+    besides = (optimizers.SPARSE if sparse else optimizers.BESIDES)["all"]
+    optimizers.assert_as_oracle(build(stack), rule, besides, batch=4, n_epochs=1)
 
 
 def test_more_pieces_and_shards_than_one(monkeypatch, team):

@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_digits
 
 import hotloop
+import test_optimizers as optimizers
 from hotloop import MLPClassifier, MLPRegressor, backends, kernels
+from stacks import build
 
 pytest.importorskip("numba", reason="numba is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -89,6 +92,16 @@ def test_early_stopping_partial_fit_and_lazy_updates_run_on_it():
     assert two.validation_scores_ is None
     np.testing.assert_allclose(two.loss_curve_, one.loss_curve_, rtol=1e-9)
     np.testing.assert_allclose(two.coefs_[0], one.coefs_[0], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
+@pytest.mark.parametrize("dtype", list(BOUNDS))
+def test_optimizers_step_as_the_oracle_does(dtype, sparse):
+    """Every rule by itself and with all that may be asked for besides."""
+    stack = replace(optimizers.STACK, backend="numba", dtype=dtype, sparse=sparse)
+    for rule in optimizers.RULES:
+        for besides in (optimizers.SPARSE if sparse else optimizers.BESIDES).values():
+            optimizers.assert_as_oracle(build(stack), rule, besides)
 
 
 def test_bfloat16_is_refused_with_the_reason():

@@ -17,7 +17,15 @@ import sklearn
 
 from hotloop import kernels
 from hotloop.kernels import CPU_BACKENDS, DTYPES, backend_of
-from hotloop.plan import GROUPS, SCALARS, Plan, State, layer_shapes, weight_views
+from hotloop.plan import (
+    GROUPS,
+    SCALARS,
+    Plan,
+    State,
+    layer_shapes,
+    slot_fields,
+    weight_views,
+)
 from hotloop.spec import Function, Network
 from hotloop.threads import Threads, check_n_jobs, thread_count
 
@@ -211,7 +219,8 @@ class TableRunner:
 
     def _arrays(self, state: State) -> list[tuple[str, np.ndarray]]:
         names = self.plan.optimizer.slots if self.plan.optimizer else ()
-        slots = [(f"slot_{k}", state.slots[s]) for k, s in enumerate(names) if s in state.slots]
+        fields = zip(slot_fields(self.plan.optimizer), names, strict=True)
+        slots = [(field, state.slots[name]) for field, name in fields if name in state.slots]
         return slots if state.parameters is None else [("parameters", state.parameters), *slots]
 
 

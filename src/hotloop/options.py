@@ -646,10 +646,471 @@ CLASSIFIER_LOSSES = {"log_loss": LogLoss, "focal": Focal}
 REGRESSOR_LOSSES = {"huber": Huber, "quantile": Quantile, "tweedie": Tweedie}
 
 
+# ------------------------------------------------------------ solvers
+
+_COEFFICIENT = [Interval(Real, 0, 1, closed="left")]
+_POSITIVE = [Interval(Real, 0, None, closed="neither")]
+_NOT_NEGATIVE = [Interval(Real, 0, None, closed="left")]
+
+
+class Solver(Option):
+    """What a parameter `solver` may be: see the classes derived from it."""
+
+    _record: ClassVar[type[spec.Optimizer]]
+    #: The field that comes with every step, since a schedule may change it; None for none.
+    _momentum: ClassVar[str | None] = "beta_1"
+
+    @property
+    def inertia(self) -> float:
+        """What comes with every step in the place of a momentum."""
+        return float(getattr(self, self._momentum)) if self._momentum else 0.0
+
+    def record(self, **changes: Any) -> spec.Optimizer:
+        """What plans are made from.
+
+        Parameters
+        ----------
+        **changes : dict
+            Fields of a :class:`spec.Optimizer` that the estimator says.
+
+        Returns
+        -------
+        spec.Optimizer
+        """
+        fields = {
+            name: bool(value) if isinstance(value, bool | np.bool_) else float(value)
+            for name, value in self.get_params(deep=False).items()
+            if name != self._momentum
+        }
+        return self._record(**fields, **changes)
+
+
+class SGD(Solver):
+    """Stochastic gradient descent with momentum.
+
+    ``v = momentum * v - rate * g``; a weight moves by ``v``, or with Nesterov's momentum by
+    ``momentum * v - rate * g``.
+
+    Parameters
+    ----------
+    momentum : float, default=0.9
+        Between 0 and 1.
+    nesterov : bool, default=True
+        Whether the momentum is Nesterov's.
+    weight_decay : float, default=0.0
+        Decoupled: weights (not biases) are multiplied by ``1 - rate * weight_decay`` before a
+        step, beside `alpha` of the estimator, which is part of the loss.
+
+    References
+    ----------
+    .. [1] Loshchilov, I. and Hutter, F. (2019), "Decoupled weight decay regularization", ICLR.
+       Algorithm 1.
+
+    Examples
+    --------
+    >>> from hotloop import SGD, MLPClassifier
+    >>> clf = MLPClassifier(solver=SGD(momentum=0.8, weight_decay=0.01), alpha=0)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "nesterov": ["boolean"],
+        "weight_decay": _NOT_NEGATIVE,
+    }
+    _record = spec.SGD
+    _momentum = "momentum"
+
+    def __init__(self, *, momentum=0.9, nesterov=True, weight_decay=0.0):
+        self.momentum = momentum
+        self.nesterov = nesterov
+        self.weight_decay = weight_decay
+
+
+class Adam(Solver):
+    """Adam; with `amsgrad` its variant whose second moment never falls.
+
+    ``w -= rate * m / (sqrt(v) + epsilon)``, m and v being moving averages of the gradient and its
+    square. As ``solver="adam"`` and as scikit-learn it adds epsilon to the root before its bias
+    is corrected; with `amsgrad`, as PyTorch, after.
+
+    Parameters
+    ----------
+    beta_1, beta_2 : float, default=0.9 and 0.999
+        Decay rates of the moments, in [0, 1).
+    epsilon : float, default=1e-8
+        Keeps the quotient finite.
+    amsgrad : bool, default=False
+        Whether the largest v so far takes the place of v.
+
+    References
+    ----------
+    .. [1] Kingma, D. and Ba, J. (2014), "Adam: A method for stochastic optimization",
+       arXiv:1412.6980. Algorithm 1, as rewritten at the end of section 2.
+    .. [2] Reddi, S., Kale, S. and Kumar, S. (2018), "On the convergence of Adam and beyond", ICLR.
+       Algorithm 2, with bias corrections as PyTorch has them.
+
+    Examples
+    --------
+    >>> from hotloop import Adam, MLPClassifier
+    >>> clf = MLPClassifier(solver=Adam(beta_1=0.8, amsgrad=True))
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "beta_1": _COEFFICIENT,
+        "beta_2": _COEFFICIENT,
+        "epsilon": _POSITIVE,
+        "amsgrad": ["boolean"],
+    }
+    _record = spec.Adam
+
+    def __init__(self, *, beta_1=0.9, beta_2=0.999, epsilon=1e-8, amsgrad=False):
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.amsgrad = amsgrad
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay, by PyTorch's formulas.
+
+    Weights (not biases) are multiplied by ``1 - rate * weight_decay``, then step as Adam's do, but
+    for epsilon, which is added to the bias-corrected root. `alpha` of the estimator is part of the
+    loss still; set it to 0 for the decay alone.
+
+    Parameters
+    ----------
+    weight_decay : float, default=0.01
+        The decay.
+    beta_1, beta_2 : float, default=0.9 and 0.999
+        Decay rates of the moments, in [0, 1).
+    epsilon : float, default=1e-8
+        Keeps the quotient finite.
+    amsgrad : bool, default=False
+        Whether the largest second moment so far takes the place of it.
+
+    References
+    ----------
+    .. [1] Loshchilov, I. and Hutter, F. (2019), "Decoupled weight decay regularization", ICLR.
+       Algorithm 2.
+
+    Examples
+    --------
+    >>> from hotloop import AdamW, MLPClassifier
+    >>> clf = MLPClassifier(solver=AdamW(weight_decay=0.1), alpha=0)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **Adam._parameter_constraints,
+        "weight_decay": _NOT_NEGATIVE,
+    }
+
+    def __init__(self, *, weight_decay=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e-8, amsgrad=False):
+        super().__init__(beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, amsgrad=amsgrad)
+        self.weight_decay = weight_decay
+
+    def record(self, **changes: Any) -> spec.Optimizer:
+        """What plans are made from.
+
+        Parameters
+        ----------
+        **changes : dict
+            Fields of a :class:`spec.Optimizer` that the estimator says.
+
+        Returns
+        -------
+        spec.Optimizer
+        """
+        return super().record(adds_to_corrected=True, **changes)
+
+
+class NAdam(Solver):
+    """Adam with Nesterov's momentum, by PyTorch's formulas.
+
+    Parameters
+    ----------
+    beta_1, beta_2 : float, default=0.9 and 0.999
+        Decay rates of the moments, in [0, 1).
+    epsilon : float, default=1e-8
+        Keeps the quotient finite.
+    momentum_decay : float, default=0.004
+        The momentum of step t is ``beta_1 * (1 - 0.96 ** (t * momentum_decay) / 2)``.
+    weight_decay : float, default=0.0
+        Decoupled, as that of :class:`~hotloop.AdamW`.
+
+    References
+    ----------
+    .. [1] Dozat, T. (2016), "Incorporating Nesterov momentum into Adam", ICLR workshop.
+
+    Examples
+    --------
+    >>> from hotloop import MLPClassifier, NAdam
+    >>> clf = MLPClassifier(solver=NAdam(weight_decay=0.01), alpha=0)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "beta_1": _COEFFICIENT,
+        "beta_2": _COEFFICIENT,
+        "epsilon": _POSITIVE,
+        "momentum_decay": _NOT_NEGATIVE,
+        "weight_decay": _NOT_NEGATIVE,
+    }
+    _record = spec.NAdam
+
+    def __init__(
+        self, *, beta_1=0.9, beta_2=0.999, epsilon=1e-8, momentum_decay=0.004, weight_decay=0.0
+    ):
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.momentum_decay = momentum_decay
+        self.weight_decay = weight_decay
+
+
+class RMSprop(Solver):
+    """The gradient over the root of a moving average of its squares, by PyTorch's formulas.
+
+    ``v = beta_2 * v + (1 - beta_2) * g ** 2``, ``u = momentum * u + g / (sqrt(v) + epsilon)``,
+    ``w -= rate * u``.
+
+    Parameters
+    ----------
+    beta_2 : float, default=0.99
+        Decay rate of the squares, in [0, 1).
+    momentum : float, default=0.0
+        Between 0 and 1.
+    epsilon : float, default=1e-8
+        Keeps the quotient finite.
+    weight_decay : float, default=0.0
+        Decoupled, as that of :class:`~hotloop.AdamW`.
+
+    References
+    ----------
+    .. [1] Tieleman, T. and Hinton, G. (2012), "Lecture 6.5: rmsprop", Coursera.
+
+    Examples
+    --------
+    >>> from hotloop import MLPClassifier, RMSprop
+    >>> clf = MLPClassifier(solver=RMSprop(momentum=0.9))
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "beta_2": _COEFFICIENT,
+        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "epsilon": _POSITIVE,
+        "weight_decay": _NOT_NEGATIVE,
+    }
+    _record = spec.RMSprop
+    _momentum = "momentum"
+
+    def __init__(self, *, beta_2=0.99, momentum=0.0, epsilon=1e-8, weight_decay=0.0):
+        self.beta_2 = beta_2
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.weight_decay = weight_decay
+
+
+class Adagrad(Solver):
+    """The gradient over the root of the sum of all its squares.
+
+    ``s += g ** 2``, ``w -= rate * g / (sqrt(s) + epsilon)``. Wants a `learning_rate_init` of 0.01
+    or more.
+
+    Parameters
+    ----------
+    epsilon : float, default=1e-10
+        Keeps the quotient finite.
+    weight_decay : float, default=0.0
+        Decoupled, as that of :class:`~hotloop.AdamW`.
+
+    References
+    ----------
+    .. [1] Duchi, J., Hazan, E. and Singer, Y. (2011), "Adaptive subgradient methods for online
+       learning and stochastic optimization", JMLR 12.
+
+    Examples
+    --------
+    >>> from hotloop import Adagrad, MLPClassifier
+    >>> clf = MLPClassifier(solver=Adagrad(), learning_rate_init=0.05)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "epsilon": _POSITIVE,
+        "weight_decay": _NOT_NEGATIVE,
+    }
+    _record = spec.Adagrad
+    _momentum = None
+
+    def __init__(self, *, epsilon=1e-10, weight_decay=0.0):
+        self.epsilon = epsilon
+        self.weight_decay = weight_decay
+
+
+class Lion(Solver):
+    """The sign of a momentum: every weight moves by the rate, or not at all.
+
+    ``w -= rate * sign(beta_1 * m + (1 - beta_1) * g)``, ``m = beta_2 * m + (1 - beta_2) * g``.
+    Wants a `learning_rate_init` of a third or a tenth of Adam's.
+
+    Parameters
+    ----------
+    beta_1, beta_2 : float, default=0.9 and 0.99
+        How much of the momentum counts in a step, and how much of it is kept, in [0, 1).
+    weight_decay : float, default=0.0
+        Decoupled, as that of :class:`~hotloop.AdamW`.
+
+    References
+    ----------
+    .. [1] Chen, X. et al. (2023), "Symbolic discovery of optimization algorithms", NeurIPS.
+       Algorithm 2.
+
+    Examples
+    --------
+    >>> from hotloop import Lion, MLPClassifier
+    >>> clf = MLPClassifier(solver=Lion(weight_decay=0.1), learning_rate_init=2e-4, alpha=0)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "beta_1": _COEFFICIENT,
+        "beta_2": _COEFFICIENT,
+        "weight_decay": _NOT_NEGATIVE,
+    }
+    _record = spec.Lion
+
+    def __init__(self, *, beta_1=0.9, beta_2=0.99, weight_decay=0.0):
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.weight_decay = weight_decay
+
+
+#: Names of solvers; "amsgrad" is Adam with that.
+SOLVERS: Mapping[str, type[Solver]] = {
+    "sgd": SGD,
+    "adam": Adam,
+    "adamw": AdamW,
+    "nadam": NAdam,
+    "amsgrad": Adam,
+    "rmsprop": RMSprop,
+    "adagrad": Adagrad,
+    "lion": Lion,
+}
+
+
+def chosen_solver(given: Any, flat: Mapping[str, tuple[Any, Any]]) -> Solver:
+    """The solver that a parameter `solver` means.
+
+    Parameters
+    ----------
+    given : str or Solver
+        What the user set it to. A name takes the estimator's own `momentum`, `beta_1` and so on
+        where its object has the same default.
+    flat : mapping of str to (value, default)
+        Those.
+
+    Raises
+    ------
+    ValueError
+        If a field cannot be used, or one of `flat` would be passed over that the solver has.
+    """
+    solver: Any = chosen("solver", given, SOLVERS)
+    if not isinstance(given, str):
+        refuse_beside("solver", given, flat)
+        return solver
+    if given == "amsgrad":
+        solver.amsgrad = True
+    own = solver.get_params(deep=False)
+    for name, (value, default) in flat.items():
+        field = "nesterov" if name == "nesterovs_momentum" else name
+        if field in own and own[field] == default:
+            setattr(solver, field, value)
+        elif field in own and value != default:
+            raise ValueError(
+                f"{name}={value!r} is not used by solver={given!r}, whose {field} is "
+                f"{own[field]!r} unless an object says otherwise. Give "
+                f"solver={type(solver).__name__}({field}={value!r}), and leave {name} at "
+                f"{default!r}."
+            )
+    return solver
+
+
+# ------------------------------------------------------------ averages of the weights
+
+
+class EMA(Option):
+    """An exponential moving average of all weights, updated after every step.
+
+    Weights of step i count ``(1 - decay) * decay ** (t - i) / (1 - decay ** t)`` after t steps.
+    The averaged weights are `coefs_` and `intercepts_`, and what early stopping scores. Training
+    goes on with its own: so does `partial_fit`, which keeps them from call to call, so that
+    changes to `coefs_` in between count in the average alone. A fit with `warm_start` begins at
+    `coefs_`, with a new average.
+
+    Parameters
+    ----------
+    decay : float, default=0.999
+        In (0, 1). An average over about ``1 / (1 - decay)`` steps.
+
+    References
+    ----------
+    .. [1] Kingma, D. and Ba, J. (2014), "Adam: A method for stochastic optimization",
+       arXiv:1412.6980. Section 7.2.
+
+    Examples
+    --------
+    >>> from hotloop import EMA, MLPClassifier
+    >>> clf = MLPClassifier(averaging=EMA(decay=0.99))
+    """
+
+    _parameter_constraints: ClassVar[dict] = {"decay": [Interval(Real, 0, 1, closed="neither")]}
+
+    def __init__(self, *, decay=0.999):
+        self.decay = decay
+
+
+class SWA(Option):
+    """The mean of the weights at the ends of epochs, from a part of `max_iter` on.
+
+    The mean is what `coefs_` and `intercepts_` are, and what early stopping scores once it has
+    begun. A fit that stops before has the last weights as they are. It wants a rate that does not
+    fall to nothing, and a `tol` that lets training go on. Not for `partial_fit`.
+
+    Parameters
+    ----------
+    start : float, default=0.75
+        The part of `max_iter` after which it begins, in [0, 1).
+
+    References
+    ----------
+    .. [1] Izmailov, P. et al. (2018), "Averaging weights leads to wider optima and better
+       generalization", UAI. Algorithm 1.
+
+    Examples
+    --------
+    >>> from hotloop import SWA, MLPClassifier
+    >>> clf = MLPClassifier(averaging=SWA(start=0.5), max_iter=40, n_iter_no_change=40)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {"start": [Interval(Real, 0, 1, closed="left")]}
+
+    def __init__(self, *, start=0.75):
+        self.start = start
+
+
+#: Names of averages.
+AVERAGES: Mapping[str, type[Option]] = {"ema": EMA, "swa": SWA}
+
+
 __all__ = [
+    "AVERAGES",
     "CLASSIFIER_LOSSES",
+    "EMA",
     "REGRESSOR_LOSSES",
     "SCHEDULES",
+    "SGD",
+    "SOLVERS",
+    "SWA",
+    "Adagrad",
+    "Adam",
+    "AdamW",
     "Adaptive",
     "Cosine",
     "CosineRestarts",
@@ -657,15 +1118,20 @@ __all__ = [
     "Focal",
     "Huber",
     "InvScaling",
+    "Lion",
     "LogLoss",
+    "NAdam",
     "OneCycle",
     "Option",
     "Polynomial",
     "Quantile",
+    "RMSprop",
     "Schedule",
+    "Solver",
     "StepDecay",
     "Tweedie",
     "Warmup",
     "chosen",
+    "chosen_solver",
     "refuse_beside",
 ]

@@ -30,7 +30,7 @@ from hotloop.kernels import (
     backend_of,
 )
 from hotloop.kernels import SCALARS as SCALARS
-from hotloop.spec import KNOWN_BY_VALUE, SGD, Adam, Function, Network, Optimizer
+from hotloop.spec import KNOWN_BY_VALUE, Function, Network, Optimizer
 
 #: Parameter groups: each has its own row of scalars in every step.
 GROUPS = ("weight", "bias")
@@ -118,7 +118,7 @@ class Plan:
         float32 or float64.
     operands : str
         What products of training read: the dtype's name, or a narrower one of `DTYPES`.
-    optimizer : SGD, Adam or None
+    optimizer : Optimizer or None
         None in a plan for gradients or predictions.
     ops, accumulate_ops, inference_ops, parameter_ops : ndarray of OP_DTYPE
         A training step, the same with gradients added to those of earlier batches, a forward
@@ -341,8 +341,19 @@ def _drawn(
 
 def new_state(parameters: np.ndarray, optimizer: Optimizer) -> State:
     """A state at step 0 around a flat parameter vector of shape (P,)."""
-    slots = {name: np.zeros((1, parameters.size), parameters.dtype) for name in optimizer.slots}
-    return State(parameters.reshape(1, -1), slots)
+    start = parameters.reshape(1, -1)
+    return State(start, {name: new_slot(name, start) for name in optimizer.slots})
+
+
+def new_slot(name: str, parameters: np.ndarray) -> np.ndarray:
+    """What an optimizer keeps before its first step: zeros, but of an average the parameters."""
+    return parameters.copy() if name == "average" else np.zeros_like(parameters)
+
+
+def slot_fields(optimizer: Optimizer | None) -> tuple[str, ...]:
+    """What the slots of an optimizer are called in an op, after "weight_" and "bias_"."""
+    names = optimizer.slots if optimizer else ()
+    return tuple("average" if s == "average" else f"slot_{k}" for k, s in enumerate(names))
 
 
 class _Buffer:
@@ -392,6 +403,7 @@ class _Lowering:
         self.shapes = layer_shapes(network)
         self.functions = functions_of(network)
         self.store = _Buffer()
+        self.clip_scale: int | None = None  # where the store has the factor that clips by norm
         self.network_size = sum(I * O for I, O in self.shapes)
         if self.sparse and self.csr.row_entries is not None:
             I, O = self.shapes[0]
@@ -449,6 +461,7 @@ class _Lowering:
         op["I"], op["O"] = self.shapes[layer]
         op["layout"] = LAYOUTS[self.layout(layer)]
         op["loss"], op["function"] = LOSSES[self.network.loss.name], -1
+        op["l1_ratio"] = self.optimizer.l1_ratio if self.optimizer else 0
         op["weight_group"], op["bias_group"] = GROUPS.index("weight"), GROUPS.index("bias")
         for name, value in fields.items():
             op[name] = value
@@ -476,8 +489,8 @@ class _Lowering:
         if self.in_place and not self.narrow(layer):
             return self.plain_fields(layer)
         fields = {"weight": n_weight, "bias": n_bias}
-        for k in range(len(self.optimizer.slots) if self.optimizer else 0):
-            fields |= {f"weight_slot_{k}": n_weight, f"bias_slot_{k}": n_bias}
+        for slot in slot_fields(self.optimizer):
+            fields |= {f"weight_{slot}": n_weight, f"bias_{slot}": n_bias}
         if train and layer > 0 and not self.narrow(layer) and self.runs.mirrors:
             fields["mirror"] = self.padded(I) * O
         rounded = self.products_of(layer) != self.dtype.name
@@ -507,13 +520,13 @@ class _Lowering:
         """
         if not train:
             return self.plain_fields(0) | {"ld_weight": O}
-        width, n_slots = self.padded(O), len(self.optimizer.slots) if self.optimizer else 0
-        stride = width * (1 + n_slots)
+        width, slots = self.padded(O), slot_fields(self.optimizer)
+        stride = width * (1 + len(slots))
         weight = self.take(self.store, I * stride)
         placed = {"weight": weight, "ld_weight": stride, "bias": self.take(self.store, width)}
-        for k in range(n_slots):
-            placed[f"weight_slot_{k}"] = weight + (k + 1) * width * self.dtype.itemsize
-            placed[f"bias_slot_{k}"] = self.take(self.store, width)
+        for k, slot in enumerate(slots):
+            placed[f"weight_{slot}"] = weight + (k + 1) * width * self.dtype.itemsize
+            placed[f"bias_{slot}"] = self.take(self.store, width)
         if keep_gradient:
             placed["weight_gradient"] = self.take(self.store, I * width)
             placed["bias_gradient"] = self.take(self.store, width)
@@ -543,17 +556,20 @@ class _Lowering:
         )
 
     def optimizer_fields(self) -> dict[str, int | float]:
-        if isinstance(self.optimizer, Adam):
-            return {
-                "optimizer": OPTIMIZERS["adam"],
-                "beta_2": self.optimizer.beta_2,
-                "epsilon": self.optimizer.epsilon,
-            }
-        if isinstance(self.optimizer, SGD):
-            return {"optimizer": OPTIMIZERS["nesterov" if self.optimizer.nesterov else "sgd"]}
-        if self.optimizer is None:
+        optimizer = self.optimizer
+        if optimizer is None:
             return {}
-        raise TypeError(f"no kernel steps by {self.optimizer!r}")
+        if optimizer.rule not in OPTIMIZERS:
+            raise TypeError(f"no kernel steps by {optimizer!r}")
+        clip = optimizer.clip_value
+        fields = {
+            "optimizer": OPTIMIZERS[optimizer.rule],
+            "beta_2": getattr(optimizer, "beta_2", 0.0),
+            "epsilon": getattr(optimizer, "epsilon", 0.0),
+            "extended": optimizer.extended,
+            "clip_value": math.inf if clip is None else clip,
+        }
+        return fields if self.clip_scale is None else fields | {"clip_scale": self.clip_scale}
 
     def activation_fields(self, layer: int) -> dict[str, int]:
         """Of a layer's activation."""
@@ -753,7 +769,46 @@ class _Lowering:
                     ops.append(self.backward_weight(layer, fields, batch_size, **delta))
             if gradients != "fused" and self.optimizer:
                 updates.append(self.update(layer, fields))
-        return ops + updates
+        if self.optimizer is None:
+            return ops
+        return [*ops, *self.norm_ops(parameters), *updates, *self.limit_ops(parameters)]
+
+    def norm_ops(self, parameters: list[dict[str, int]]) -> list[np.ndarray]:
+        """What finds the norm of all gradients, where they are clipped by it."""
+        if self.clip_scale is None:
+            return []
+        counts = [fields["units"] for fields in parameters]
+        start = self.store.take(8 * sum(counts))
+        ends = np.cumsum(counts)
+        ops = [
+            self.parameter_op(
+                "GRADIENT_SQUARES", layer, {**fields, "norms": start + 8 * int(end - count)}
+            )
+            for layer, (fields, count, end) in enumerate(zip(parameters, counts, ends, strict=True))
+        ]
+        sums = {"norms": start, "units": 1, "clip_norm": self.optimizer.clip_norm}
+        total = self.record("GRADIENT_NORM", 0, **sums, clip_scale=self.clip_scale)
+        total["I"] = ends[-1]
+        return [*ops, total]
+
+    def limit_ops(self, parameters: list[dict[str, int]]) -> list[np.ndarray]:
+        """What keeps the incoming weights of every unit short. Their units are panels."""
+        if self.optimizer.max_norm is None:
+            return []
+        how = {"max_norm": self.optimizer.max_norm, "gradient": GRADIENTS["update"]}
+        return [
+            self.parameter_op(
+                "MAX_NORM",
+                layer,
+                {**fields, **how, "units": 1 if self.narrow(layer) else self.panels(O)},
+            )
+            for layer, (fields, (_, O)) in enumerate(zip(parameters, self.shapes, strict=True))
+        ]
+
+    def parameter_op(self, kind: str, layer: int, fields: Mapping[str, int | float]) -> np.ndarray:
+        """An op over the parameters of a layer, of the dtype of its products."""
+        dtype = DTYPES[self.products_of(layer)]
+        return self.record(kind, layer, **{**self.optimizer_fields(), **fields, "dtype": dtype})
 
     def chunk_rows(self, arena_bytes: int, batch_size: int) -> int:
         """Rows that go through the ops of a step together."""
@@ -782,9 +837,13 @@ class _Lowering:
 
     def gradients(self, batch_size: int) -> str:
         """What becomes of the gradients of such batches, see :func:`compile_training`."""
+        if self.optimizer and self.optimizer.clip_norm is not None:
+            return "kept"
         if not self.runs.divides:
             wide = self.runs.shard_rows is not None and batch_size > self.runs.shard_rows
-            return "sharded" if wide and self.may_shard() else "fused"
+            if wide and self.may_shard():
+                return "sharded"
+            return "kept" if self.keeps_gradients() else "fused"
         if batch_size > self.rows_of(PATIENCE_SECONDS, passes=1):
             return "kept"
         least, most = (self.rows_of(s, passes=3) for s in (SMALL_SECONDS, LARGE_SECONDS))
@@ -792,6 +851,15 @@ class _Lowering:
             return "fused"
         rows = batch_size * (self.shapes[0][0] + sum(2 * O for _, O in self.shapes))
         return "sharded" if rows >= SHARDED_FROM * self.network_size else "fused"
+
+    def keeps_gradients(self) -> bool:
+        """Whether an optimizer has its gradients kept whatever the batch: to clip them by their
+        norm, or since its rule would be in the way of products there.
+        """
+        if self.optimizer is None:
+            return False
+        beyond = self.optimizer.extended and not self.runs.divides
+        return beyond or self.optimizer.clip_norm is not None
 
     def few_rows(self) -> int:
         n_bytes = self.network_size * self.dtype.itemsize
@@ -832,15 +900,32 @@ class _Lowering:
         return self.touched("CSR_CATCH_UP", fields, gradient=GRADIENTS["accumulate"])
 
     def update(self, layer: int, fields: Mapping[str, int]) -> np.ndarray:
-        how = {"gradient": GRADIENTS["update"], "dtype": DTYPES[self.products_of(layer)]}
+        how = {"gradient": GRADIENTS["update"]}
         if self.layout(layer) == "rows":
             return self.touched("CSR_UPDATE", fields, **how)
-        return self.record("UPDATE", layer, **{**fields, **self.optimizer_fields(), **how})
+        return self.parameter_op("UPDATE", layer, {**fields, **how})
 
 
 def _chunk_rows(row_bytes: int) -> int:
     """Rows that go through the ops together: as many as the cache holds, at least 48."""
     return max(48, CHUNK_BYTES // max(row_bytes, 1) // 12 * 12)
+
+
+def _require_steps(lowering: _Lowering, gradients: str) -> None:
+    """Refuse an optimizer that does not go with the input, or with what becomes of gradients."""
+    optimizer = lowering.optimizer
+    if optimizer is None:
+        return
+    unsummed = optimizer.clip_norm is not None and gradients == "sharded"
+    if unsummed or (lowering.keeps_gradients() and gradients == "fused"):
+        raise ValueError(f'{optimizer!r} needs gradients="kept" here, got {gradients!r}.')
+    for name in ("clip_norm", "max_norm"):
+        if lowering.sparse and getattr(optimizer, name) is not None:
+            raise ValueError(
+                f"{name}={getattr(optimizer, name)!r} needs dense X: a step reads the weights of "
+                f"all features, those that its batch has nothing of, too. Leave {name} at None, or "
+                "pass X.toarray()."
+            )
 
 
 def _compile(
@@ -851,6 +936,7 @@ def _compile(
     if gradients == "sharded" and not lowering.may_shard():
         raise ValueError('gradients="sharded" needs dense input and operands of the same dtype.')
     train = batch_size > 0
+    _require_steps(lowering, gradients)
     kinds = {"fused": 0, "kept": 1, "sharded": lowering.shards(batch_size)}
     n_gradients = kinds[gradients] if train else 0
     parameters = [
@@ -859,6 +945,8 @@ def _compile(
     ]
     inference_ops, inference_rows, inference_arena, scratch = lowering.inference(parameters, raw)
     ops, arena, evaluation_ops = np.zeros(0, OP_DTYPE), 0, np.zeros(0, OP_DTYPE)
+    if lowering.optimizer and lowering.optimizer.clip_norm is not None:
+        lowering.clip_scale = lowering.take(lowering.store, 1)
     if train:
         ops, arena = lowering.training(parameters, batch_size, gradients=gradients)
         evaluation_ops = lowering.evaluation(inference_ops, ops, inference_arena, inference_rows)
@@ -920,7 +1008,7 @@ def store_bytes(
     ----------
     network : Network
     dtype : dtype
-    optimizer : SGD, Adam or None
+    optimizer : Optimizer or None
         None for a plan of gradients.
     sparse : bool
         Whether rows are to come as CSR.
@@ -928,8 +1016,9 @@ def store_bytes(
         Who is to run it.
     """
     lowering = _Lowering(network, dtype, optimizer, sparse=sparse, backend=backend)
+    kept = int(optimizer is None or lowering.keeps_gradients())
     for layer in range(len(lowering.shapes)):
-        lowering.parameter_fields(layer, train=True, n_gradients=int(optimizer is None))
+        lowering.parameter_fields(layer, train=True, n_gradients=kept)
     if lowering.runs.whole_csr_gradient and sparse and optimizer:
         I, O = lowering.shapes[0]
         lowering.take(lowering.store, I * O)
@@ -958,7 +1047,7 @@ def compile_training(
         and the inference ops stay float32, and so does a first layer on CSR.
     batch_size : int
         Rows of a step; the last of an epoch may have fewer.
-    optimizer : SGD or Adam
+    optimizer : Optimizer
         The rule that updates the parameters.
     sparse : bool or CSRInput, default=False
         Whether X is CSR, and what more is to be said of it.

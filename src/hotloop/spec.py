@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar
+
+import numpy as np
 
 #: Element-wise activations whose derivative is known from their value.
 KNOWN_BY_VALUE = ("identity", "relu", "logistic", "tanh")
@@ -219,40 +222,238 @@ class Network:
         return self.layers[-1].units
 
 
-@dataclass(frozen=True)
-class SGD:
-    """Stochastic gradient descent with (Nesterov) momentum; rate and momentum come per step."""
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """What an optimizer's step does besides its rule, nothing by default.
 
-    nesterov: bool = True
-    slots: ClassVar[tuple[str, ...]] = ("velocity",)
+    Attributes
+    ----------
+    weight_decay : float
+        Decoupled: weights are multiplied by ``1 - rate * weight_decay`` before a step.
+    l1_ratio : float
+        Part of the penalty that is L1: ``alpha * (l1_ratio * |w| + (1 - l1_ratio) / 2 * w^2)``.
+    clip_value : float or None
+        Elements of a gradient lie between its negative and it.
+    clip_norm : float or None
+        The norm of all gradients together is no more.
+    max_norm : float or None
+        The norm of a unit's incoming weights is no more.
+    average_decay : float or None
+        Of an exponential moving average of all parameters, which is one more slot.
+    """
+
+    weight_decay: float = 0.0
+    l1_ratio: float = 0.0
+    clip_value: float | None = None
+    clip_norm: float | None = None
+    max_norm: float | None = None
+    average_decay: float | None = None
+    #: The rule's name in the kernels, and what it keeps of each parameter.
+    rule: ClassVar[str] = ""
+    moments: ClassVar[tuple[str, ...]] = ()
+    #: Whether the first kernels have the rule, and whether rates have bias corrections in them.
+    plain: ClassVar[bool] = False
     corrects: ClassVar[bool] = False
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """What is kept of each parameter, by name."""
+        return self.moments if self.average_decay is None else (*self.moments, "average")
+
+    @property
+    def extended(self) -> bool:
+        """Whether its steps do more than the plain rules, but for what has ops of its own."""
+        changes = (self.weight_decay, self.l1_ratio, self.clip_value, self.clip_norm)
+        return not self.plain or any(changes) or self.average_decay is not None
 
     def corrected(self, rates: Any, momenta: Any, step: Any) -> Any:
         """Rates as kernels take them, of steps counted from 1: as they are."""
         return rates
 
+    def correction(self, step: Any) -> Any:
+        """What epsilon is multiplied by in steps counted from 1."""
+        return np.ones_like(step)
+
+    def scalars(self, rates: Any, momenta: Any, step: Any) -> dict[str, Any]:
+        """What kernels take in steps counted from 1, by the names they have for it.
+
+        Parameters
+        ----------
+        rates, momenta, step : ndarray of float64
+            Of each step; any one shape.
+
+        Returns
+        -------
+        dict of str to ndarray of that shape
+
+        References
+        ----------
+        Of the average: Kingma and Ba (2014), "Adam: A method for stochastic optimization", section
+        7.2, its bias correction folded into what is kept of it.
+        """
+        found = {"rate": self.corrected(rates, momenta, step), "momentum": momenta}
+        if self.extended:
+            found["shrink"] = 1.0 - rates * self.weight_decay
+            found["correction"] = self.correction(step)
+        if self.average_decay is not None:
+            d = self.average_decay
+            found["average"] = d * (1.0 - d ** (step - 1.0)) / (1.0 - d**step)
+        return found
+
 
 @dataclass(frozen=True)
-class Adam:
-    """Adam as scikit-learn writes it, ``w -= rate * m / (sqrt(v) + epsilon)``.
+class SGD(Optimizer):
+    """Stochastic gradient descent with (Nesterov) momentum; rate and momentum come per step."""
 
-    The bias corrections are folded into the per-step rate. beta_1 comes per step, in
-    the place of the momentum.
+    nesterov: bool = True
+    moments = ("velocity",)
+    plain = True
+
+    @property
+    def rule(self) -> str:  # type: ignore[override]
+        """The rule's name in the kernels."""
+        return "nesterov" if self.nesterov else "sgd"
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam, ``w -= rate * m / (sqrt(v) + epsilon)``, its bias corrections folded into the rate.
+
+    beta_1 comes per step, in the place of the momentum.
+
+    Attributes
+    ----------
+    adds_to_corrected : bool
+        Whether epsilon is added to the bias-corrected root, as PyTorch does, or to the root as it
+        is, as scikit-learn does.
+    amsgrad : bool
+        Whether the largest v so far takes the place of v, as PyTorch has it.
 
     References
     ----------
     Kingma and Ba (2014), "Adam: A method for stochastic optimization", the rewriting
-    at the end of section 2.
+    at the end of section 2. Loshchilov and Hutter (2019), "Decoupled weight decay
+    regularization". Reddi, Kale and Kumar (2018), "On the convergence of Adam and beyond".
     """
 
     beta_2: float = 0.999
     epsilon: float = 1e-8
-    slots: ClassVar[tuple[str, ...]] = ("first_moment", "second_moment")
-    corrects: ClassVar[bool] = True
+    adds_to_corrected: bool = False
+    amsgrad: bool = False
+    corrects = True
+
+    @property
+    def moments(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What it keeps of each parameter."""
+        both = ("first_moment", "second_moment")
+        return (*both, "largest_moment") if self.amsgrad else both
+
+    @property
+    def plain(self) -> bool:  # type: ignore[override]
+        """Whether the first kernels have the rule."""
+        return not (self.adds_to_corrected or self.amsgrad)
+
+    @property
+    def rule(self) -> str:  # type: ignore[override]
+        """The rule's name in the kernels."""
+        return "amsgrad" if self.amsgrad else "adam"
 
     def corrected(self, rates: Any, momenta: Any, step: Any) -> Any:
         """Rates as kernels take them, of steps counted from 1: with both bias corrections."""
         return rates * (1.0 - self.beta_2**step) ** 0.5 / (1.0 - momenta**step)
 
+    def correction(self, step: Any) -> Any:
+        """What epsilon is multiplied by: the rate has a correction of the root, too."""
+        return np.ones_like(step) if self.plain else (1.0 - self.beta_2**step) ** 0.5
 
-Optimizer = SGD | Adam
+
+@dataclass(frozen=True)
+class NAdam(Optimizer):
+    """Adam with Nesterov momentum, by PyTorch's formulas; beta_1 comes as the momentum.
+
+    References
+    ----------
+    Dozat (2016), "Incorporating Nesterov momentum into Adam".
+    """
+
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    momentum_decay: float = 0.004
+    moments = ("first_moment", "second_moment")
+    rule = "nadam"
+    corrects = True
+
+    def corrected(self, rates: Any, momenta: Any, step: Any) -> Any:
+        """Rates of the first moment, of steps counted from 1."""
+        factors, products = self._products(step + 1.0)
+        share = momenta * factors / (1.0 - momenta ** (step + 1.0) * products)
+        return rates * self.correction(step) * share
+
+    def correction(self, step: Any) -> Any:
+        """What epsilon is multiplied by: the rates have it in them, too."""
+        return (1.0 - self.beta_2**step) ** 0.5
+
+    def scalars(self, rates: Any, momenta: Any, step: Any) -> dict[str, Any]:
+        """See the base class; there is a rate of the gradient, too."""
+        factors, products = self._products(step)
+        share = (1.0 - momenta * factors) / (1.0 - momenta**step * products)
+        found = super().scalars(rates, momenta, step)
+        return found | {"gradient_rate": rates * self.correction(step) * share}
+
+    def _products(self, step: Any) -> tuple[Any, Any]:
+        """Factors of beta_1 in steps counted from 1, and their products up to there."""
+        products = _nadam_products(self.momentum_decay)
+        # Later factors are 1, or the product is nothing already: it is the same to the last digit.
+        place = np.minimum(step, len(products)).astype(int) - 1
+        return 1.0 - 0.5 * 0.96 ** (step * self.momentum_decay), products[place]
+
+
+@lru_cache(maxsize=16)
+def _nadam_products(momentum_decay: float) -> np.ndarray:
+    """Products of the factors of beta_1 up to each of the first steps."""
+    step = np.arange(1, 20_001)
+    return np.cumprod(1.0 - 0.5 * 0.96 ** (step * momentum_decay))
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """Gradients over a moving root of their squares, by PyTorch's formulas.
+
+    References
+    ----------
+    Tieleman and Hinton (2012), "Lecture 6.5: rmsprop", Coursera.
+    """
+
+    beta_2: float = 0.99
+    epsilon: float = 1e-8
+    moments = ("velocity", "second_moment")
+    rule = "rmsprop"
+
+
+@dataclass(frozen=True)
+class Adagrad(Optimizer):
+    """Gradients over the root of the sum of all their squares.
+
+    References
+    ----------
+    Duchi, Hazan and Singer (2011), "Adaptive subgradient methods for online learning and
+    stochastic optimization".
+    """
+
+    epsilon: float = 1e-10
+    moments = ("sum_of_squares",)
+    rule = "adagrad"
+
+
+@dataclass(frozen=True)
+class Lion(Optimizer):
+    """The sign of a momentum; beta_1 comes per step, in the place of the momentum.
+
+    References
+    ----------
+    Chen et al. (2023), "Symbolic discovery of optimization algorithms", algorithm 2.
+    """
+
+    beta_2: float = 0.99
+    moments = ("first_moment",)
+    rule = "lion"

@@ -16,10 +16,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import scipy.optimize
+import scipy.sparse
 from sklearn.exceptions import ConvergenceWarning
 
 from .backends import Runner, open_runner, shuffle, times_faster
-from .plan import GROUPS, SCALARS, Plan, State
+from .plan import GROUPS, SCALARS, Plan, State, compile_gradients
 from .schedules import Adaptive, Schedule, Steps
 
 Array = np.ndarray
@@ -94,6 +95,8 @@ class Settings:
         Threads that may share a step.
     incremental : bool
         Whether it is partial_fit that asks: one epoch, whatever `max_iter` says.
+    swa_start : float or None
+        The part of `max_iter` from which on weights at the ends of epochs are averaged.
     budget : Budget
         Looked at between epochs.
     """
@@ -107,6 +110,7 @@ class Settings:
     n_jobs: int | None
     batch_size: int
     incremental: bool
+    swa_start: float | None = None
     budget: Budget = Budget()
 
 
@@ -186,7 +190,7 @@ class StochasticOptimizer:
 
     Attributes
     ----------
-    record : spec.SGD or spec.Adam
+    record : spec.Optimizer
         What plans are made from.
     schedule : Schedule
         How the rate changes.
@@ -199,7 +203,9 @@ class StochasticOptimizer:
     step, epoch : int
         Steps and whole epochs done.
     slots : dict of str to ndarray of shape (P,)
-        Its moments, by the names in ``record.slots``; empty before the first call.
+        Its moments, by the names in ``record.moments``; empty before the first call.
+    trajectory : ndarray of shape (P,) or None
+        The parameters that steps have come to, where those handed out are an average.
     """
 
     record: Any
@@ -210,6 +216,7 @@ class StochasticOptimizer:
     step: int = field(default=0, init=False)
     epoch: int = field(default=0, init=False)
     slots: dict[str, Array] = field(default_factory=dict, init=False)
+    trajectory: Array | None = field(default=None, init=False)
     #: What the schedule starts from: a plateau may have changed it.
     _rate: float = field(init=False)
 
@@ -231,7 +238,7 @@ class StochasticOptimizer:
         rates = self.schedule.rates(self._rate, steps)
         momenta = self.schedule.momenta(self.momentum, steps)
         step = (self.step + 1.0 + np.arange(rates.size)).reshape(rates.shape)
-        return {"rate": self.record.corrected(rates, momenta, step), "momentum": momenta}
+        return self.record.scalars(rates, momenta, step)
 
     def advance(self, n_steps: int, n_epochs: int, taken: Array, steps: Steps) -> None:
         """Take note of steps and whole epochs that were done.
@@ -399,6 +406,7 @@ class EpochLoop:
         self.n_steps = -(-self.n_rows // settings.batch_size)
         moments = {k: v.astype(start.dtype, copy=False) for k, v in optimizer.slots.items()}
         self._start = start  # and the best so far where a validation score decides
+        self._weights = Weights(plan, optimizer, settings)
         self._orders: RowOrders | None = None
         self._tasks: Any = None
         self._validation = validation
@@ -411,6 +419,7 @@ class EpochLoop:
         self._state = State(
             start[np.newaxis], {k: v[np.newaxis] for k, v in moments.items()}, optimizer.step
         )
+        self._weights.begin(self._state)
 
     def run(self, rng: np.random.RandomState, tasks: Tasks) -> Outcome:
         """Train.
@@ -433,13 +442,15 @@ class EpochLoop:
         history.judge_by(self._validation)
         history.n_epochs = self._steps_noted = 0
         watched = self._validation is not None or tasks.active or settings.verbose
+        watched = watched or settings.swa_start is not None
         max_epochs = 1 if settings.incremental else settings.max_iter
         stopped = late = False
         opened = open_runner(self.plan, self._state, self.streams, n_jobs=settings.n_jobs)
         with closing(opened) as self._runner:
             # All memory is there, and was written to, before anyone waits for it: the system
             # takes longer to find a page than to fill it.
-            slots = {name: np.full_like(self._start, 0) for name in self.optimizer.record.slots}
+            slots = {name: np.full_like(self._start, 0) for name in self.optimizer.record.moments}
+            self._weights.open(self._runner, self._start)
             try:
                 while not (stopped or late) and history.n_epochs < max_epochs:
                     n_epochs = 1 if watched else self._epochs_a_call()
@@ -459,12 +470,7 @@ class EpochLoop:
                     ConvergenceWarning,
                     stacklevel=2,
                 )
-            parameters = None if self._keeps_best else self._start[np.newaxis]
-            self._runner.read_state(
-                State(parameters, {name: slot[np.newaxis] for name, slot in slots.items()}),
-                last=True,
-            )
-            return self._outcome_of(self._start, slots)
+            return self._outcome_of(self._start, slots, last=True)
 
     def _epochs_a_call(self) -> int:
         """As many as `CALL_SECONDS`, the budget and `CALL_NUMBERS` allow; one at least.
@@ -502,6 +508,7 @@ class EpochLoop:
         scalars = self._scalars(n_epochs)
         self._running = True
         self._runner.run(orders, scalars, self._stop, n_epochs=n_epochs)
+        self._weights.note_epoch(history.n_epochs + 1)
         looked = self._look(self._validation) if self._validation else None
         self._note_epochs(self._runner.losses)
         if settings.verbose:
@@ -516,6 +523,7 @@ class EpochLoop:
         scalars = np.zeros((1, n_epochs * self.n_steps, len(GROUPS), len(SCALARS)))
         for name, values in self.optimizer.scalars(self._steps(n_epochs)).items():
             scalars[..., SCALARS.index(name)] = values.reshape(1, -1, 1)
+        scalars[..., GROUPS.index("bias"), SCALARS.index("shrink")] = 1  # biases do not decay
         self._rates = scalars[0, :, 0, SCALARS.index("rate")]
         scalars[..., GROUPS.index("weight"), SCALARS.index("decay")] = self.settings.alpha
         return scalars
@@ -554,19 +562,19 @@ class EpochLoop:
 
     def _look(self, validation: Validation) -> tuple[float, float]:
         """Score and mean loss of the validation rows, by the weights there are."""
-        loss = self._runner.evaluate(validation.streams, validation.out)
+        loss = self._weights.evaluate(validation)
         return validation.score(validation.out, loss, self._snapshot), loss
 
     def _snapshot(self) -> Outcome:
         """The weights there are, in a new array, and no more."""
         parameters = np.empty_like(self._start)
-        self._runner.read_state(State(parameters[np.newaxis], {}))
+        self._weights.read(parameters)
         return Outcome(parameters, self.history.loss, self.history.n_epochs)
 
     def _note_score(self, score: float, loss: float) -> None:
         best = self.history.add_score(score, loss, self.settings.tol)
         if best and self._keeps_best:
-            self._runner.read_state(State(self._start[np.newaxis], {}))
+            self._weights.read(self._start)
         if self.settings.verbose:
             assert self._validation is not None
             watched = self._validation.watched
@@ -589,17 +597,123 @@ class EpochLoop:
 
     def _outcome(self) -> Outcome:
         """What there is to adopt if training ends now, in new arrays."""
-        parameters, names = self._start.copy(), self.optimizer.record.slots
-        slots = {name: np.empty_like(parameters) for name in names}
-        wanted = None if self._keeps_best else parameters[np.newaxis]
-        self._runner.read_state(State(wanted, {name: slots[name][np.newaxis] for name in names}))
-        return self._outcome_of(parameters, slots)
+        parameters, names = self._start.copy(), self.optimizer.record.moments
+        return self._outcome_of(parameters, {name: np.empty_like(parameters) for name in names})
 
-    def _outcome_of(self, parameters: Array, slots: dict[str, Array]) -> Outcome:
+    def _outcome_of(
+        self, parameters: Array, slots: dict[str, Array], *, last: bool = False
+    ) -> Outcome:
+        """The same in given arrays, in which parameters are those of the best epoch already where
+        a validation score decides.
+        """
         optimizer = copy(self.optimizer)
+        wanted = None if self._keeps_best else parameters
+        optimizer.trajectory = self._weights.read(wanted, slots, last=last)
         optimizer.slots = slots
         n_epochs, loss = self.history.n_epochs, self.history.loss
         return Outcome(parameters, loss, n_epochs, self.history, optimizer)
+
+
+class Weights:
+    """The parameters to hand out: those of a runner, or an average of them.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of training.
+    optimizer : StochasticOptimizer
+    settings : Settings
+    """
+
+    def __init__(self, plan: Plan, optimizer: StochasticOptimizer, settings: Settings) -> None:
+        self._plan, self._optimizer, self._n_jobs = plan, optimizer, settings.n_jobs
+        self._moves = plan.optimizer is not None and "average" in plan.optimizer.slots
+        self._first = np.inf  # epoch whose weights are the first to be averaged
+        if settings.swa_start is not None:
+            self._first = int(settings.swa_start * settings.max_iter) + 1
+        self._n = 0  # epochs in the mean
+        self._mean: Array | None = None
+        self._trajectory: Array | None = None
+        self._runner: Any = None
+
+    @property
+    def differ(self) -> bool:
+        """Whether they are others than the runner's."""
+        return self._moves or self._n > 0
+
+    def begin(self, state: State) -> None:
+        """Make the state that training starts from of the one that was handed out."""
+        if not self._moves or state.parameters is None:
+            return
+        state.slots["average"] = state.parameters.copy()
+        last = self._optimizer.trajectory
+        if last is not None:
+            state.parameters = last.astype(state.parameters.dtype)[np.newaxis]
+
+    def open(self, runner: Any, start: Array) -> None:
+        """Take the runner, and all memory that is needed later."""
+        self._runner = runner
+        if self._moves or self._first < np.inf:
+            self._trajectory = np.full_like(start, 0)
+        if self._first < np.inf:
+            self._mean = np.zeros(start.size)
+
+    def note_epoch(self, epoch: int) -> None:
+        """Count the weights at the end of an epoch of this call, the first being 1, in the mean."""
+        if epoch < self._first or self._mean is None or self._trajectory is None:
+            return
+        self._runner.read_state(State(self._trajectory[np.newaxis], {}))
+        self._n += 1
+        self._mean += (self._trajectory - self._mean) / self._n
+
+    def evaluate(self, validation: Validation) -> float:
+        """Outputs and mean loss of validation rows, by the weights that would be handed out."""
+        if not self.differ:
+            return self._runner.evaluate(validation.streams, validation.out)
+        streams, flat = validation.streams, np.empty_like(self._trajectory)
+        self.read(flat)
+        n_rows, sparse = streams["X"].shape[0], scipy.sparse.issparse(streams["X"])
+        plan = compile_gradients(
+            self._plan.network,
+            dtype=self._plan.dtype,
+            n_rows=n_rows,
+            sparse=sparse,
+            backend=self._plan.backend,
+        )
+        with closing(open_runner(plan, None, streams, n_jobs=self._n_jobs)) as runner:
+            runner.write_state(State(flat[np.newaxis], {}))
+            return runner.evaluate(streams, validation.out)
+
+    def read(
+        self, out: Array | None, slots: dict[str, Array] | None = None, *, last: bool = False
+    ) -> Array | None:
+        """Copy them out, and moments.
+
+        Parameters
+        ----------
+        out : ndarray of shape (P,) or None
+            None if moments are wanted alone.
+        slots : dict of str to ndarray of shape (P,), optional
+            Overwritten.
+        last : bool
+            Whether the runner is not needed any more.
+
+        Returns
+        -------
+        ndarray of shape (P,) or None
+            The runner's own parameters, where `out` has a moving average of them.
+        """
+        wanted = {name: slot[np.newaxis] for name, slot in (slots or {}).items()}
+        parameters, trajectory = None if out is None else out[np.newaxis], None
+        if self._moves and out is not None:
+            wanted["average"] = out[np.newaxis]
+            trajectory = self._trajectory if last else np.empty_like(out)
+            assert trajectory is not None
+            parameters = trajectory[np.newaxis]
+        self._runner.read_state(State(parameters, wanted), last=last)
+        if self._n and out is not None:
+            out[:] = self._mean
+        return trajectory
 
 
 @dataclass

@@ -93,13 +93,21 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         A derivative that is not given is computed, with a warning: by complex steps, or by
         differences where the function compares, branches or calls what has no complex form.
         One that is given is compared with differences.
-    solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
-        How the weights are found: by 'adam' or stochastic gradient descent ('sgd') in
-        mini-batches, or by 'lbfgs', a quasi-Newton method over all rows at once, which
-        often is the best choice for small data sets.
+    solver : str or Solver, default='adam'
+        How the weights are found: in mini-batches by 'adam' or stochastic gradient descent
+        ('sgd'), or by 'lbfgs', a quasi-Newton method over all rows at once, which often is
+        the best choice for small data sets. Beyond scikit-learn's, all in mini-batches: 'adamw',
+        'nadam', 'amsgrad', 'rmsprop', 'adagrad', 'lion', or an object with its own parameters,
+        decoupled weight decay among them: :class:`~hotloop.SGD`, :class:`~hotloop.Adam`,
+        :class:`~hotloop.AdamW`, :class:`~hotloop.NAdam`, :class:`~hotloop.RMSprop`,
+        :class:`~hotloop.Adagrad`, :class:`~hotloop.Lion`. Beside an object, `momentum`,
+        `nesterovs_momentum`, `beta_1`, `beta_2` and `epsilon` are left alone; a name takes those
+        that its object has with the same default. What is said below of 'sgd' and 'adam' goes for
+        all of these, but for `momentum` and so on.
     alpha : float, default=0.0001
         Strength of the L2 penalty on the weights (not the biases),
-        ``alpha / 2 * sum(w ** 2)``, divided by the sum of sample weights in the batch.
+        ``alpha / 2 * sum(w ** 2)``, divided by the sum of sample weights in the batch; see
+        `l1_ratio`. It is part of the loss, whatever the solver.
     batch_size : int or 'auto', default='auto'
         Rows in a mini-batch; 'auto' is ``min(200, n_samples)``. Not used by 'lbfgs'.
     learning_rate : str or Schedule, default='constant'
@@ -192,7 +200,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         for two classes and each label of an indicator matrix it is ``max(0, 1 - s z)``, where s is
         1 or -1. 'squared_hinge' is its square. Under both, outputs are not probabilities: there is
         no `predict_proba`, and `decision_function` is what the last layer makes. Losses of several
-        labels are summed.
+        labels are summed. For several columns of classes 'log_loss' and :class:`LogLoss` only.
 
         For two classes and indicator matrices it may be a function ``f(y, z)``
         of a label, 0 or 1, and an output before the logistic function (what `decision_function`
@@ -220,8 +228,9 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         not there. 'balanced' gives all classes the same weight in sum: that of all samples, divided
         by the number of classes and by the weight of the samples of a class (their number, if
         there is no `sample_weight`, as `sklearn.utils.class_weight.compute_class_weight` has it).
-        For an indicator matrix a list of dicts of the weights of 0 and 1, one a label, or
-        'balanced' for each; the weights of a sample's labels are multiplied. They count in
+        For an indicator matrix a list of dicts of the weights of 0 and 1, one a label, and for
+        several columns of classes one a column; or 'balanced' for each. The weights of a sample's
+        labels are multiplied. They count in
         validation scores, too. `partial_fit`, which does not see all samples, takes no 'balanced'.
     dropout : float or array-like of float of shape (n_layers - 2,), default=0.0
         Not built yet.
@@ -234,13 +243,20 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     normalization : {'batch', 'layer'}, BatchNorm, LayerNorm or None, default=None
         Not built yet.
     l1_ratio : float, default=0.0
-        Not built yet.
+        The part of the penalty that is L1, between 0 and 1, as in scikit-learn's ElasticNet:
+        ``alpha * (l1_ratio * sum(|w|) + (1 - l1_ratio) / 2 * sum(w ** 2))``. Its slope is
+        ``sign(w)``, 0 at 0; weights come close to zero rather than to it. Not for 'lbfgs'.
     max_norm : float or None, default=None
-        Not built yet.
+        Largest Euclidean norm of the weights that come into a unit, of every layer, the output
+        layer's too: columns of `coefs_` that are longer after a step are shrunk to it [15]_. Not
+        for 'lbfgs', nor for sparse X.
     clip_norm : float or None, default=None
-        Not built yet.
+        Largest Euclidean norm of the gradient of all weights and biases together, the penalty
+        included: a longer one is multiplied by ``clip_norm / (norm + 1e-6)``, as PyTorch's
+        ``clip_grad_norm_`` does [16]_. Not for 'lbfgs', nor for sparse X.
     clip_value : float or None, default=None
-        Not built yet.
+        Largest absolute value of an element of the gradient, the penalty included: larger ones are
+        set to it, after `clip_norm`. Not for 'lbfgs'.
     init : {'auto', 'glorot_uniform', 'glorot_normal', 'he_uniform', 'he_normal', 'lecun_uniform', \
             'lecun_normal', 'orthogonal'}, default='auto'
         How weights are drawn, with ``I`` inputs and ``O`` outputs of a layer: with variance
@@ -252,7 +268,10 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         'he_normal', but 'lecun_normal' for 'selu' and 'glorot_uniform' for 'softsign' and
         'hard_sigmoid'.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
-        Not built yet.
+        Hands out an average of the weights instead of the last ones: 'ema' or
+        :class:`~hotloop.EMA`, a moving average over steps, which goes on in `partial_fit`; 'swa' or
+        :class:`~hotloop.SWA`, the mean over the last epochs. `loss_curve_` is of the weights that
+        training goes on with. Not for 'lbfgs'.
     frozen_layers : array-like of int or None, default=None
         Not built yet.
     scoring : str, callable or None, default=None
@@ -270,8 +289,9 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
-        The class labels in ascending order; column numbers for an indicator matrix.
+    classes_ : ndarray of shape (n_classes,) or list of ndarray
+        The class labels in ascending order; column numbers for an indicator matrix. For several
+        columns of classes a list with those of each.
     loss_ : float
         Loss of the last epoch (mean over rows, penalty included), or at L-BFGS' end.
     best_loss_ : float or None
@@ -307,7 +327,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     n_outputs_ : int
         Number of outputs.
     out_activation_ : str
-        Activation of the output layer: 'softmax' or 'logistic', or 'identity' under hinges.
+        Activation of the output layer: 'softmax' or 'logistic', or 'identity' under hinges;
+        'softmaxes' for several columns of classes, which have consecutive outputs each.
 
     See Also
     --------
@@ -348,6 +369,10 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
        dynamics of learning in deep linear neural networks", ICLR. Section 3.
     .. [15] Crammer, K. and Singer, Y. (2001), "On the algorithmic implementation of multiclass
        kernel-based vector machines", JMLR 2.
+    .. [16] Srivastava, N. et al. (2014), "Dropout: A simple way to prevent neural networks from
+        overfitting", JMLR 15. Section 5.1.
+    .. [17] Pascanu, R., Mikolov, T. and Bengio, Y. (2013), "On the difficulty of training recurrent
+        neural networks", ICML. Algorithm 1.
 
     Examples
     --------
@@ -582,12 +607,13 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             The input, as for `fit`.
         y : array-like of shape (n_samples,) or (n_samples, n_classes)
-            Labels, all of them among the classes, or an indicator matrix.
+            Labels, all of them among the classes, or an indicator matrix; or several columns of
+            labels.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples, none of them negative. None stands for ones.
-        classes : array-like of shape (n_classes,), default=None
-            All labels that y may ever hold. Needed in the first call, if there was no `fit`
-            before; later it may be left out.
+        classes : array-like of shape (n_classes,) or list of such, default=None
+            All labels that y may ever hold, of each column of several. Needed in the first call,
+            if there was no `fit` before; later it may be left out.
 
         Returns
         -------
@@ -611,10 +637,10 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
 
         Returns
         -------
-        ndarray of shape (n_samples,) or (n_samples, n_classes)
+        ndarray of shape (n_samples,), (n_samples, n_classes) or (n_samples, n_targets)
             The most probable class of each sample (under hinges that of the largest output), of
-            the dtype of `classes_`; or an indicator matrix of the classes that are more probable
-            than not (whose outputs are positive), sparse if y was.
+            the dtype of `classes_`, in each column of several; or an indicator matrix of the
+            classes that are more probable than not (whose outputs are positive), sparse if y was.
 
         Raises
         ------
@@ -647,9 +673,10 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
 
         Returns
         -------
-        ndarray of shape (n_samples, n_classes), float32 or float64
+        ndarray of shape (n_samples, n_classes), float32 or float64, or list of such
             In the order of `classes_`; of each label by itself for an indicator matrix. Two
-            columns if there is one class only, which has the first.
+            columns if there is one class only, which has the first. For several columns of
+            classes a list with an array for each.
 
         Raises
         ------
@@ -685,8 +712,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
 
         Returns
         -------
-        ndarray of shape (n_samples, n_classes), float32 or float64
-            In the order of `classes_`.
+        ndarray of shape (n_samples, n_classes), float32 or float64, or list of such
+            In the order of `classes_`; a list as that of `predict_proba`.
 
         Raises
         ------
@@ -727,8 +754,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
 
         Returns
         -------
-        ndarray of shape (n_samples,) or (n_samples, n_classes), float32 or float64
-            Flat for two classes.
+        ndarray of shape (n_samples,) or (n_samples, n_classes), float32 or float64, or list of such
+            Flat for two classes; a list, with an array for each, of several columns of classes.
 
         Raises
         ------
@@ -847,13 +874,21 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         A derivative that is not given is computed, with a warning: by complex steps, or by
         differences where the function compares, branches or calls what has no complex form.
         One that is given is compared with differences.
-    solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
-        How the weights are found: by 'adam' or stochastic gradient descent ('sgd') in
-        mini-batches, or by 'lbfgs', a quasi-Newton method over all rows at once, which
-        often is the best choice for small data sets.
+    solver : str or Solver, default='adam'
+        How the weights are found: in mini-batches by 'adam' or stochastic gradient descent
+        ('sgd'), or by 'lbfgs', a quasi-Newton method over all rows at once, which often is
+        the best choice for small data sets. Beyond scikit-learn's, all in mini-batches: 'adamw',
+        'nadam', 'amsgrad', 'rmsprop', 'adagrad', 'lion', or an object with its own parameters,
+        decoupled weight decay among them: :class:`~hotloop.SGD`, :class:`~hotloop.Adam`,
+        :class:`~hotloop.AdamW`, :class:`~hotloop.NAdam`, :class:`~hotloop.RMSprop`,
+        :class:`~hotloop.Adagrad`, :class:`~hotloop.Lion`. Beside an object, `momentum`,
+        `nesterovs_momentum`, `beta_1`, `beta_2` and `epsilon` are left alone; a name takes those
+        that its object has with the same default. What is said below of 'sgd' and 'adam' goes for
+        all of these, but for `momentum` and so on.
     alpha : float, default=0.0001
         Strength of the L2 penalty on the weights (not the biases),
-        ``alpha / 2 * sum(w ** 2)``, divided by the sum of sample weights in the batch.
+        ``alpha / 2 * sum(w ** 2)``, divided by the sum of sample weights in the batch; see
+        `l1_ratio`. It is part of the loss, whatever the solver.
     batch_size : int or 'auto', default='auto'
         Rows in a mini-batch; 'auto' is ``min(200, n_samples)``. Not used by 'lbfgs'.
     learning_rate : str or Schedule, default='constant'
@@ -965,13 +1000,20 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     normalization : {'batch', 'layer'}, BatchNorm, LayerNorm or None, default=None
         Not built yet.
     l1_ratio : float, default=0.0
-        Not built yet.
+        The part of the penalty that is L1, between 0 and 1, as in scikit-learn's ElasticNet:
+        ``alpha * (l1_ratio * sum(|w|) + (1 - l1_ratio) / 2 * sum(w ** 2))``. Its slope is
+        ``sign(w)``, 0 at 0; weights come close to zero rather than to it. Not for 'lbfgs'.
     max_norm : float or None, default=None
-        Not built yet.
+        Largest Euclidean norm of the weights that come into a unit, of every layer, the output
+        layer's too: columns of `coefs_` that are longer after a step are shrunk to it [15]_. Not
+        for 'lbfgs', nor for sparse X.
     clip_norm : float or None, default=None
-        Not built yet.
+        Largest Euclidean norm of the gradient of all weights and biases together, the penalty
+        included: a longer one is multiplied by ``clip_norm / (norm + 1e-6)``, as PyTorch's
+        ``clip_grad_norm_`` does [16]_. Not for 'lbfgs', nor for sparse X.
     clip_value : float or None, default=None
-        Not built yet.
+        Largest absolute value of an element of the gradient, the penalty included: larger ones are
+        set to it, after `clip_norm`. Not for 'lbfgs'.
     init : {'auto', 'glorot_uniform', 'glorot_normal', 'he_uniform', 'he_normal', 'lecun_uniform', \
             'lecun_normal', 'orthogonal'}, default='auto'
         How weights are drawn, with ``I`` inputs and ``O`` outputs of a layer: with variance
@@ -983,7 +1025,10 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         'he_normal', but 'lecun_normal' for 'selu' and 'glorot_uniform' for 'softsign' and
         'hard_sigmoid'.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
-        Not built yet.
+        Hands out an average of the weights instead of the last ones: 'ema' or
+        :class:`~hotloop.EMA`, a moving average over steps, which goes on in `partial_fit`; 'swa' or
+        :class:`~hotloop.SWA`, the mean over the last epochs. `loss_curve_` is of the weights that
+        training goes on with. Not for 'lbfgs'.
     frozen_layers : array-like of int or None, default=None
         Not built yet.
     scoring : str, callable or None, default=None
@@ -1077,6 +1122,10 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
        Neural Networks: Tricks of the Trade. Equation 16.
     .. [14] Saxe, A., McClelland, J. and Ganguli, S. (2014), "Exact solutions to the nonlinear
        dynamics of learning in deep linear neural networks", ICLR. Section 3.
+    .. [15] Srivastava, N. et al. (2014), "Dropout: A simple way to prevent neural networks from
+        overfitting", JMLR 15. Section 5.1.
+    .. [16] Pascanu, R., Mikolov, T. and Bengio, Y. (2013), "On the difficulty of training recurrent
+        neural networks", ICML. Algorithm 1.
 
     Examples
     --------

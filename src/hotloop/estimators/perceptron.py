@@ -71,12 +71,17 @@ NOT_BUILT = {
     "input_noise": 0.0,
     "mixup": 0.0,
     "normalization": None,
-    "l1_ratio": 0.0,
-    "max_norm": None,
-    "clip_norm": None,
-    "clip_value": None,
-    "averaging": None,
     "frozen_layers": None,
+}
+#: Parameters that say what a stochastic solver does besides its rule, and their defaults.
+STOCHASTIC = {"max_norm": None, "clip_norm": None, "clip_value": None, "averaging": None}
+#: Parameters that belong to a solver, and their defaults.
+OF_SOLVER = {
+    "momentum": 0.9,
+    "nesterovs_momentum": True,
+    "beta_1": 0.9,
+    "beta_2": 0.999,
+    "epsilon": 1e-8,
 }
 #: Those fields of a history that L-BFGS keeps, too, where there are validation rows.
 OF_VALIDATION = ("validation_scores", "best_validation_score", "validation_losses")
@@ -205,7 +210,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(spec.ACTIVATIONS)), callable, tuple, list],
-        "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
+        "solver": [StrOptions({"lbfgs", *options.SOLVERS}), options.Solver],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "learning_rate": [StrOptions(set(options.SCHEDULES)), options.Schedule],
@@ -248,7 +253,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
         "clip_value": [Interval(Real, 0, None, closed="neither"), None],
         "init": [StrOptions({"auto", *INITS})],
-        "averaging": [StrOptions({"ema", "swa"}), None],
+        "averaging": [StrOptions(set(options.AVERAGES)), *options.AVERAGES.values(), None],
         "frozen_layers": ["array-like", None],
         "scoring": [str, callable, None],
         "max_time_s": [Interval(Real, 0, None, closed="neither"), None],
@@ -380,6 +385,11 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         budget = train.Budget(np.inf if self.max_time_s is None else self.max_time_s)
         scorer = watching.scorer_of(self, beside, incremental=incremental)
         self._refuse_for_lbfgs()
+        if incremental and isinstance(self._averaging(), options.SWA):
+            raise ValueError(
+                "partial_fit does not support averaging by SWA, which begins after a part of "
+                "max_iter. Use averaging='ema', or None."
+            )
         afresh = "coefs_" not in vars(self) or not (incremental or self.warm_start)
         backends.engine_of(self._backend())  # or say why there is none
         operands = self._operands()
@@ -429,6 +439,15 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                 f"learning_rate={self.learning_rate!r} is a schedule of steps, which "
                 "solver='lbfgs' does not take. Leave it at 'constant', or use another solver."
             )
+        for name, default in {**STOCHASTIC, "l1_ratio": 0.0}.items():
+            if getattr(self, name) != default:
+                reason = "changes the steps of stochastic solvers"
+                if name == "l1_ratio":
+                    reason = "makes a loss with kinks, along which a quasi-Newton method fails"
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} {reason}, and solver is 'lbfgs'. Leave "
+                    f"{name} at {default!r}, or use another solver."
+                )
 
     def _operands(self) -> str | None:
         """What the products of training read where it is not the dtype of the weights."""
@@ -492,13 +511,13 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         """Refuse what does not fit into memory: what kernels hold, what the outcome is copied to
         (or L-BFGS works with), and outputs and their gradients in a batch.
         """
-        records: dict[str, spec.SGD | spec.Adam] = {"sgd": spec.SGD(), "adam": spec.Adam()}
-        record = records.get(self.solver)
+        record = None if self.solver == "lbfgs" else self._record()
         if record is None:
             dtype, n_rows, n_vectors = np.dtype(np.float64), 1, LBFGS_VECTORS
         else:
             dtype, n_rows = self._dtype(data.X), data.X.shape[0]
             n_rows, n_vectors = min(self._batch_size(n_rows), n_rows), 1 + len(record.slots)
+            n_vectors += 2 * (self.averaging is not None)
         n_units = sum(layer.units for layer in network.layers)
         n_numbers = n_vectors * n_parameters(network) + 2 * n_rows * n_units
         how = {"sparse": data.is_sparse, "backend": backend}
@@ -589,7 +608,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                 "clipped",
                 stacklevel=2,
             )
-        optimizer = self._optimizer_of(job)
+        optimizer, average = self._optimizer_of(job), self._averaging()
         csr = CSRInput(self.sparse_updates == "lazy", data.row_entries)
         plan = _training_plan(
             job.network,
@@ -604,6 +623,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             **{name: getattr(self, name) for name in names},
             batch_size=batch_size,
             incremental=job.incremental,
+            swa_start=average.start if isinstance(average, options.SWA) else None,
             budget=job.budget,
         )
         loop = train.EpochLoop(
@@ -687,12 +707,31 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         last = vars(self).get("_optimizer") if job.incremental else None
         if last is not None:
             return copy(last)
-        record: spec.Optimizer = spec.Adam(beta_2=float(self.beta_2), epsilon=float(self.epsilon))
-        momentum = self.beta_1
-        if self.solver == "sgd":
-            record, momentum = spec.SGD(nesterov=bool(self.nesterovs_momentum)), self.momentum
         return train.StochasticOptimizer(
-            record, self._schedule(), self.learning_rate_init, momentum
+            self._record(), self._schedule(), self.learning_rate_init, self._solver().inertia
+        )
+
+    def _solver(self) -> options.Solver:
+        """The object that `solver` is, or stands for."""
+        flat = {name: (getattr(self, name), default) for name, default in OF_SOLVER.items()}
+        return options.chosen_solver(self.solver, flat)
+
+    def _averaging(self) -> options.Option | None:
+        """The object that `averaging` is, or stands for."""
+        if self.averaging is None:
+            return None
+        return options.chosen("averaging", self.averaging, options.AVERAGES)
+
+    def _record(self) -> spec.Optimizer:
+        """What a step does."""
+        average = self._averaging()
+        return self._solver().record(
+            l1_ratio=float(self.l1_ratio),
+            average_decay=float(average.decay) if isinstance(average, options.EMA) else None,
+            **{
+                name: None if getattr(self, name) is None else float(getattr(self, name))
+                for name in ("max_norm", "clip_norm", "clip_value")
+            },
         )
 
     def _schedule(self) -> schedules.Schedule:
@@ -746,7 +785,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         return self
 
     def _check_solver(self) -> bool:
-        if self.solver not in ("sgd", "adam"):
+        if isinstance(self.solver, str) and self.solver not in options.SOLVERS:
             raise AttributeError(
                 "partial_fit is only available for stochastic optimizers. "
                 f"{self.solver} is not stochastic."
