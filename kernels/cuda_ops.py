@@ -81,7 +81,7 @@ if SIMULATED:
         np.seterr(all="ignore")
 
 
-any_loss_element, row_loss, ordered, softmaxes = losses.compiled(
+any_loss_element, row_loss, end_row = losses.compiled(
     device, exp=exp, log=log, log1p=log1p, tanh=tanh, pow=pow
 )
 
@@ -536,8 +536,7 @@ def loss(team, op, constants, batch, memory, data):
             total = -log(np.float64(clipped(memory.arena[code], eps)))
             memory.arena[code] -= real(1)
         elif kind >= WORDS.smooth_log_loss:
-            given = data.codes, data.targets, row
-            total = row_loss(kind, memory.arena, z, O, given, constants, first)
+            total = row_loss(kind, memory.arena, z, O, (data, row), constants, first)
         for o in range(O):
             value = memory.arena[z + o]
             if kind != WORDS.log_loss and kind < WORDS.smooth_log_loss:
@@ -558,10 +557,9 @@ def output_rows(team, op, constants, batch, memory):
             memory.out[to + o] = activated(op[AT.activation], memory.arena[at + o])
         if op[AT.activation] == WORDS.softmax:
             softmax(memory.out, to, O)
-        elif op[AT.activation] == WORDS.ordered:
-            ordered(memory.out, to, O)
-        elif op[AT.activation] == WORDS.softmaxes:
-            softmaxes(memory.out, to, O, constants, FIRST + op[AT.first_constant])
+        elif op[AT.activation] >= WORDS.ordered:
+            first = FIRST + op[AT.first_constant]
+            end_row(op[AT.activation], memory.out, to, O, constants, first)
 
 
 # -------------------------------------------------------------------------- losses

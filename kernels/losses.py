@@ -12,9 +12,10 @@ from types import FunctionType
 
 from numpy import float64
 
-from . import LOSSES
+from . import ACTIVATIONS, LOSSES
 
 WORDS = namedtuple("Losses", list(LOSSES))(**LOSSES)  # type: ignore[misc]
+SOFTMAXES = ACTIVATIONS["softmaxes"]
 
 
 # ------------------------------------------------------------- of an output by itself
@@ -203,20 +204,28 @@ def ordered_quantiles(row, at, n, targets, start, constants, first):
     return value
 
 
+def end_row(activation, row, at, n, constants, first):
+    """Overwrites a row with an activation of several outputs, but for softmax."""
+    if activation == SOFTMAXES:
+        softmaxes(row, at, n, constants, first)
+    else:
+        ordered(row, at, n)
+
+
 def row_loss(loss, row, at, n, y, constants, first):
-    """The loss of a row that is no sum over its outputs, of y = codes, targets and the index of the
-    row; the row becomes its delta.
+    """The loss of a row that is no sum over its outputs; the row becomes its delta. y is what has
+    codes and targets, and the index of the row there.
     """
-    codes, targets, index = y
+    streams, index = y
     if loss == WORDS.ordered_quantiles:
-        return ordered_quantiles(row, at, n, targets, index * n, constants, first)
+        return ordered_quantiles(row, at, n, streams.targets, index * n, constants, first)
     if loss == WORDS.joint_log_loss:
-        return joint_log_loss(row, at, n, codes, index, constants, first)
-    return code_loss(loss, row, at, n, codes[index], constants, first)
+        return joint_log_loss(row, at, n, streams.codes, index, constants, first)
+    return code_loss(loss, row, at, n, streams.codes[index], constants, first)
 
 
 def compiled(jit, **maths):
-    """`loss_element`, `row_loss`, `ordered` and `softmaxes` of another backend.
+    """`loss_element`, `row_loss` and `end_row` of another backend.
 
     Parameters
     ----------
@@ -228,7 +237,7 @@ def compiled(jit, **maths):
     names = {**globals(), **maths}
     functions = (sided, deviance, of_label, by_label, loss_element)
     functions += (softmax_loss, hinge, code_loss, joint_log_loss, softmaxes)
-    functions += (rise, ordered, ordered_quantiles, row_loss)
+    functions += (rise, ordered, ordered_quantiles, end_row, row_loss)
     for function in functions:  # each after those it calls
         names[function.__name__] = jit(FunctionType(function.__code__, names, function.__name__))
-    return tuple(names[name] for name in ("loss_element", "row_loss", "ordered", "softmaxes"))
+    return tuple(names[name] for name in ("loss_element", "row_loss", "end_row"))

@@ -100,7 +100,7 @@ def call(typing, address, arguments):
 
 
 random_block, uniform32, uniform64 = philox.compiled(jit)
-loss_element, row_loss, ordered, softmaxes = losses.compiled(jit)
+loss_element, row_loss, end_row = losses.compiled(jit)
 extended_steps, gradient_squares, gradient_norm, max_norm = steps.of_records(jit)
 
 
@@ -171,8 +171,6 @@ def activate(words, activation, row):
     elif activation == words.exp:
         for o in range(row.size):
             row[o] = exp(row[o])
-    elif activation == words.ordered:
-        ordered(row, 0, row.size)
     elif activation == words.softmax:
         top, total = row.max(), row.dtype.type(0)
         for o in range(row.size):
@@ -279,8 +277,8 @@ def output_rows(words, op, batch, memory, out):
         place = op.output // memory.arena.itemsize + r * op.ld_output
         row = out[(batch.first + r) * op.O : (batch.first + r + 1) * op.O]
         row[:] = memory.arena[place : place + op.O]
-        if op.activation == words.softmaxes:
-            softmaxes(row, 0, op.O, memory.constants, op.first_constant)
+        if op.activation >= words.ordered:
+            end_row(op.activation, row, 0, op.O, memory.constants, op.first_constant)
         else:
             activate(words, op.activation, row)
 
@@ -309,8 +307,7 @@ def loss_row(words, op, z, streams, memory, row):
         return total
     first = op.first_constant
     if op.loss >= words.smooth_log_loss:
-        given = streams.codes, streams.targets, row
-        return row_loss(op.loss, z, 0, op.O, given, memory.constants, first)
+        return row_loss(op.loss, z, 0, op.O, (streams, row), memory.constants, first)
     for o in range(op.O):
         y = streams.targets[row * op.O + o]
         if op.loss == words.squared_error:

@@ -89,8 +89,10 @@ class Loss:
             return n_rows, n_outputs
         return (n_rows, len(self.heads)) if self.heads else (n_rows,)
 
-    def constants(self, n_outputs: int) -> tuple[float, ...]:
-        """The parameters, if they are as many as kernels will read."""
+    def constants(self, n_outputs: int, trains: bool = True) -> tuple[float, ...]:
+        """The parameters, if they are as many as kernels will read; predictions need heads only."""
+        if not (trains or self.heads):
+            return ()
         row = LOSSES.get(self.name)
         wanted = len(row.parameters) if row else 0
         if self.name == "ordered_quantiles":

