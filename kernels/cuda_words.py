@@ -26,7 +26,7 @@ FIELDS = (
     *("weight_slot_1", "weight_gradient", "bias", "bias_slot_0", "bias_slot_1", "bias_gradient"),
     *("shard_rows", "shard_bytes", "function", "slope", "ld_slope"),
     *("weight_slot_2", "weight_average", "bias_slot_2", "bias_average", "clip_scale", "extended"),
-    "first_constant",
+    *("first_constant", "normalization", "statistics", "mean", "variance"),
 )
 AT: Any = namedtuple("AT", FIELDS)(*range(len(FIELDS)))
 #: Of a model in a launch: where what it has begins in the arrays of all, and which records it runs.
@@ -75,8 +75,11 @@ FORWARD, SLOPE, STEP, OVERWRITE, ACCUMULATE = range(5)
 #: Columns of an op's constants; those of losses follow from FIRST on.
 CONSTANTS = (
     *("beta_2", "epsilon", "tiny", "eps", "l1_ratio", "clip_value", "clip_norm", "max_norm"),
+    "smoothing",
 )
-BETA_2, EPSILON, TINY, EPS, L1_RATIO, CLIP_VALUE, CLIP_NORM, MAX_NORM = range(len(CONSTANTS))
+BETA_2, EPSILON, TINY, EPS, L1_RATIO, CLIP_VALUE, CLIP_NORM, MAX_NORM, SMOOTHING = range(
+    len(CONSTANTS)
+)
 FIRST = len(CONSTANTS)
 N_SCALARS = len(SCALARS)
 

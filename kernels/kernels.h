@@ -14,6 +14,7 @@
 #if !PAIRED
 #include "csr.h"
 #include "loss.h"
+#include "norm.h"
 #include "philox.h"
 #include "row.h"
 #endif
@@ -53,6 +54,11 @@ const hl_kernels HL_THIS_TABLE = {
             [HL_OUTPUT] = output_rows,
             [HL_CSR_BACKWARD_WEIGHT] = csr_backward_weight,
             [HL_CSR_UPDATE] = csr_update,
+            [HL_BATCH_STATISTICS] = batch_statistics,
+            [HL_NORMALIZE] = normalize,
+            [HL_NORM_GRADIENT] = norm_gradient,
+            [HL_NORMALIZE_BACKWARD] = normalize_backward,
+            [HL_NORM_UPDATE] = norm_update,
 #endif
             [HL_DENSE_FORWARD] = dense_forward,
             [HL_DENSE_BACKWARD_INPUT] = dense_backward_input,

@@ -30,10 +30,13 @@ from hotloop.kernels import (
     backend_of,
 )
 from hotloop.kernels import SCALARS as SCALARS
-from hotloop.spec import KNOWN_BY_VALUE, Function, Network, Optimizer
+from hotloop.normalization import NORM_START, Normalizations
+from hotloop.spec import KNOWN_BY_VALUE, BatchNorm, Function, Network, Optimizer
 
 #: Parameter groups: each has its own row of scalars in every step.
 GROUPS = ("weight", "bias")
+#: What the flat vector has of the layers, in this order.
+PARTS = ("weight", "bias", *NORM_START)
 
 LINE_BYTES = 64
 #: What products may read instead of float32, and the bytes of such a number.
@@ -122,7 +125,8 @@ class Plan:
         None in a plan for gradients or predictions.
     ops, accumulate_ops, inference_ops, parameter_ops : ndarray of OP_DTYPE
         A training step, the same with gradients added to those of earlier batches, a forward
-        pass, and one record a layer that says where its parameters are.
+        pass, and one record a layer that says where its parameters are, then one for each vector of
+        a normalization, see :func:`record_views`.
     evaluation_ops : ndarray of OP_DTYPE
         The forward pass and the losses of its rows, in a plan that has targets.
     catch_up_ops : ndarray of OP_DTYPE
@@ -178,13 +182,19 @@ class Plan:
     views: Mapping[str, tuple[int, tuple[int, ...]]] = field(repr=False)
     n_parameters: int
 
+    @property
+    def n_outputs(self) -> int:
+        """Columns of predictions."""
+        return int(self.inference_ops[-1]["O"])
+
     def __str__(self) -> str:
         names, dtypes = list(KINDS), list(DTYPES)
         columns = f"{'inputs':>8}{'outputs':>8}{'layout':>8}"
         lines = [f"{'op':<24}{'dtype':<18}{columns}  multiply-adds a row"]
         for op in self.ops if len(self.ops) else self.inference_ops:
-            work = int(op["I"] * op["O"]) if op["bias"] >= 0 else 0
-            layout = list(LAYOUTS)[op["layout"]] if op["bias"] >= 0 else "-"
+            weighs = max(op["bias"], op["weight"]) >= 0
+            work = int(op["I"] * op["O"]) if weighs else 0
+            layout = list(LAYOUTS)[op["layout"]] if weighs else "-"
             columns = f"{op['I']:>8}{op['O']:>8}{layout:>8}"
             kind, dtype = names[op["kind"]].lower(), dtypes[op["dtype"]]
             lines.append(f"{kind:<24}{dtype:<18}{columns}  {work}")
@@ -198,8 +208,8 @@ class State:
     Attributes
     ----------
     parameters : ndarray of shape (M, P) or None
-        All weights, each (I, O) row-major, in the order of the layers, then all biases. None
-        where only the moments are wanted.
+        All weights, each (I, O) row-major, in the order of the layers, then all biases, and the
+        vectors of normalizations, see `PARTS`. None where only the moments are wanted.
     slots : dict of str to ndarray of shape (M, P)
         The optimizer's moments, laid out as the parameters; one that is not there is zero.
     step : int
@@ -230,28 +240,57 @@ def functions_of(network: Network) -> tuple[Function, ...]:
 
 @lru_cache(maxsize=64)
 def parameter_views(network: Network) -> Mapping[str, tuple[int, tuple[int, ...]]]:
-    """Offset and shape of each parameter in the flat vector: all weights, then all biases."""
+    """Offset and shape of each parameter in the flat vector, in the order of `PARTS`."""
     views: dict[str, tuple[int, tuple[int, ...]]] = {}
     offset, shape, shapes = 0, network.in_shape, []
     for layer in network.layers:
         shapes.append(layer.param_shapes(shape))
         shape = layer.out_shape(shape)
-    for name in ("weight", "bias"):
+    for name in PARTS:
         for i, params in enumerate(shapes):
-            views[f"{name}_{i}"] = (offset, params[name])
-            offset += math.prod(params[name])
+            if name in params:
+                views[f"{name}_{i}"] = (offset, params[name])
+                offset += math.prod(params[name])
     return MappingProxyType(views)
 
 
 def n_parameters(network: Network) -> int:
     """Length of the flat parameter vector."""
-    return sum(i * o + o for i, o in layer_shapes(network))
+    return max(end for _, end, _ in _places(network))
 
 
 def weight_views(network: Network, flat: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Weights and biases as views into one flat vector of shape (P,); nothing is copied."""
+    weights, vectors = record_views(network, flat)
+    return weights[: len(network.layers)], vectors[: len(network.layers)]
+
+
+def norm_views(network: Network, flat: np.ndarray) -> dict[str, list[np.ndarray]]:
+    """The vectors of normalizations in the same way: "scale", "mean" and "variance", each a list of
+    (O,) that is empty if there is none.
+    """
+    found: dict[str, list[np.ndarray]] = {name: [] for name in NORM_START}
+    for name, (start, shape) in parameter_views(network).items():
+        part = name.partition("_")[0]
+        if part in found:
+            found[part].append(flat[start : start + shape[0]])
+    return found
+
+
+def record_views(network: Network, flat: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Views in the order of a plan's `parameter_ops`: those of :func:`weight_views`, then the
+    vectors of normalizations, each beside a weight without rows.
+    """
     arrays = [flat[start:end].reshape(shape) for start, end, shape in _places(network)]
-    return arrays[: len(network.layers)], arrays[len(network.layers) :]
+    n = len(network.layers)
+    return with_vectors(arrays[:n], arrays[n : 2 * n], arrays[2 * n :])
+
+
+def with_vectors(
+    weights: list[np.ndarray], biases: list[np.ndarray], vectors: list[np.ndarray]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Weights and biases of layers, followed by vectors of normalizations."""
+    return [*weights, *(v[:0].reshape(0, len(v)) for v in vectors)], [*biases, *vectors]
 
 
 @lru_cache(maxsize=64)
@@ -302,7 +341,7 @@ def init_parameters(
     linear neural networks", section 3. Klambauer, Unterthiner, Mayr and Hochreiter (2017),
     "Self-normalizing neural networks", for selu.
     """
-    flat = empty_vector(n_parameters(network), dtype)
+    flat = without_weights(network, dtype)
     weights, biases = weight_views(network, flat)
     hidden = [layer.activation for layer in network.layers[:-1]]
     drawn_for = [*hidden, output or (hidden[-1] if hidden else "identity")]
@@ -315,6 +354,15 @@ def init_parameters(
         bound = np.sqrt((2.0 if activation == "logistic" else 6.0) / sum(weight.shape))
         weight[...] = rng.uniform(-bound, bound, weight.shape)
         bias[...] = rng.uniform(-bound, bound, bias.shape)
+    return flat
+
+
+def without_weights(network: Network, dtype: np.dtype | type) -> np.ndarray:
+    """A flat vector of which only the vectors of normalizations are set, to where they start."""
+    flat = empty_vector(n_parameters(network), dtype)
+    for name, vectors in norm_views(network, flat).items():
+        for vector in vectors:
+            vector[...] = NORM_START[name]
     return flat
 
 
@@ -402,8 +450,11 @@ class _Lowering:
         self.sizes = self.runs.geometry(DTYPES[self.dtype.name])
         self.shapes = layer_shapes(network)
         self.functions = functions_of(network)
+        self.trained = [k for k, layer in enumerate(network.layers) if layer.trained]
         self.store = _Buffer()
         self.clip_scale: int | None = None  # where the store has the factor that clips by norm
+        self.slots = slot_fields(optimizer)
+        self.norms = Normalizations(self)
         self.network_size = sum(I * O for I, O in self.shapes)
         if self.sparse and self.csr.row_entries is not None:
             I, O = self.shapes[0]
@@ -587,23 +638,27 @@ class _Lowering:
         output: _Rows,
         operands: str,
     ) -> np.ndarray:
+        """The product, with its activation unless that follows a normalization."""
         sparse = self.sparse and layer == 0
         weight = "weight" if operands == self.dtype.name else "operand"
+        own = self.activation_fields(layer)
+        if layer in self.norms.places:
+            own = {"bias": self.norms.zeros, "slope": -1}
         return self.record(
             "CSR_FORWARD" if sparse else "DENSE_FORWARD",
             layer,
-            **{**parameters, **source, "weight": parameters[weight]},
+            **{**parameters, **source, "weight": parameters[weight], **own},
             dtype=DTYPES[operands],
             output=output.place,
             ld_output=output.ld,
-            **self.activation_fields(layer),
         )
 
     def inference(
-        self, parameters: list[dict[str, int]], raw: bool
+        self, parameters: list[dict[str, int]], raw: bool, depth: int | None
     ) -> tuple[np.ndarray, int, _Buffer, int]:
-        """Forward ops over two buffers in turn; their rows, the arena they need, and where in it
-        the scratch is, which has room for a panel of any weight that is read in place.
+        """Forward ops over two buffers in turn, of all layers or some; their rows, the arena they
+        need, and where in it the scratch is, which has room for a panel of any weight that is read
+        in place.
         """
         widest = max(self.output_stride(layer) for layer in range(len(self.shapes)))
         rows = _chunk_rows(2 * widest * self.dtype.itemsize) * self.runs.chunks
@@ -614,16 +669,16 @@ class _Lowering:
         scratch = self.take(arena, longest * widest_panel)
         buffers = [self.take(arena, rows * widest) for _ in range(2)]
         source = {"from_stream": 1}
-        for layer, fields in enumerate(parameters):
+        for layer, fields in enumerate(parameters[:depth]):
             output = _Rows(buffers[layer % 2], self.output_stride(layer))
             ops.append(self.forward(layer, fields, source, output, self.dtype.name))
+            ops += self.norms.predict(layer, arena, rows, output)
             source = {"input": output.place, "ld_input": output.ld}
-        last = len(self.shapes) - 1
-        link = "identity" if raw else self.network.loss.output_activation
+        link = "identity" if raw or depth else self.network.loss.output_activation
         ops.append(
             self.record(
                 "OUTPUT",
-                last,
+                layer,
                 output=output.place,
                 ld_output=output.ld,
                 activation=ACTIVATIONS[link],
@@ -697,7 +752,7 @@ class _Lowering:
             ops.append(
                 self.record("CSR_INDEX", 0, **{**parameters[0], "units": 1, "gradient": mode})
             )
-            if self.optimizer and not self.csr.lazy:
+            if self.optimizer and not self.csr.lazy and 0 in self.trained:
                 ops.append(self.catch_up(parameters[0]))
         else:
             ops.append(self.record("GATHER", 0, output=gathered.place, ld_output=gathered.ld))
@@ -707,7 +762,9 @@ class _Lowering:
         for layer, fields in enumerate(parameters):
             made, of = outputs[layer], self.products_of(layer)
             slopes.append(self.slope_fields(layer, rows))
-            ops.append(self.forward(layer, {**fields, **slopes[layer]}, sources[layer], made, of))
+            z = self.norms.input(layer, made, rows)
+            ops.append(self.forward(layer, {**fields, **slopes[layer]}, sources[layer], z, of))
+            ops += self.norms.forward(layer, (arena, batch_size), z, made, slopes[layer])
             if layer < last:
                 input = operand(layer + 1, self.shapes[layer][1], made)
                 sources.append({"input": input.place, "ld_input": input.ld})
@@ -719,10 +776,14 @@ class _Lowering:
         deltas: dict[int, _Rows] = {}
         for layer in range(last, -1, -1):
             delta = deltas[layer] = operand(layer, self.shapes[layer][1], d_outputs[layer])
-            if layer == 0:
+            if layer == self.trained[0]:
                 break
             fields = {**parameters[layer], **sources[layer], **slopes[layer - 1]}
             ops.append(self.backward_input(layer, fields, delta, d_outputs[layer - 1]))
+            through, d_outputs[layer - 1] = self.norms.backward(
+                layer - 1, d_outputs[layer - 1], rows
+            )
+            ops += through
         ops += self.parameter_ops(parameters, sources, deltas, batch_size, gradients)
         return np.array(ops, dtype=OP_DTYPE), arena.n_bytes
 
@@ -751,9 +812,12 @@ class _Lowering:
         """The rest of a step, after the gradients of the inputs."""
         ops, updates = [], []
         mode = "update" if gradients == "fused" else "overwrite"
-        for layer, fields in enumerate(parameters):
+        for layer in self.trained:
+            fields = parameters[layer]
             if gradients == "sharded":
                 fields = fields | {"shard_rows": -(-batch_size // self.shards(batch_size))}
+            if layer in self.norms.places:
+                fields = fields | {"bias": -1}  # NORM_UPDATE has it
             delta = {
                 "d_output": deltas[layer].place,
                 "ld_output": deltas[layer].ld,
@@ -770,22 +834,30 @@ class _Lowering:
             if gradients != "fused" and self.optimizer:
                 updates.append(self.update(layer, fields))
         if self.optimizer is None:
-            return ops
-        return [*ops, *self.norm_ops(parameters), *updates, *self.limit_ops(parameters)]
+            return ops + self.norms.late
+        return [
+            *(*ops, *self.norms.late, *self.norm_ops(parameters), *updates),
+            *(*self.norms.updates(), *self.limit_ops(parameters)),
+        ]
 
     def norm_ops(self, parameters: list[dict[str, int]]) -> list[np.ndarray]:
         """What finds the norm of all gradients, where they are clipped by it."""
         if self.clip_scale is None:
             return []
-        counts = [fields["units"] for fields in parameters]
-        start = self.store.take(8 * sum(counts))
-        ends = np.cumsum(counts)
         ops = [
             self.parameter_op(
-                "GRADIENT_SQUARES", layer, {**fields, "norms": start + 8 * int(end - count)}
+                "GRADIENT_SQUARES",
+                layer,
+                fields | ({"bias": -1} if layer in self.norms.places else {}),
             )
-            for layer, (fields, count, end) in enumerate(zip(parameters, counts, ends, strict=True))
+            for layer, fields in enumerate(parameters)
+            if layer in self.trained
         ]
+        ops += self.norms.squares()
+        ends = np.cumsum([int(op["units"]) for op in ops])
+        start = self.store.take(8 * int(ends[-1]))
+        for op, end in zip(ops, ends, strict=True):
+            op["norms"] = start + 8 * int(end - op["units"])
         sums = {"norms": start, "units": 1, "clip_norm": self.optimizer.clip_norm}
         total = self.record("GRADIENT_NORM", 0, **sums, clip_scale=self.clip_scale)
         total["I"] = ends[-1]
@@ -803,6 +875,7 @@ class _Lowering:
                 {**fields, **how, "units": 1 if self.narrow(layer) else self.panels(O)},
             )
             for layer, (fields, (_, O)) in enumerate(zip(parameters, self.shapes, strict=True))
+            if layer in self.trained
         ]
 
     def parameter_op(self, kind: str, layer: int, fields: Mapping[str, int | float]) -> np.ndarray:
@@ -863,7 +936,7 @@ class _Lowering:
 
     def few_rows(self) -> int:
         n_bytes = self.network_size * self.dtype.itemsize
-        few = not (self.sparse or self.functions) and n_bytes <= FEW_ROWS_BYTES
+        few = not (self.sparse or self.functions or self.norms.places) and n_bytes <= FEW_ROWS_BYTES
         return FEW_ROWS if few else 0
 
     def packs_input(self, layer: int, batch_size: int) -> bool:
@@ -929,7 +1002,12 @@ def _require_steps(lowering: _Lowering, gradients: str) -> None:
 
 
 def _compile(
-    lowering: _Lowering, *, batch_size: int = 0, gradients: str | None = None, raw: bool = False
+    lowering: _Lowering,
+    *,
+    batch_size: int = 0,
+    gradients: str | None = None,
+    raw: bool = False,
+    depth: int | None = None,
 ) -> Plan:
     network = lowering.network
     gradients = gradients or lowering.gradients(batch_size)
@@ -943,7 +1021,10 @@ def _compile(
         lowering.parameter_fields(layer, train=train, n_gradients=n_gradients)
         for layer in range(len(network.layers))
     ]
-    inference_ops, inference_rows, inference_arena, scratch = lowering.inference(parameters, raw)
+    lowering.norms.place(parameters, train=train)
+    inference_ops, inference_rows, inference_arena, scratch = lowering.inference(
+        parameters, raw, depth
+    )
     ops, arena, evaluation_ops = np.zeros(0, OP_DTYPE), 0, np.zeros(0, OP_DTYPE)
     if lowering.optimizer and lowering.optimizer.clip_norm is not None:
         lowering.clip_scale = lowering.take(lowering.store, 1)
@@ -956,9 +1037,12 @@ def _compile(
         lowering.record("UPDATE", i, **fields, dtype=DTYPES[lowering.products_of(i)])
         for i, fields in enumerate(parameters)
     ]
-    parameter_ops = np.array(records, dtype=OP_DTYPE)
+    if lowering.optimizer:
+        for i in set(range(len(parameters))) - set(lowering.trained):
+            records[i]["weight_gradient"] = records[i]["bias_gradient"] = -1
+    parameter_ops = np.array([*records, *lowering.norms.records()], dtype=OP_DTYPE)
     catch_up_ops = np.zeros(0, OP_DTYPE)
-    if lowering.sparse and lowering.optimizer is not None:
+    if lowering.sparse and lowering.optimizer is not None and 0 in lowering.trained:
         catch_up_ops = np.array([lowering.catch_up(parameters[0])], OP_DTYPE)
     tables = (ops, accumulate_ops, inference_ops, evaluation_ops, parameter_ops, catch_up_ops)
     for table in tables:
@@ -1017,8 +1101,11 @@ def store_bytes(
     """
     lowering = _Lowering(network, dtype, optimizer, sparse=sparse, backend=backend)
     kept = int(optimizer is None or lowering.keeps_gradients())
-    for layer in range(len(lowering.shapes)):
+    parameters = [
         lowering.parameter_fields(layer, train=True, n_gradients=kept)
+        for layer in range(len(lowering.shapes))
+    ]
+    lowering.norms.place(parameters, train=True)
     if lowering.runs.whole_csr_gradient and sparse and optimizer:
         I, O = lowering.shapes[0]
         lowering.take(lowering.store, I * O)
@@ -1068,6 +1155,8 @@ def compile_training(
     operands = dtype if isinstance(dtype, str) and dtype in ROUNDED else None
     if operands and not backend_of(backend).rounds:
         raise ValueError(f"backend {backend!r} has no {operands}.")
+    if operands and any(layer.normalization for layer in network.layers):
+        raise ValueError(f"no normalization with {operands}; use float32 or float64.")
     kind = np.dtype(np.float32 if operands else dtype)
     lowering = _Lowering(
         network, kind, optimizer, sparse=sparse, operands=operands, backend=backend
@@ -1083,7 +1172,11 @@ def compile_gradients(
     sparse: bool = False,
     backend: str = DEFAULT_BACKEND,
 ) -> Plan:
-    """Compile the loss and gradient of a whole data set, in batches of at most `n_rows` rows."""
+    """Compile the loss and gradient of a whole data set, in batches of at most `n_rows` rows,
+    so that there is no batch normalization.
+    """
+    if any(isinstance(layer.normalization, BatchNorm) for layer in network.layers):
+        raise ValueError("the gradient of a whole data set is of many batches: no BatchNorm.")
     lowering = _Lowering(network, dtype, None, sparse=sparse, backend=backend)
     return _compile(lowering, batch_size=min(n_rows, GRADIENT_ROWS), gradients="kept")
 
@@ -1099,10 +1192,12 @@ def compile_inference(
     dtype: np.dtype | type,
     sparse: bool = False,
     raw: bool = False,
+    depth: int | None = None,
     in_place: bool = False,
     backend: str = DEFAULT_BACKEND,
 ) -> Plan:
-    """Compile a forward pass; with `raw` the output activation is left out.
+    """Compile a forward pass; with `raw` the output activation is left out, and with a `depth` all
+    but so many layers, whose outputs are then those of the plan.
 
     With `in_place` it reads weights where they lie, each thread panel by panel for each piece of
     the rows; see :func:`reads_in_place` (measured by benchmarks/predictions.py, "few").
@@ -1110,4 +1205,4 @@ def compile_inference(
     if in_place and not backend_of(backend).in_place:
         raise ValueError(f"backend {backend!r} does not read weights in place.")
     lowering = _Lowering(network, dtype, None, sparse=sparse, in_place=in_place, backend=backend)
-    return _compile(lowering, raw=raw)
+    return _compile(lowering, raw=raw, depth=depth)

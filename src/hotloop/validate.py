@@ -11,7 +11,7 @@ import math
 import os
 import pickle
 import sys
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -1063,6 +1063,80 @@ def hidden_layer_sizes(value: Any) -> tuple[int, ...]:
     return tuple(int(size) for size in sizes)
 
 
+def frozen_layers(value: Any, n_layers: int) -> frozenset[int]:
+    """Numbers of the layers that are not to be trained.
+
+    Parameters
+    ----------
+    value : array-like of int or None
+        The estimator's parameter; -1 is the output layer.
+    n_layers : int
+        Layers that have weights.
+
+    Returns
+    -------
+    frozenset of int
+        From 0, the first layer after the input.
+
+    Raises
+    ------
+    ValueError
+        For anything but numbers of layers, or for all of them.
+    """
+    numbers = [] if value is None else list(value)
+    if not all(isinstance(k, Integral) and -n_layers <= k < n_layers for k in numbers):
+        raise ValueError(
+            f"frozen_layers must be numbers from {-n_layers} to {n_layers - 1}, since there are "
+            f"{n_layers} layers with weights; got {value}."
+        )
+    frozen = frozenset(int(k) % n_layers for k in numbers)
+    if len(frozen) == n_layers:
+        raise ValueError(
+            f"frozen_layers={value} leaves nothing to train of {n_layers} layers. Leave one out."
+        )
+    return frozen
+
+
+def initial_parameters(init: Any, network: Network, dtype: Any) -> list[Array]:
+    """Weights and biases that the user wants to start from.
+
+    Parameters
+    ----------
+    init : (list of array-like, list of array-like)
+        Those of each layer, as `coefs_` and `intercepts_` have them.
+    network : Network
+        What is to be trained.
+    dtype : dtype
+        What is computed with.
+
+    Returns
+    -------
+    list of ndarray
+        All weights, then all biases, C-contiguous and of that dtype.
+
+    Raises
+    ------
+    ValueError
+        If it is no such pair, of other shapes, or not finite.
+    """
+    if len(init) != 2 or any(isinstance(part, str) for part in init):
+        raise ValueError(
+            f"init must be a name or a pair of lists, weights and biases of each layer; got {init}."
+        )
+    coefs, intercepts = parameters(*init)
+    have = [coefs[0].shape[0], *(len(b) for b in intercepts)]
+    want = [network.in_shape[0], *(layer.units for layer in network.layers)]
+    if have != want:
+        raise ValueError(
+            f"init holds layers of {have} units, but X, hidden_layer_sizes and y ask for {want}."
+        )
+    with np.errstate(over="ignore"):
+        arrays = as_dtype([*coefs, *intercepts], dtype)
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ValueError(f"init must hold numbers that are finite in {np.dtype(dtype)}.")
+    return arrays
+
+
 def parameters(coefs: Sequence[Any], intercepts: Sequence[Any]) -> tuple[list[Array], list[Array]]:
     """`coefs_` and `intercepts_` as they are now, made fit to compute with.
 
@@ -1108,6 +1182,41 @@ def parameters(coefs: Sequence[Any], intercepts: Sequence[Any]) -> tuple[list[Ar
     dtypes = {array.dtype for array in (*matrices, *vectors)}
     dtype = np.dtype(np.float32 if dtypes <= {np.dtype("f2"), np.dtype("f4")} else np.float64)
     return as_dtype(matrices, dtype), as_dtype(vectors, dtype)
+
+
+def norm_vectors(named: Mapping[str, Sequence[Any]], coefs: Sequence[Array]) -> list[Array]:
+    """Vectors of normalizations as they are now, made fit to compute with.
+
+    Parameters
+    ----------
+    named : mapping of str to sequence of array-like of shape (O,)
+        By the attributes that they are, each with one of every hidden layer.
+    coefs : sequence of ndarray of shape (I, O)
+        Weights of all layers.
+
+    Returns
+    -------
+    list of ndarray of shape (O,)
+        Of the dtype of `coefs`, in the order given.
+
+    Raises
+    ------
+    ValueError
+        If they do not fit the layers, hold no real numbers, or a variance is negative.
+    """
+    widths, vectors = [coef.shape[1] for coef in coefs[:-1]], []
+    for name, arrays in named.items():
+        found = [np.asarray(array) for array in arrays]
+        shapes = [array.shape for array in found]
+        if shapes != [(width,) for width in widths] or {a.dtype.kind for a in found} - {*"fiub"}:
+            raise ValueError(
+                f"{name} must hold one vector of real numbers for each hidden layer, of "
+                f"{widths} units; got shapes {shapes}."
+            )
+        if name == "norm_variances_" and any((array < 0).any() for array in found):
+            raise ValueError("norm_variances_ must not be negative.")
+        vectors += found
+    return as_dtype(vectors, coefs[0].dtype)
 
 
 def as_dtype(arrays: Sequence[Array], dtype: Any) -> list[Array]:

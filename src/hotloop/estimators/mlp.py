@@ -241,7 +241,14 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     mixup : float, default=0.0
         Not built yet.
     normalization : {'batch', 'layer'}, BatchNorm, LayerNorm or None, default=None
-        Not built yet.
+        What the sums z of each hidden layer become before the activation:
+        ``norm_scales_ * (z - mean) / sqrt(variance + epsilon) + intercepts_``. 'batch' takes
+        mean and variance of each unit over the rows of a batch, whatever their `sample_weight`;
+        predictions and validation scores take `norm_means_` and `norm_variances_`, averages over
+        the batches. A batch of one row becomes `intercepts_`, and says nothing of a variance: a
+        last batch of so few is better avoided by `batch_size`. Not for 'lbfgs'. 'layer' takes
+        them of each row over the units. Not for bfloat16. :class:`BatchNorm` and
+        :class:`LayerNorm` have the parameters, and say where it is from.
     l1_ratio : float, default=0.0
         The part of the penalty that is L1, between 0 and 1, as in scikit-learn's ElasticNet:
         ``alpha * (l1_ratio * sum(|w|) + (1 - l1_ratio) / 2 * sum(w ** 2))``. Its slope is
@@ -258,7 +265,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         Largest absolute value of an element of the gradient, the penalty included: larger ones are
         set to it, after `clip_norm`. Not for 'lbfgs'.
     init : {'auto', 'glorot_uniform', 'glorot_normal', 'he_uniform', 'he_normal', 'lecun_uniform', \
-            'lecun_normal', 'orthogonal'}, default='auto'
+            'lecun_normal', 'orthogonal'} or pair of lists of array-like, default='auto'
         How weights are drawn, with ``I`` inputs and ``O`` outputs of a layer: with variance
         ``2 / (I + O)`` [1]_, ``2 / I`` [12]_ or ``1 / I`` [13]_, uniform or normal; or a matrix
         with orthogonal columns (rows, if these are fewer) of length 1, and of ``sqrt(2)`` under
@@ -267,13 +274,17 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         functions, it is scikit-learn's very draw ('glorot_uniform', of the biases, too); else
         'he_normal', but 'lecun_normal' for 'selu' and 'glorot_uniform' for 'softsign' and
         'hard_sigmoid'.
+        A pair is the weights and the biases of each layer to start from, as `coefs_` and
+        `intercepts_` of a fitted estimator; nothing is drawn then.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
         Hands out an average of the weights instead of the last ones: 'ema' or
         :class:`~hotloop.EMA`, a moving average over steps, which goes on in `partial_fit`; 'swa' or
         :class:`~hotloop.SWA`, the mean over the last epochs. `loss_curve_` is of the weights that
         training goes on with. Not for 'lbfgs'.
     frozen_layers : array-like of int or None, default=None
-        Not built yet.
+        Layers whose weights and biases stay as they are, from 0, the first after the input, to
+        -1, the output layer. For `init`, `warm_start` or `partial_fit` to start from weights
+        that were learnt elsewhere.
     scoring : str, callable or None, default=None
         What is watched after every epoch on validation rows, those that `early_stopping` sets
         aside or X_val and y_val of `fit`. None: the accuracy. 'loss': the negative of
@@ -314,6 +325,13 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         `intercepts_` are row-major views of one vector; edit or replace them as you like.
     intercepts_ : list of ndarray of shape (n_out,)
         Biases of each layer.
+    norm_scales_ : list of ndarray of shape (n_out,)
+        Factors of each hidden layer; set with a `normalization`. They and the next two are views
+        of the same vector, to edit as you like.
+    norm_means_ : list of ndarray of shape (n_out,)
+        Means that predictions normalise each hidden layer by; set with batch normalization.
+    norm_variances_ : list of ndarray of shape (n_out,)
+        The variances, those without bias; set with batch normalization.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -999,7 +1017,14 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     mixup : float, default=0.0
         Not built yet.
     normalization : {'batch', 'layer'}, BatchNorm, LayerNorm or None, default=None
-        Not built yet.
+        What the sums z of each hidden layer become before the activation:
+        ``norm_scales_ * (z - mean) / sqrt(variance + epsilon) + intercepts_``. 'batch' takes
+        mean and variance of each unit over the rows of a batch, whatever their `sample_weight`;
+        predictions and validation scores take `norm_means_` and `norm_variances_`, averages over
+        the batches. A batch of one row becomes `intercepts_`, and says nothing of a variance: a
+        last batch of so few is better avoided by `batch_size`. Not for 'lbfgs'. 'layer' takes
+        them of each row over the units. Not for bfloat16. :class:`BatchNorm` and
+        :class:`LayerNorm` have the parameters, and say where it is from.
     l1_ratio : float, default=0.0
         The part of the penalty that is L1, between 0 and 1, as in scikit-learn's ElasticNet:
         ``alpha * (l1_ratio * sum(|w|) + (1 - l1_ratio) / 2 * sum(w ** 2))``. Its slope is
@@ -1016,7 +1041,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         Largest absolute value of an element of the gradient, the penalty included: larger ones are
         set to it, after `clip_norm`. Not for 'lbfgs'.
     init : {'auto', 'glorot_uniform', 'glorot_normal', 'he_uniform', 'he_normal', 'lecun_uniform', \
-            'lecun_normal', 'orthogonal'}, default='auto'
+            'lecun_normal', 'orthogonal'} or pair of lists of array-like, default='auto'
         How weights are drawn, with ``I`` inputs and ``O`` outputs of a layer: with variance
         ``2 / (I + O)`` [1]_, ``2 / I`` [12]_ or ``1 / I`` [13]_, uniform or normal; or a matrix
         with orthogonal columns (rows, if these are fewer) of length 1, and of ``sqrt(2)`` under
@@ -1025,13 +1050,17 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         functions, it is scikit-learn's very draw ('glorot_uniform', of the biases, too); else
         'he_normal', but 'lecun_normal' for 'selu' and 'glorot_uniform' for 'softsign' and
         'hard_sigmoid'.
+        A pair is the weights and the biases of each layer to start from, as `coefs_` and
+        `intercepts_` of a fitted estimator; nothing is drawn then.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
         Hands out an average of the weights instead of the last ones: 'ema' or
         :class:`~hotloop.EMA`, a moving average over steps, which goes on in `partial_fit`; 'swa' or
         :class:`~hotloop.SWA`, the mean over the last epochs. `loss_curve_` is of the weights that
         training goes on with. Not for 'lbfgs'.
     frozen_layers : array-like of int or None, default=None
-        Not built yet.
+        Layers whose weights and biases stay as they are, from 0, the first after the input, to
+        -1, the output layer. For `init`, `warm_start` or `partial_fit` to start from weights
+        that were learnt elsewhere.
     scoring : str, callable or None, default=None
         What is watched after every epoch on validation rows, those that `early_stopping` sets
         aside or X_val and y_val of `fit`. None: R2, as `score` has it. 'loss': the negative of
@@ -1069,6 +1098,13 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         `intercepts_` are row-major views of one vector; edit or replace them as you like.
     intercepts_ : list of ndarray of shape (n_out,)
         Biases of each layer.
+    norm_scales_ : list of ndarray of shape (n_out,)
+        Factors of each hidden layer; set with a `normalization`. They and the next two are views
+        of the same vector, to edit as you like.
+    norm_means_ : list of ndarray of shape (n_out,)
+        Means that predictions normalise each hidden layer by; set with batch normalization.
+    norm_variances_ : list of ndarray of shape (n_out,)
+        The variances, those without bias; set with batch normalization.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
