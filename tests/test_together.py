@@ -1,0 +1,71 @@
+"""What steps, layers and losses do together: independent implementations agree on all of it."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from hotloop import MLPClassifier, backends
+
+X, y = load_digits(return_X_y=True)
+X, y = X[:130] / 16, y[:130]
+STEPS = {
+    "adam": {},
+    "adamw": {"solver": "adamw"},
+    "amsgrad": {"solver": "amsgrad"},
+    "lion": {"solver": "lion"},
+    "average": {"averaging": "ema"},
+    "clipped": {"clip_norm": 0.5},
+    "limited": {"max_norm": 1.0},
+    "l1": {"l1_ratio": 0.5, "alpha": 0.1},
+    "all": {"solver": "adamw", "averaging": "ema", "clip_norm": 0.5, "max_norm": 2.0},
+}
+LAYERS = {
+    "batch": {"normalization": "batch"},
+    "layer": {"normalization": "layer"},
+    "dropped": {"normalization": "batch", "dropout": 0.3, "activation": "gelu"},
+    "mixed": {"normalization": "layer", "dropout": 0.2, "mixup": 0.4, "input_noise": 0.1},
+    "frozen": {"normalization": "batch", "frozen_layers": [0], "loss": "focal"},
+    "weighted": {"dropout": 0.5, "class_weight": "balanced", "learning_rate": "cosine"},
+}
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+needs_numba = pytest.mark.skipif(
+    backends.why_unavailable("numba") is not None, reason=str(backends.why_unavailable("numba"))
+)
+
+
+def learnt(**parameters):
+    """All that a fit has learnt, as one vector."""
+    how = {"hidden_layer_sizes": (16, 9), "max_iter": 3, "batch_size": 48, "random_state": 0}
+    model = MLPClassifier(**{**how, **parameters}).fit(X, y)
+    names = ("coefs_", "intercepts_", "norm_scales_", "norm_means_", "norm_variances_")
+    arrays = [array for name in names for array in vars(model).get(name, ())]
+    return np.concatenate([array.ravel() for array in arrays] + [model.loss_curve_])
+
+
+@needs_numba
+@pytest.mark.parametrize("layers", LAYERS)
+@pytest.mark.parametrize("steps", STEPS)
+def test_two_implementations_learn_the_same(steps, layers):
+    """The compiled kernels and numba's, which have no line in common."""
+    how = {**STEPS[steps], **LAYERS[layers]}
+    compiled, other = learnt(**how, backend="compiled"), learnt(**how, backend="numba")
+    assert np.linalg.norm(compiled - other) <= 1e-9 * np.linalg.norm(compiled)
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+@pytest.mark.parametrize("steps", ["average", "all"])
+def test_bits_do_not_depend_on_threads(steps, layers, monkeypatch):
+    """One thread, two, or four of which some wait for a processor."""
+    monkeypatch.setenv("HOTLOOP_NUM_THREADS", "4")
+    how = {**STEPS[steps], **LAYERS[layers], "backend": "compiled"}
+    alone = learnt(**how, n_jobs=1)
+    for n_jobs in (2, 4):
+        np.testing.assert_array_equal(learnt(**how, n_jobs=n_jobs), alone)
+
+
+def test_every_part_changes_what_is_learnt():
+    """No case above is another one by mistake."""
+    found = [learnt(**how, backend="compiled")[:100] for how in (*STEPS.values(), *LAYERS.values())]
+    for k, one in enumerate(found):
+        assert all(not np.allclose(one, other) for other in found[:k])
