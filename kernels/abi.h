@@ -43,7 +43,13 @@
     F(CSR_UPDATE, updates)     /* the same, of the features that the batch touches */              \
     F(GRADIENT_SQUARES, norms) /* norms <- sum of squares of the mean gradient of each unit */     \
     F(GRADIENT_NORM, clip)     /* clip_scale <- what clips the gradient, by I sums of `norms` */   \
-    F(MAX_NORM, limits)        /* weight <- columns shrunk to a norm of max_norm, if longer */
+    F(MAX_NORM, limits)        /* weight <- columns shrunk to a norm of max_norm, if longer */     \
+    F(MUON_SQUARES, muon_squares)       /* norms <- squares of the direction of a step */          \
+    F(MUON_SCALE, muon_scale)           /* result <- the direction, of norm 1; (n, m), n >= m */   \
+    F(MUON_GRAM, muon_gram)             /* result <- left' . left */                               \
+    F(MUON_POLYNOMIAL, muon_polynomial) /* result <- left . (scale right + shift 1), symmetric */  \
+    F(MUON_APPLY, muon_apply)           /* the same, of n rows */                                  \
+    F(MUON_UPDATE, updates)             /* weight <- step along left, bias by its optimizer */
 
 /* Of an op's elements. bfloat16 is of the operands of products, all else being float32: by the
  * processor's own instruction where it has one, or from float32 arithmetic anywhere. */
@@ -60,9 +66,11 @@
     F(sgd) F(nesterov) F(adam) F(amsgrad) F(nadam) F(rmsprop) F(adagrad) F(lion)
 /* Scalars of a step, one row of these for each parameter group. Those after decay are read by
  * `extended` ops alone: a weight is multiplied by shrink before its step, epsilon by correction;
- * gradient_rate is nadam's second rate, and average what is kept of an average. */
+ * gradient_rate is nadam's second rate, and average what is kept of an average. Those of a matrix
+ * are for weights that step along one (muon.h). */
 #define HL_SCALARS(F)                                                                              \
-    F(rate) F(momentum) F(decay) F(shrink) F(correction) F(gradient_rate) F(average)
+    F(rate) F(momentum) F(decay) F(shrink) F(correction) F(gradient_rate) F(average)               \
+    F(matrix_rate) F(matrix_momentum) F(matrix_shrink)
 
 /* type, name. Offsets are bytes into the arena (activations, deltas) or the store
  * (parameters and all that goes with them); -1 where an op has no such buffer. */
@@ -122,7 +130,14 @@
     F(int64_t, bias_average)                                                                       \
     F(int64_t, norms)      /* (units,) float64; of GRADIENT_NORM: those of all layers */           \
     F(int64_t, clip_scale) /* (1,) of the op's dtype */                                            \
-    F(int32_t, extended)   /* 1: steps do more than the first three rules by themselves */
+    F(int32_t, extended)   /* 1: steps do more than the first three rules by themselves */         \
+    F(int32_t, nesterov)   /* 1: of the momentum of a matrix */                                    \
+    F(int64_t, left)       /* store, matrices (n or m, ld_matrix), see muon.h */                   \
+    F(int64_t, right)                                                                              \
+    F(int64_t, result)                                                                             \
+    F(int64_t, ld_matrix)                                                                          \
+    F(double, scale) /* of right; of MUON_UPDATE: of the rate */                                   \
+    F(double, shift)
 
 #define HL_FIELD(type, name) type name;
 typedef struct hl_op {

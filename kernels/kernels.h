@@ -11,6 +11,7 @@
 #include "product.h"
 #include "optimizer.h"
 #include "dense.h"
+#include "muon.h"
 #if !PAIRED
 #include "csr.h"
 #include "loss.h"
@@ -53,6 +54,11 @@ const hl_kernels HL_THIS_TABLE = {
             [HL_OUTPUT] = output_rows,
             [HL_CSR_BACKWARD_WEIGHT] = csr_backward_weight,
             [HL_CSR_UPDATE] = csr_update,
+            [HL_MUON_SQUARES] = muon_squares,
+            [HL_MUON_SCALE] = muon_scale,
+            [HL_MUON_GRAM] = muon_gram,
+            [HL_MUON_POLYNOMIAL] = muon_polynomial,
+            [HL_MUON_APPLY] = muon_apply,
 #endif
             [HL_DENSE_FORWARD] = dense_forward,
             [HL_DENSE_BACKWARD_INPUT] = dense_backward_input,
@@ -62,6 +68,7 @@ const hl_kernels HL_THIS_TABLE = {
             [HL_GRADIENT_SQUARES] = gradient_squares,
             [HL_GRADIENT_NORM] = gradient_norm,
             [HL_MAX_NORM] = max_norm,
+            [HL_MUON_UPDATE] = muon_update,
         },
     .prepare = prepare,
 #if !PAIRED

@@ -30,7 +30,7 @@ from hotloop.kernels import (
     backend_of,
 )
 from hotloop.kernels import SCALARS as SCALARS
-from hotloop.spec import Function, Network, Optimizer
+from hotloop.spec import Function, Muon, Network, Optimizer
 
 #: Parameter groups: each has its own row of scalars in every step.
 GROUPS = ("weight", "bias")
@@ -64,6 +64,9 @@ FEW_ROWS, FEW_ROWS_BYTES = 4, 64 * 2**20
 SHARDS, SHARDED_FROM = 2, 4
 #: On a GPU: shards are no more than make about so many tiles, of such a size, for all its cores.
 MOST_TILES, SHARD_TILE = 512, 64
+#: Rows of a product of matrices in a step of Muon that a thread takes at a time: whole tiles, and
+#: whole vectors of every instruction set, since a symmetric result is cut there.
+MATRIX_ROWS = 48
 #: Rows of a batch of the gradient plan; part of what its bits depend on.
 GRADIENT_ROWS = 512
 
@@ -332,6 +335,10 @@ class _Lowering:
         self.functions = functions_of(network)
         self.store = _Buffer()
         self.clip_scale: int | None = None  # where the store has the factor that clips by norm
+        orthogonalizes = optimizer is not None and optimizer.orthogonalizes
+        #: Layers whose weights, between hidden units, step along orthogonal matrices.
+        self.matrices = range(1, len(self.shapes) - 1) if orthogonalizes else range(0)
+        self.directions: dict[int, int] = {}  # where the store has those matrices in the end
         self.network_size = sum(I * O for I, O in self.shapes)
         if self.sparse and self.csr.row_entries is not None:
             I, O = self.shapes[0]
@@ -343,12 +350,12 @@ class _Lowering:
 
     def layout(self, layer: int) -> str:
         """Rows under CSR input; narrow if lanes along the outputs would be mostly empty, but for
-        rounded operands, which lie in pairs.
+        rounded operands, which lie in pairs, and for matrices of Muon.
         """
         if self.sparse and layer == 0:
             return "rows"
         few = 2 * self.shapes[layer][1] <= self.sizes["vector_lanes"]
-        return "narrow" if few and not self.rounds else "panels"
+        return "narrow" if few and not self.rounds and layer not in self.matrices else "panels"
 
     def narrow(self, layer: int) -> bool:
         return self.layout(layer) == "narrow"
@@ -662,7 +669,7 @@ class _Lowering:
         gradients: str,
     ) -> list[np.ndarray]:
         """The rest of a step, after the gradients of the inputs."""
-        ops, updates = [], []
+        ops, updates, matrices = [], [], self.matrix_ops(parameters)
         mode = "update" if gradients == "fused" else "overwrite"
         for layer, fields in enumerate(parameters):
             if gradients == "sharded":
@@ -684,7 +691,7 @@ class _Lowering:
                 updates.append(self.update(layer, fields))
         if self.optimizer is None:
             return ops
-        return [*ops, *self.norm_ops(parameters), *updates, *self.limit_ops(parameters)]
+        return [*ops, *self.norm_ops(parameters), *matrices, *updates, *self.limit_ops(parameters)]
 
     def norm_ops(self, parameters: list[dict[str, int]]) -> list[np.ndarray]:
         """What finds the norm of all gradients, where they are clipped by it."""
@@ -703,6 +710,52 @@ class _Lowering:
         total = self.record("GRADIENT_NORM", 0, **sums, clip_scale=self.clip_scale)
         total["I"] = ends[-1]
         return [*ops, total]
+
+    def matrix_buffers(self, layer: int) -> list[int]:
+        """Room for the matrices of a layer in a step of Muon: twice Z, A, P, and sums of squares,
+        of its units or, for who has no units, its rows.
+        """
+        short, long = sorted(self.shapes[layer])
+        rows = (long, long, short, short)
+        places = [self.take(self.store, n * self.stride(short)) for n in rows]
+        return [*places, self.store.take(8 * max(self.units(layer), self.shapes[layer][0]))]
+
+    def matrix_ops(self, parameters: list[dict[str, int]]) -> list[np.ndarray]:
+        """What makes orthogonal matrices, stage by stage, each for all layers that have one."""
+        stages = [self.orthogonalized(layer, parameters[layer]) for layer in self.matrices]
+        return [op for stage in zip(*stages, strict=True) for op in stage]
+
+    def orthogonalized(self, layer: int, fields: Mapping[str, int]) -> list[np.ndarray]:
+        """The same of one layer. The outcome is where `matrix_fields` says."""
+        assert isinstance(self.optimizer, Muon)
+        short, long = sorted(self.shapes[layer])
+        source, target, gram, polynomial, norms = self.matrix_buffers(layer)
+        a, b, c = self.optimizer.coefficients
+        fields = {**self.optimizer_fields(), **fields, **self.matrix_fields(layer)}
+
+        def product(kind: str, left: int, right: int, result: int, **how: float) -> np.ndarray:
+            places = {"left": left, "right": right, "result": result}
+            size = long if kind == "MUON_APPLY" else short
+            cut = {"units": size, "grain": MATRIX_ROWS}
+            return self.record(kind, layer, **{**fields, **places, **how, **cut})
+
+        start = {**fields, "norms": norms, "result": source, "epsilon": self.optimizer.least_norm}
+        ops = [self.record(kind, layer, **start) for kind in ("MUON_SQUARES", "MUON_SCALE")]
+        for _ in range(self.optimizer.iterations):
+            ops += [
+                product("MUON_GRAM", source, source, gram),
+                product("MUON_POLYNOMIAL", gram, gram, polynomial, scale=c, shift=b),
+                product("MUON_APPLY", source, polynomial, target, scale=1.0, shift=a),
+            ]
+            source, target = target, source
+        self.directions[layer] = source
+        return ops
+
+    def matrix_fields(self, layer: int) -> dict[str, int | float]:
+        """Of all ops of a layer that steps along a matrix."""
+        assert isinstance(self.optimizer, Muon)
+        ld = self.stride(min(self.shapes[layer]))
+        return {"ld_matrix": ld, "nesterov": self.optimizer.nesterov}
 
     def limit_ops(self, parameters: list[dict[str, int]]) -> list[np.ndarray]:
         """What keeps the incoming weights of every unit short. Their units are panels."""
@@ -750,7 +803,7 @@ class _Lowering:
 
     def gradients(self, batch_size: int) -> str:
         """What becomes of the gradients of such batches, see :func:`compile_training`."""
-        if self.optimizer and self.optimizer.clip_norm is not None:
+        if self.matrices or (self.optimizer and self.optimizer.clip_norm is not None):
             return "kept"
         if not self.runs.divides:
             wide = self.runs.shard_rows is not None and batch_size > self.runs.shard_rows
@@ -767,12 +820,13 @@ class _Lowering:
 
     def keeps_gradients(self) -> bool:
         """Whether an optimizer has its gradients kept whatever the batch: to clip them by their
-        norm, or since its rule would be in the way of products there.
+        norm, to make orthogonal matrices of them, or since its rule would be in the way of
+        products there.
         """
         if self.optimizer is None:
             return False
         beyond = self.optimizer.extended and not self.runs.divides
-        return beyond or self.optimizer.clip_norm is not None
+        return beyond or self.optimizer.clip_norm is not None or len(self.matrices) > 0
 
     def few_rows(self) -> int:
         n_bytes = self.network_size * self.dtype.itemsize
@@ -792,6 +846,10 @@ class _Lowering:
         self.take(scratch, int(dense["grain"].max(initial=0)) * self.sizes["unit_size"])
         if dense["pack_input"].any():
             self.take(scratch, self.sizes["packed_size"])
+        if self.matrices and self.runs.divides:  # for a panel of a matrix
+            longest = max(min(self.shapes[layer]) for layer in self.matrices)
+            widest = self.sizes["panel_width"] + self.sizes["vector_lanes"]
+            self.take(scratch, min(longest, self.sizes["reduction"]) * widest)
         return scratch.n_bytes
 
     def backward_weight(
@@ -813,9 +871,14 @@ class _Lowering:
         return self.touched("CSR_CATCH_UP", fields, gradient=GRADIENTS["accumulate"])
 
     def update(self, layer: int, fields: Mapping[str, int]) -> np.ndarray:
-        how = {"gradient": GRADIENTS["update"]}
+        how: dict[str, int | float] = {"gradient": GRADIENTS["update"]}
         if self.layout(layer) == "rows":
             return self.touched("CSR_UPDATE", fields, **how)
+        if layer in self.matrices:
+            assert isinstance(self.optimizer, Muon)
+            how |= {"left": self.directions[layer], **self.matrix_fields(layer)}
+            how |= {"scale": self.optimizer.scale(*self.shapes[layer])}
+            return self.parameter_op("MUON_UPDATE", layer, {**fields, **how})
         return self.parameter_op("UPDATE", layer, {**fields, **how})
 
 
@@ -829,7 +892,8 @@ def _require_steps(lowering: _Lowering, gradients: str) -> None:
     optimizer = lowering.optimizer
     if optimizer is None:
         return
-    unsummed = optimizer.clip_norm is not None and gradients == "sharded"
+    whole = optimizer.clip_norm is not None or len(lowering.matrices) > 0
+    unsummed = whole and gradients == "sharded"
     if unsummed or (lowering.keeps_gradients() and gradients == "fused"):
         raise ValueError(f'{optimizer!r} needs gradients="kept" here, got {gradients!r}.')
     for name in ("clip_norm", "max_norm"):
@@ -928,6 +992,8 @@ def store_bytes(
     kept = int(optimizer is None or lowering.keeps_gradients())
     for layer in range(len(lowering.shapes)):
         lowering.parameter_fields(layer, train=True, n_gradients=kept)
+    for layer in lowering.matrices:
+        lowering.matrix_buffers(layer)
     if lowering.runs.whole_csr_gradient and sparse and optimizer:
         I, O = lowering.shapes[0]
         lowering.take(lowering.store, I * O)
