@@ -18,11 +18,11 @@
 PYTHON ?= python3
 # What runs once for every instruction set: the kernels, and scikit-learn's own suite.
 KERNEL_TESTS := $(addprefix tests/,test_kernels.py test_blocks.py test_few_rows.py test_sparse.py \
-  test_bfloat16.py test_generator.py)
+  test_bfloat16.py test_generator.py test_activations.py)
 ISA_TESTS ?= $(KERNEL_TESTS) tests/test_sklearn_suite.py
 # What runs once more on numba: ops against the oracle, estimators, scikit-learn's own suite.
-NUMBA_TESTS := $(addprefix tests/,test_kernels.py test_backends.py test_sparse.py \
-  test_runner_contract.py test_training.py test_estimators.py test_sklearn_suite.py)
+NUMBA_TESTS := $(addprefix tests/,test_kernels.py test_activations.py test_backends.py \
+  test_sparse.py test_runner_contract.py test_training.py test_estimators.py test_sklearn_suite.py)
 BENCH ?= estimators
 # Two processes: most of the time is scikit-learn's own.
 PYTEST ?= $(BIN)/pytest -n 2
@@ -89,7 +89,7 @@ define run_tests
 	  echo "HOTLOOP_ISA=$$isa"; HOTLOOP_ISA=$$isa $(PYTEST) $(1) $(ISA_TESTS) || exit 1; \
 	done
 	HOTLOOP_BACKEND=numba $(PYTEST) $(1) $(NUMBA_TESTS)
-	NUMBA_ENABLE_CUDASIM=1 $(PYTEST) $(1) tests/test_cuda.py
+	NUMBA_ENABLE_CUDASIM=1 $(PYTEST) $(1) tests/test_cuda.py tests/test_launches.py tests/test_races.py
 endef
 
 $(BIN)/python:

@@ -56,7 +56,10 @@
 #define HL_DTYPES(F) F(float32) F(float64) F(bfloat16) F(bfloat16_emulated)
 #define HL_LAYOUTS(F) F(panels) F(narrow) F(rows)
 /* `custom` and `custom_loss` are functions of the user, see hl_function. */
-#define HL_ACTIVATIONS(F) F(identity) F(relu) F(logistic) F(tanh) F(softmax) F(exp) F(custom)
+#define HL_ACTIVATIONS(F)                                                                          \
+    F(identity)                                                                                    \
+    F(relu) F(logistic) F(tanh) F(softmax) F(exp) F(custom) F(leaky_relu) F(elu) F(selu) F(gelu)   \
+        F(gelu_tanh) F(silu) F(mish) F(softplus) F(softsign) F(hard_sigmoid) F(hard_swish)
 #define HL_LOSSES(F) F(log_loss) F(binary_log_loss) F(squared_error) F(poisson) F(custom_loss)
 /* What a BACKWARD_WEIGHT does with the gradient: writes it over the gradient buffer, adds it
  * there, or hands it to the optimizer while it is in the cache; it is never written
@@ -99,7 +102,7 @@
     F(int64_t, ld_input) /* row strides in elements */                                             \
     F(int64_t, ld_d_input)                                                                         \
     F(int64_t, ld_output)                                                                          \
-    F(int64_t, slope) /* arena, (B, ld_slope): of a custom activation, where training needs */     \
+    F(int64_t, slope) /* arena, (B, ld_slope): of the activation, where training keeps it */       \
     F(int64_t, ld_slope)                                                                           \
     F(int64_t, row_loss)  /* arena, (B,) */                                                        \
     F(int64_t, squares)   /* store, (units,) float64: sum of squared weights of each unit */       \

@@ -6,8 +6,8 @@ alone, never on the number of blocks, and nothing is added atomically: the same 
 bits every time, alone or beside others.
 
 The simulator of numba (``NUMBA_ENABLE_CUDASIM=1``) runs all of this in Python, with tiles of a few
-elements. Its grid barrier knows one block only: races between blocks show on a GPU alone. What
-uses ``cuda`` has to be in this file, since the simulator swaps that name in the kernel's module.
+elements. Its grid barrier knows one block only; ``tests/races.py`` runs any number, and finds what
+no barrier orders. What uses ``cuda`` has to be in this file, since both swap that name in it.
 """
 
 import threading
@@ -17,6 +17,7 @@ from math import exp, log, sqrt, tanh
 import numpy as np
 from numba import cuda
 
+from . import activations
 from .cuda_updates import (
     extended_step,
     extended_update,
@@ -128,14 +129,27 @@ def activated(activation, z):
         return tanh(z)
     if activation == WORDS.exp:
         return exp(z)
+    if activation >= WORDS.leaky_relu:
+        return value_and_slope(activation, np.float64(z))[0]
     return z
+
+
+value_and_slope = activations.compiled(device)
+
+
+@device
+def activate(memory, activation, z, at, kept):
+    """Puts an activation where it goes, and its slope where that is kept, if it is."""
+    if kept >= 0 and activation != WORDS.custom:
+        value, slope = value_and_slope(activation, np.float64(z))
+        memory.arena[at], memory.arena[kept] = value, slope
+    else:
+        memory.arena[at] = activated(activation, z)
 
 
 @device
 def slope(activation, made):
-    """Derivative of an activation, by what it made; of a custom one by what was kept of it."""
-    if activation == WORDS.custom:
-        return made
+    """Derivative of an activation that is known from what it made."""
     if activation == WORDS.relu:
         return made * 0 + (1 if made != 0 else 0)
     if activation == WORDS.logistic:
@@ -167,10 +181,11 @@ def finish(sink, rules, memory, apart, place, total):
     r, c = place
     at = sink.place + apart + r * sink.ld + c
     if sink.mode == FORWARD:
-        memory.arena[at] = activated(sink.activation, total + memory.store[sink.other + c])
+        kept = sink.slope + r * sink.slope_ld + c if sink.slope >= 0 else -1
+        activate(memory, sink.activation, total + memory.store[sink.other + c], at, kept)
     elif sink.mode == SLOPE:
         made = memory.arena[sink.other + r * sink.other_ld + c]
-        memory.arena[at] = total * slope(sink.activation, made)
+        memory.arena[at] = total * (made if sink.slope >= 0 else slope(sink.activation, made))
     elif r == rules.bias_row:
         keep(sink.mode, rules.of_bias, memory.store, rules.bias + apart + c, total)
     else:
@@ -273,7 +288,9 @@ def dense_forward(team, op, constants, batch, memory, data):
     right = Factor(memory.store, op[AT.weight], 1, op[AT.O], -1)
     shape = Shape(batch.n, op[AT.O], op[AT.I], 1, op[AT.I])
     rules = rules_of(op, constants, batch, memory, -1)
-    sink = Sink(FORWARD, op[AT.activation], op[AT.output], op[AT.ld_output], op[AT.bias], 0)
+    kept, ld_kept = op[AT.slope], op[AT.ld_slope]
+    place, ld = op[AT.output], op[AT.ld_output]
+    sink = Sink(FORWARD, op[AT.activation], place, ld, op[AT.bias], 0, kept, ld_kept)
     products(team, left, right, shape, sink, rules, memory)
 
 
@@ -285,10 +302,10 @@ def dense_backward_input(team, op, constants, batch, memory):
     shape = Shape(batch.n, op[AT.I], op[AT.O], 1, op[AT.O])
     rules = rules_of(op, constants, batch, memory, -1)
     place, ld = op[AT.d_input], op[AT.ld_d_input]
-    made, ld_made = op[AT.input], op[AT.ld_input]
-    if op[AT.activation] == WORDS.custom:
-        made, ld_made = op[AT.slope], op[AT.ld_slope]
-    sink = Sink(SLOPE, op[AT.activation], place, ld, made, ld_made)
+    made, ld_made, kept = op[AT.input], op[AT.ld_input], op[AT.slope]
+    if kept >= 0:
+        made, ld_made = kept, op[AT.ld_slope]
+    sink = Sink(SLOPE, op[AT.activation], place, ld, made, ld_made, kept, 0)
     products(team, left, right, shape, sink, rules, memory)
 
 
@@ -303,7 +320,7 @@ def dense_backward_weight(team, op, constants, batch, memory):
     shape = Shape(I + 1, op[AT.O], n, shards, shard)
     rules, mode = rules_of(op, constants, batch, memory, I), kept_as(op, batch)
     place = op[AT.weight] if mode == STEP else op[AT.weight_gradient]
-    sink = Sink(mode, 0, place, op[AT.O], 0, 0)
+    sink = Sink(mode, 0, place, op[AT.O], 0, 0, -1, 0)
     products(team, left, right, shape, sink, rules, memory)
 
 
@@ -382,7 +399,8 @@ def csr_forward(team, op, batch, memory, data):
             weight = memory.store[op[AT.weight] + data.indices[k] * ld + o]
             total = cuda.fma(data.X[k], weight, total)
         at = op[AT.output] + r * op[AT.ld_output] + o
-        memory.arena[at] = activated(op[AT.activation], total)
+        kept = op[AT.slope] + r * op[AT.ld_slope] + o if op[AT.slope] >= 0 else -1
+        activate(memory, op[AT.activation], total, at, kept)
 
 
 @device
@@ -782,6 +800,7 @@ def runner(meet, function):
             first = int(record[RECORD.start])
             batch = Batch(first, rows, job[JOB.ordered], job[JOB.weighted], order, record)
             if rows == 0:
+                meet()  # all have read whether to stop: who sees it later would not meet the others
                 if team.block == 0 and team.thread == 0:
                     note_epoch(report, n)
                 meet()
@@ -792,8 +811,7 @@ def runner(meet, function):
                     memory.positions[row] = -1
                 meet()
                 for p in range(first_of(team), n, stride_of(team)):
-                    memory.positions[order[p]] = p
-                meet()
+                    memory.positions[order[p]] = p  # who reads it has met the others since
             if record[RECORD.penalty] != 0:
                 square_pieces(team, tables, batch, memory)
             row_loss = walk(team, tables, batch, memory, data)
@@ -851,8 +869,7 @@ def kernels_with(functions, real):
         mine, its_data = share_of(job, memory, data, store)
         report = reports[job[JOB.report] :]
         run(team, tables, mine, its_data, job, (records, orders), report)
-        if shared:
-            cuda.syncthreads()
+        if shared:  # all have met after the last record
             for e in range(team.thread, size, THREADS):
                 memory.store[place + e] = store[e]
 

@@ -67,8 +67,8 @@ Rule = namedtuple(
 #: which is at `bias`; those of shards are `apart`.
 Rules = namedtuple("Rules", "of_weight of_bias bias_row bias apart")
 #: What becomes of an element of a product, by the mode: `place` and `ld` are where it goes, `other`
-#: where the bias is, or what the activation made.
-Sink = namedtuple("Sink", "mode activation place ld other other_ld")
+#: where the bias is, or what the activation made. Slopes are at `slope`, if that is not negative.
+Sink = namedtuple("Sink", "mode activation place ld other other_ld slope slope_ld")
 FORWARD, SLOPE, STEP, OVERWRITE, ACCUMULATE = range(5)
 
 #: Columns of an op's constants.

@@ -33,6 +33,7 @@ cdef extern from "abi.h" nogil:
         int64_t bias_average
         int64_t bias_gradient
         int64_t shard_rows
+        int64_t row_loss
         int64_t squares
         int64_t ld_weight
         int32_t weight_group

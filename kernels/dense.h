@@ -65,22 +65,45 @@ static void activate_custom(const hl_op *op, const hl_batch *batch, int64_t begi
     }
 }
 
-/* The other activations run over rows that were just written. */
-static void activate(const hl_op *op, REAL *output, int64_t begin, int64_t end) {
-    if (op->activation == HL_identity || op->activation == HL_relu) return;
+/* Rows of one activation, and where they are kept its slopes. */
+INLINE void activate_as(enum hl_activation activation, const int keep, const hl_op *op,
+                        REAL *output, REAL *slopes, int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) {
-        REAL *row = output + r * op->ld_output;
-        for (int64_t o = 0; o < op->O; o += VL) {
-            int64_t n = op->O - o < VL ? op->O - o : VL;
-            V h = v_load_n(row + o, n);
-            v_store_n(row + o, n, v_activation(op->activation, h));
+        REAL *row = output + r * op->ld_output, *kept = keep ? slopes + r * op->ld_slope : NULL;
+        V slope;
+        int64_t o = 0;
+        for (; o + VL <= op->O; o += VL) {
+            v_store(row + o, v_activation_slope(activation, v_load(row + o), &slope));
+            if (keep) v_store(kept + o, slope);
         }
+        if (o == op->O) continue;
+        const int64_t n = op->O - o;
+        v_store_n(row + o, n, v_activation_slope(activation, v_load_n(row + o, n), &slope));
+        if (keep) v_store_n(kept + o, n, slope);
+    }
+}
+
+/* The other activations run over rows that were just written. `slopes` is NULL where none are
+ * kept. */
+static void activate(const hl_op *op, REAL *output, REAL *slopes, int64_t begin, int64_t end) {
+    switch ((enum hl_activation)op->activation) {
+#define CASE(name)                                                                                 \
+    case HL_##name:                                                                                \
+        if (slopes) activate_as(HL_##name, 1, op, output, slopes, begin, end);                     \
+        else if (HL_##name != HL_identity && HL_##name != HL_relu)                                 \
+            activate_as(HL_##name, 0, op, output, NULL, begin, end);                               \
+        break;
+        HL_ACTIVATIONS(CASE)
+#undef CASE
+    case HL_N_ACTIVATIONS: break;
     }
 }
 
 static void activate_rows(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
     if (op->activation == HL_custom) activate_custom(op, batch, begin, end);
-    else activate(op, in_arena(batch, op->output), begin, end);
+    else
+        activate(op, in_arena(batch, op->output), op->slope < 0 ? NULL : in_arena(batch, op->slope),
+                 begin, end);
 }
 
 #if !PAIRED
@@ -152,19 +175,15 @@ static void dense_forward(const hl_op *op, const hl_batch *batch, int64_t begin,
 
 /* ------------------------------------------------------- gradient of the input */
 
-/* The slope of the activation that made an input. */
-INLINE enum epilogue slope_of(enum hl_activation activation) {
-    switch (activation) {
+/* The slope of the activation that made an input: kept, or known from that. */
+INLINE enum epilogue slope_of(const hl_op *op) {
+    if (op->slope >= 0) return TIMES_SLOPE;
+    switch (op->activation) {
     case HL_relu: return TIMES_RELU_SLOPE;
     case HL_logistic: return TIMES_LOGISTIC_SLOPE;
     case HL_tanh: return TIMES_TANH_SLOPE;
-    case HL_custom: return TIMES_SLOPE;
-    case HL_identity:
-    case HL_softmax: /* of output layers only */
-    case HL_exp:
-    case HL_N_ACTIVATIONS: return STORE;
+    default: return STORE;
     }
-    return STORE;
 }
 
 static void dense_backward_input(const hl_op *op, const hl_batch *batch, int64_t begin,
@@ -182,7 +201,7 @@ static void dense_backward_input(const hl_op *op, const hl_batch *batch, int64_t
                                     .slope = op->slope < 0 ? NULL : in_arena(batch, op->slope),
                                     .ld_slope = op->ld_slope,
                                     .C = in_arena(batch, op->d_input),
-                                    .epilogue = slope_of(op->activation)},
+                                    .epilogue = slope_of(op)},
                      !narrow, op->I, begin, end);
 }
 

@@ -15,6 +15,7 @@ import numpy as np
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.math cimport INFINITY
+from libc.string cimport memcpy
 
 include "declarations.pxi"
 
@@ -286,7 +287,7 @@ cdef class Engine:
         Threads that may work in the whole process at the time; others of it are not waited for.
     """
 
-    cdef Table training, inference, parameters, catching_up
+    cdef Table training, inference, evaluation, parameters, catching_up
     cdef hl_batch batch
     cdef hl_touched touched
     cdef hl_history *history  # NULL unless it trains on CSR
@@ -311,6 +312,9 @@ cdef class Engine:
         self.training = table_of(plan.ops, plan.chunk_rows, plan.small_rows, plan.large_rows)
         self.inference = table_of(
             plan.inference_ops, plan.inference_rows, plan.inference_small_rows
+        )
+        self.evaluation = table_of(
+            plan.evaluation_ops, plan.inference_rows, plan.inference_small_rows
         )
         self.parameters = table_of(plan.parameter_ops, 0)
         self.catching_up = table_of(plan.catch_up_ops, 0)
@@ -629,6 +633,24 @@ cdef class Engine:
     def predict(self, X, out):
         """Forward pass of the rows of X into out, (n, O); safe to call from several threads."""
         cdef hl_batch batch = self.batch
+        self.infer(&self.inference, &batch, X, out, None)
+        return out
+
+    def evaluate(self, X, y, weights, out):
+        """The same, and the sum of the losses of these rows, whose targets and weights (or None)
+        are as those of the streams."""
+        cdef hl_batch batch = self.batch
+        batch.y = stream_of(y)
+        batch.weights = NULL
+        if weights is not None:
+            batch.weights = <const double *> address_of(weights)
+        losses = np.empty(len(out), out.dtype)  # summed in the order of rows, whoever had them
+        self.infer(&self.evaluation, &batch, X, out, losses)
+        return float(losses.sum(dtype=np.float64))
+
+    cdef infer(self, const Table *table, hl_batch *rows, X, out, losses):
+        """All rows of X through a table of forward ops."""
+        cdef hl_batch batch = rows[0]
         cdef hl_team team
         cdef Stage stage
         cdef double poll_at = 0
@@ -641,12 +663,17 @@ cdef class Engine:
         batch.out = address_of(out)
         batch.order = NULL
         batch.n = X.shape[0]
-        if batch.n >= self.inference.small_rows:
+        if batch.n >= table.small_rows:
             n_threads = self.n_threads
-        stage.ops = self.inference.ops
-        stage.n_ops = self.inference.n_ops
+        stage.ops = table.ops
+        stage.n_ops = table.n_ops
         stage.batch = &batch
-        stage.chunk_rows = even_chunk(batch.n, self.inference.chunk_rows, n_threads)
+        stage.losses = NULL
+        if losses is not None:
+            stage.losses = <char *> address_of(losses)
+            stage.row_loss = table.ops[table.n_ops - 1].row_loss
+            stage.item_bytes = losses.itemsize
+        stage.chunk_rows = even_chunk(batch.n, table.chunk_rows, n_threads)
         stage.thread_bytes = self.plan.inference_arena_bytes
         stage.scratch = self.plan.inference_scratch
         arena = aligned(stage.thread_bytes * n_threads)
@@ -665,7 +692,6 @@ cdef class Engine:
                     hl_give_back(&team)
         finally:
             hl_end_work()
-        return out
 
 
 cdef class FewRows:

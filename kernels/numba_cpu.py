@@ -25,6 +25,7 @@ from . import (
     OP_DTYPE,
     OPTIMIZERS,
     SCALARS,
+    activations,
     philox,
     steps,
 )
@@ -68,7 +69,7 @@ def digest_of(words, dtype, generator):
     return sha256(repr((words, dtype, generator)).encode()).hexdigest()[:16]
 
 
-_GENERATOR = getsource(philox) + getsource(steps)
+_GENERATOR = "".join(map(getsource, (philox, activations, steps)))
 #: Of what compiled code takes from other files: numba's cache notices changes of this one alone.
 _DIGEST = digest_of(_WORDS, OP_DTYPE, _GENERATOR)
 
@@ -139,6 +140,18 @@ def row_of(batch, r):
 # ------------------------------------------------------------------------------ forward
 
 
+value_and_slope = activations.compiled(jit)
+
+
+@jit
+def activate_with_slopes(activation, row, slopes):
+    """Overwrites a row with its activation, and keeps the slopes if there is room for them."""
+    for o in range(row.size):
+        row[o], slope = value_and_slope(activation, np.float64(row[o]))
+        if slopes.size:
+            slopes[o] = slope
+
+
 @jit
 def activate(words, activation, row):
     """Overwrites a row with its activation, which may be that of an output layer."""
@@ -163,6 +176,8 @@ def activate(words, activation, row):
             total += row[o]
         for o in range(row.size):
             row[o] /= total
+    elif activation != words.identity and activation != words.custom:
+        activate_with_slopes(activation, row, row[:0])
 
 
 @jit
@@ -195,9 +210,11 @@ def add_product(row, factor, other):
 
 
 @jit
-def forward_row(words, op, values, columns, memory, row):
-    """Row <- activation(bias + sum over entries of value * weight[column])"""
+def forward_row(words, op, values, columns, memory, r):
+    """Row r of the output <- activation(bias + sum over entries of value * weight[column])"""
     item, weight, start = memory.store.itemsize, memory.plain, 0
+    at = op.output // item + r * op.ld_output
+    row = memory.arena[at : at + op.O]
     if op.weight >= 0:
         weight, start = memory.store, op.weight // item
     row[:] = memory.store[op.bias // item : op.bias // item + op.O]
@@ -205,7 +222,11 @@ def forward_row(words, op, values, columns, memory, row):
         i = columns[e] if columns.size else e
         place = start + i * weight_stride(op)
         add_product(row, values[e], weight[place : place + op.O])
-    activate(words, op.activation, row)
+    if op.slope >= 0 and op.activation != words.custom:
+        at = op.slope // item + r * op.ld_slope
+        activate_with_slopes(op.activation, row, memory.arena[at : at + op.O])
+    else:
+        activate(words, op.activation, row)
 
 
 @jit
@@ -217,9 +238,8 @@ def dense_forward(words, op, batch, streams, memory):
         place = op.input // item + r * op.ld_input
         if op.from_stream:
             source, place = streams.X, (batch.first + r) * op.I
-        at = op.output // item + r * op.ld_output
         values, all_columns = source[place : place + op.I], streams.indices[:0]
-        forward_row(words, op, values, all_columns, memory, memory.arena[at : at + op.O])
+        forward_row(words, op, values, all_columns, memory, r)
     if op.activation == words.custom:
         activate_custom(op, batch, memory)
 
@@ -228,10 +248,10 @@ def dense_forward(words, op, batch, streams, memory):
 def csr_forward(words, op, batch, streams, memory):
     """The same, of rows of a CSR stream X."""
     for r in range(batch.n):
-        row, at = row_of(batch, r), op.output // memory.arena.itemsize + r * op.ld_output
+        row = row_of(batch, r)
         begin, end = streams.indptr[row], streams.indptr[row + 1]
         values, columns = streams.X[begin:end], streams.indices[begin:end]
-        forward_row(words, op, values, columns, memory, memory.arena[at : at + op.O])
+        forward_row(words, op, values, columns, memory, r)
     if op.activation == words.custom:
         activate_custom(op, batch, memory)
 
@@ -331,14 +351,14 @@ def dense_backward_input(words, op, batch, memory):
         at = op.input // item + r * op.ld_input
         made = memory.arena[at : at + op.I]  # by the activation, which is known from it
         for i in range(op.I):
-            if op.activation == words.relu:
+            if op.slope >= 0:
+                row[i] *= memory.arena[op.slope // item + r * op.ld_slope + i]
+            elif op.activation == words.relu:
                 row[i] = row[i] if made[i] != 0 else row.dtype.type(0)
             elif op.activation == words.logistic:
                 row[i] *= made[i] * (one - made[i])
             elif op.activation == words.tanh:
                 row[i] *= one - made[i] * made[i]
-            elif op.activation == words.custom:
-                row[i] *= memory.arena[op.slope // item + r * op.ld_slope + i]
 
 
 @jit
@@ -663,12 +683,16 @@ def train(words, tables, streams, memory, epochs, progress, most):
 
 @jit
 def predict(words, ops, streams, memory, rows, chunk, out):
-    """Some rows of `out`, from the first to before the last, through the ops in chunks."""
+    """Some rows of `out`, from the first to before the last, through the ops in chunks; returns the
+    sum of their losses, if an op makes them.
+    """
     order, no_scalars = np.empty(0, np.intp), np.empty(0)
     first, last = rows
+    total = 0.0
     for begin in range(first, last, chunk):
         batch = Batch(order, begin, min(chunk, last - begin), no_scalars, 1.0)
-        walk(words, ops, batch, streams, memory, out)
+        total += walk(words, ops, batch, streams, memory, out)
+    return total
 
 
 class Engine:
@@ -690,6 +714,7 @@ class Engine:
         self.plan = plan
         self._tables = tuple(_readied(t, plan.dtype) for t in (plan.ops, plan.parameter_ops))
         self._inference = _readied(plan.inference_ops, plan.dtype)
+        self._evaluation = _readied(plan.evaluation_ops, plan.dtype)
         self._accumulate = _readied(plan.accumulate_ops, plan.dtype)
         self._streams = _flat(streams, plan)
         self._n_rows = streams["X"].shape[0] if "X" in streams else 0
@@ -779,16 +804,28 @@ class Engine:
 
     def predict(self, X, out):
         """Forward pass of the rows of X into out, (n, O); safe to call from several threads."""
+        self._infer(self._inference, {"X": X}, out)
+        return out
+
+    def evaluate(self, X, y, weights, out):
+        """The same, and the sum of the losses of these rows; see the compiled one."""
+        streams = {"X": X, "y": y}
+        if weights is not None:
+            streams["sample_weight"] = weights
+        return self._infer(self._evaluation, streams, out)
+
+    def _infer(self, ops, streams, out):
+        """All rows through a table of forward ops; returns the sum of their losses, if any."""
         arena = np.zeros(self.plan.inference_arena_bytes // out.itemsize, out.dtype)
         memory = self._memory._replace(arena=arena)
-        streams = _flat({"X": X}, self.plan)
+        streams, total = _flat(streams, self.plan), 0.0
         chunk, flat, first, most = self.plan.inference_rows, out.reshape(-1), 0, 1
         while first < len(out):
             rows = first, min(first + most * chunk, len(out))
             start = time.perf_counter()
-            predict(WORDS, self._inference, streams, memory, rows, chunk, flat)
+            total += predict(WORDS, ops, streams, memory, rows, chunk, flat)
             first, most = rows[1], next_most(most, time.perf_counter() - start)
-        return out
+        return total
 
 
 def places_of(op, which, store):

@@ -9,6 +9,7 @@ comes back after a run is a few numbers, and parameters when they are asked for.
 import ctypes
 import threading
 import time
+import warnings
 import weakref
 from collections import namedtuple
 from contextlib import contextmanager
@@ -51,7 +52,7 @@ LAUNCH_SECONDS = 0.05
 MEETING_SECONDS, BLOCK_FLOPS, DEVICE_FLOPS = 3e-6, 1.5e11, 1.5e13
 #: Shared memory that a block may ask for, and what it needs for itself.
 SHARED_BYTES, OWN_BYTES = 227 * 1024, 20 * 1024
-#: Shared memory that needs no asking.
+#: Shared memory that needs no asking, what a block needs for itself included.
 PLAIN_SHARED_BYTES = 48 * 1024
 #: Elements of X that predictions upload at a time.
 UPLOADED = 2**27
@@ -95,6 +96,8 @@ def table_of(ops, plan, store_size):
     for k in range(len(ops) - 1):
         apart = stages[k] == "rows" and not (ops["kind"][k] == ops["kind"][k + 1] == shard)
         table[k, AT.meet] = apart or stages[k] != stages[k + 1]
+    if len(ops) and ops["kind"][-1] == KINDS["LOSS"]:  # whose rows the first block sums up
+        table[-1, AT.meet] = True
     limits = np.finfo(plan.dtype)
     constants = np.empty((len(ops), len(CONSTANTS)))
     constants[:, TINY], constants[:, EPS] = limits.tiny, limits.eps
@@ -157,8 +160,8 @@ class Uploads:
         for streams in all_streams:
             self.places.append(
                 {
-                    name: place(name, array, _identity(source))
-                    for name, (array, source) in _arrays(streams, dtype).items()
+                    name: place(name, array, tuple(map(_identity, sources)))
+                    for name, (array, *sources) in _arrays(streams, dtype).items()
                 }
             )
         dtypes = dict(
@@ -175,7 +178,8 @@ def _identity(array):
         interface = array.__array_interface__
     if interface is None:
         return id(array)
-    return interface["data"][0], tuple(interface["shape"]), interface["typestr"]
+    strides = interface.get("strides")  # None if it is contiguous
+    return interface["data"][0], tuple(interface["shape"]), strides, interface["typestr"]
 
 
 def _flat(array, dtype):
@@ -186,17 +190,19 @@ def _flat(array, dtype):
 
 
 def _arrays(streams, dtype):
-    """Arrays of a fit by their field, each with what it is known by."""
+    """Arrays of a fit by their field, each with those it is known by."""
     X, y, found = streams.get("X"), streams.get("y"), {}
     if X is not None and hasattr(X, "indptr"):
-        found["X"] = np.ascontiguousarray(X.data, dtype), X.data
-        found["indices"] = X.indices, X.data
-        found["indptr"] = X.indptr, X.indptr
+        parts = X.data, X.indices, X.indptr  # matrices that share one may differ in another
+        values = np.ascontiguousarray(X.data, dtype)
+        found["X"], found["indices"], found["indptr"] = (
+            (array, *parts) for array in (values, X.indices, X.indptr)
+        )
         if y is not None:
-            columns = scipy.sparse.csr_matrix((found["X"][0], X.indices, X.indptr), X.shape).tocsc()
-            found["column_values"] = columns.data, X.data
-            found["column_rows"] = columns.indices.astype(np.int32, copy=False), X.data
-            found["column_starts"] = columns.indptr.astype(np.int64), X.indptr
+            columns = scipy.sparse.csr_matrix((values, X.indices, X.indptr), X.shape).tocsc()
+            found["column_values"] = columns.data, *parts
+            found["column_rows"] = columns.indices.astype(np.int32, copy=False), *parts
+            found["column_starts"] = columns.indptr.astype(np.int64), *parts
     elif X is not None:
         found["X"] = _flat(X, dtype), X
     if y is not None:
@@ -241,13 +247,14 @@ class Pool:
         ops = plan.ops
         self.training = Table.of(ops, plan.parameter_ops, plan, self.stored)
         self.inference = Table.of(plan.inference_ops, plan.parameter_ops, plan, self.stored)
+        self.evaluation = Table.of(plan.evaluation_ops, plan.parameter_ops, plan, self.stored)
         self.pieces = int(sum(-(-int(o["I"] * o["O"]) // PIECE) for o in plan.parameter_ops))
         if KINDS["GRADIENT_NORM"] in plan.ops["kind"]:  # those of gradients, too
             sizes = [int(o["I"] * o["O"] + o["O"]) for o in plan.parameter_ops]
             self.pieces += sum(-(-size // PIECE) for size in sizes)
         self.store = empty(capacity * self.size, plan.dtype)
         self._free = list(range(capacity))[::-1]
-        self._members = {}
+        self._members: Any = [{}] * capacity  # a list: who leaves does not change its size
         self._uploads: Any = None
         self._work: Any = None
         self._most = 1
@@ -258,12 +265,12 @@ class Pool:
             return None
         slot = self._free.pop()
         self._members[slot] = streams
-        self._uploads = None
+        self._uploads = self._work = None
         return slot
 
     def leave(self, slot):
-        """Gives a slot back."""
-        del self._members[slot]
+        """Gives a slot back; the garbage collector may call it, from any thread at any time."""
+        self._members[slot] = {}
         self._free.append(slot)
 
     def part(self, slot):
@@ -299,16 +306,16 @@ class Pool:
     def _prepared(self, calls):
         """Where each member's data lies, and the arrays of a launch."""
         if self._uploads is None:
-            slots = sorted(self._members)
-            uploads = Uploads(self.plan.dtype, [self._members[slot] for slot in slots])
-            self._uploads = dict(zip(slots, uploads.places, strict=True)), uploads.data
+            uploads = Uploads(self.plan.dtype, self._members)
+            self._uploads = uploads.places, uploads.data
         if self._work is None:
-            n = max(_rows_of(s) for s in self._members.values())
+            n = max(map(_rows_of, self._members))
             self.positions = n if self.plan.ops["kind"].tolist().count(_CSR_BACKWARD) else 1
+            taken = 1 + max(slot for slot, streams in enumerate(self._members) if streams)
             self._work = (
-                empty(self.capacity * self.arena_size, self.plan.dtype),
-                empty(self.capacity * self.positions, np.int32),
-                empty(self.capacity * max(1, self.pieces), np.float64),
+                empty(taken * self.arena_size, self.plan.dtype),
+                empty(taken * self.positions, np.int32),
+                empty(taken * max(1, self.pieces), np.float64),
                 empty(1, self.plan.dtype),
             )
         orders = [c.orders.reshape(-1) for c in calls if c.ordered]
@@ -387,18 +394,25 @@ def launch(table, memory, data, jobs, arrays, sizes):
     n_bytes = size * memory.store.dtype.itemsize
     tables, memory, data = (_handed(x) for x in (table.tables, memory, data))
     with DEVICE:
-        if len(jobs) > 1 or in_blocks(table.host, len(jobs), rows, n_bytes):
-            jobs = cuda.to_device(jobs)
-            arguments = tables, memory, data, jobs, records, orders, reports
+        if in_blocks(table.host, len(jobs), rows, n_bytes):
+            arguments = tables, memory, data, matrix(jobs), records, orders, reports
             shared = n_bytes if n_bytes <= SHARED_BYTES - OWN_BYTES else 0
             shared = _granted(run_blocks, arguments, shared)
-            run_blocks[len(jobs), THREADS, 0, shared](*arguments)
+            _start(run_blocks, arguments, len(jobs), shared)
         else:
-            jobs = cuda.to_device(jobs)
-            arguments = tables, memory, data, jobs, records, orders, reports
-            blocks = min(blocks_of(table.host, rows), _most_blocks(run_grid, arguments))
-            run_grid[blocks, THREADS](*arguments)
+            for job in jobs[jobs[:, JOB.first] < jobs[:, JOB.last]]:
+                arguments = tables, memory, data, matrix(job[None]), records, orders, reports
+                blocks = min(blocks_of(table.host, rows), _most_blocks(run_grid, arguments))
+                _start(run_grid, arguments, blocks, 0)
         cuda.synchronize()
+
+
+def _start(kernel, arguments, blocks, shared):
+    """Begins a launch; that it has few blocks is no news to warn of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Grid size .* low occupancy")
+        configured = kernel[blocks, THREADS, 0, shared]
+    configured(*arguments)
 
 
 def _compiled(kernel, arguments):
@@ -417,16 +431,20 @@ def _granted(kernel, arguments, n_bytes):
     """So much shared memory, if the device lets a block have it, else none: a block then works on
     global memory. More than a little must be asked for by a call that numba has no name for.
     """
-    if SIMULATED or n_bytes <= PLAIN_SHARED_BYTES:
+    if SIMULATED or n_bytes <= PLAIN_SHARED_BYTES - OWN_BYTES:
         return n_bytes
-    handle = _compiled(kernel, arguments)._codelibrary.get_cufunc().handle
-    value = getattr(handle, "value", handle)
+    function = _compiled(kernel, arguments)._codelibrary.get_cufunc()
+    place = ctypes.c_void_p(int(getattr(function.handle, "value", function.handle)))
+    most_dynamic = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     try:
-        ask = ctypes.CDLL(CUDA_DRIVER).cuFuncSetAttribute
+        driver = ctypes.CDLL(CUDA_DRIVER)
+        if type(function.handle).__name__ == "CUkernel":  # that of newer numba-cuda
+            refused = driver.cuKernelSetAttribute(most_dynamic, n_bytes, place, function.device.id)
+        else:
+            refused = driver.cuFuncSetAttribute(place, most_dynamic, n_bytes)
     except (OSError, AttributeError):
         return 0
-    most_dynamic = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    return n_bytes if ask(ctypes.c_void_p(int(value)), most_dynamic, n_bytes) == 0 else 0
+    return 0 if refused else n_bytes
 
 
 # ------------------------------------------------------------------------------ engines
@@ -463,13 +481,14 @@ class Meeting:
 
     def interrupt(self):
         """Ends all runs as Ctrl-C does a run that is alone."""
+        self._interrupted = True  # before the lock, which whoever launches has until he sees this
         with self._changed:
-            self._interrupted = True
             self._changed.notify_all()
 
     def pool(self, plan):
         """The pool of a plan, and of all that were compiled from the same."""
         key = str(plan.dtype), plan.batch_size, plan.ops.tobytes(), plan.inference_ops.tobytes()
+        key += (plan.functions,)  # which ops have by their number only
         with self._changed:
             if key not in self._pools:
                 self._pools[key] = Pool(plan, self.n)
@@ -682,7 +701,20 @@ class Engine:
 
     def predict(self, X, out):
         """Forward pass of the rows of X into out, (n, O); safe to call from several threads."""
+        self._infer(self.pool.inference, {"X": X}, out)
+        return out
+
+    def evaluate(self, X, y, weights, out):
+        """The same, and the sum of the losses of these rows; see the compiled one."""
+        streams = {"X": X, "y": y}
+        if weights is not None:
+            streams["sample_weight"] = weights
+        return self._infer(self.pool.evaluation, streams, out)
+
+    def _infer(self, table, streams, out):
+        """All rows through a table of forward ops; returns the sum of their losses, if any."""
         self._upload()
+        X, total = streams["X"], 0.0
         width = max(1, X.shape[1])
         most = max(1, UPLOADED // width // self.plan.inference_rows) * self.plan.inference_rows
         if hasattr(X, "indptr"):
@@ -690,12 +722,13 @@ class Engine:
         arena = empty(self.plan.inference_arena_bytes // out.itemsize, out.dtype)
         for first in range(0, len(out), most):
             part = slice(first, min(first + most, len(out)))
-            self._predict(X if most >= len(out) else X[part], arena, out[part])
-        return out
+            rows = streams if most >= len(out) else {k: v[part] for k, v in streams.items()}
+            total += self._infer_part(table, rows, arena, out[part])
+        return total
 
-    def _predict(self, X, arena, out):
+    def _infer_part(self, table, streams, arena, out):
         pool, n, chunk = self.pool, len(out), self.plan.inference_rows
-        uploads = Uploads(self.plan.dtype, [{"X": X}])
+        uploads = Uploads(self.plan.dtype, [streams])
         on_device = hasattr(out, "copy_to_host")
         result = out.reshape(-1) if on_device else empty(out.size, out.dtype)
         scratch = empty(1, np.int32), empty(1, np.float64), result
@@ -703,12 +736,14 @@ class Engine:
         starts = np.arange(0, n, chunk)
         records = np.zeros((len(starts), len(ENTRIES) - 1 + _N_SCALARS))
         records[:, RECORD.start], records[:, RECORD.rows] = starts, np.minimum(chunk, n - starts)
+        records[:, RECORD.factor] = 1
         job = {"store": self.slot * pool.size, "size": pool.size, "n": n, "last": len(starts)}
-        job |= {"inverted": -1}
+        job |= {"inverted": -1, "weighted": "sample_weight" in streams}
         jobs = np.array([[job.get(name, 0) for name in PLACES]], np.int64)
         report = upload(np.zeros(len(REPORTED)))
         arrays = matrix(records), empty(1, np.int32), report
-        launch(pool.inference, memory, uploads.data, jobs, arrays, (min(n, chunk), pool.size))
-        if not on_device:
-            with DEVICE:
+        launch(table, memory, uploads.data, jobs, arrays, (min(n, chunk), pool.size))
+        with DEVICE:
+            if not on_device:
                 out.reshape(-1)[:] = result.copy_to_host()[: out.size]
+            return float(report.copy_to_host()[REPORT.loss]) if "y" in streams else 0.0

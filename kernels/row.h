@@ -62,7 +62,7 @@ static void row_forward(const hl_op *op, const void *input, const void *weight, 
 #undef CASE
             }
         }
-    activate(op, out, 0, 1);
+    activate(op, out, NULL, 0, 1);
 }
 
 /* Whether all n elements are finite. */

@@ -20,6 +20,9 @@ cdef struct Stage:
     int64_t chunk_rows
     int64_t thread_bytes  # of scratch in training, of arena in inference
     int64_t scratch  # where in the arena it is, in inference
+    char *losses  # (n,) of all rows, where those of a chunk are copied to; NULL in predictions
+    int64_t row_loss  # where in the arena these are
+    int64_t item_bytes
 
 
 cdef int STAGE[64]
@@ -81,6 +84,11 @@ cdef void run_prediction(void *context, int64_t piece, int thread) noexcept nogi
     batch.n = min(stage.chunk_rows, stage.batch.n - batch.first)
     for i in range(stage.n_ops):
         kernels_of(&stage.ops[i]).run[stage.ops[i].kind](&stage.ops[i], &batch, 0, batch.n)
+    if stage.losses != NULL:
+        memcpy(
+            stage.losses + batch.first * stage.item_bytes, batch.arena + stage.row_loss,
+            batch.n * stage.item_bytes,
+        )
 
 
 cdef inline int64_t units_of(const hl_op *op, const hl_batch *batch) noexcept nogil:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from scipy.special import expit, xlogy
+from scipy.special import erf, expit, xlogy
 
 OUTPUT_ACTIVATION = {
     "log_loss": "softmax",
@@ -101,6 +101,59 @@ ACTIVATE = {
     "tanh": np.tanh,
     "exp": np.exp,
     "softmax": softmax,
+}
+
+SELU_SCALE, SELU_ALPHA = 1.0507009873554804934, 1.6732632423543772848
+GELU_ROOT, GELU_CUBIC = np.sqrt(8 / np.pi), 0.044715
+
+
+def _elu(z):
+    return np.where(z > 0, z, np.expm1(np.minimum(z, 0)))
+
+
+def _softplus(z):
+    return np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))
+
+
+def _normal(z):
+    return (1 + erf(z / np.sqrt(2))) / 2
+
+
+def _gelu_sum(z):
+    """(1 + tanh(x / 2)) / 2 is expit(x)."""
+    return GELU_ROOT * (z + GELU_CUBIC * z**3)
+
+
+#: Those whose derivative needs the sum z that a unit makes; not for numbers of :mod:`bounds`.
+ACTIVATE |= {
+    "leaky_relu": lambda z: np.where(z > 0, z, 0.01 * z),
+    "elu": _elu,
+    "selu": lambda z: SELU_SCALE * np.where(z > 0, z, SELU_ALPHA * _elu(z)),
+    "gelu": lambda z: z * _normal(z),
+    "gelu_tanh": lambda z: z * expit(_gelu_sum(z)),
+    "silu": lambda z: z * expit(z),
+    "mish": lambda z: z * np.tanh(_softplus(z)),
+    "softplus": _softplus,
+    "softsign": lambda z: z / (1 + np.abs(z)),
+    "hard_sigmoid": lambda z: np.clip(z / 6 + 0.5, 0, 1),
+    "hard_swish": lambda z: z * np.clip(z / 6 + 0.5, 0, 1),
+}
+
+DERIVATIVE_AT = {
+    "leaky_relu": lambda z: np.where(z > 0, 1, 0.01),
+    "elu": lambda z: np.exp(np.minimum(z, 0)),
+    "selu": lambda z: SELU_SCALE * np.where(z > 0, 1, SELU_ALPHA * np.exp(np.minimum(z, 0))),
+    "gelu": lambda z: _normal(z) + z * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi),
+    "gelu_tanh": lambda z: (
+        expit(_gelu_sum(z))
+        * (1 + z * expit(-_gelu_sum(z)) * GELU_ROOT * (1 + 3 * GELU_CUBIC * z**2))
+    ),
+    "silu": lambda z: expit(z) * (1 + z * expit(-z)),
+    "mish": lambda z: np.tanh(_softplus(z)) + z * expit(z) / np.cosh(_softplus(z)) ** 2,
+    "softplus": expit,
+    "softsign": lambda z: 1 / (1 + np.abs(z)) ** 2,
+    "hard_sigmoid": lambda z: np.where(np.abs(z) < 3, 1 / 6, 0),
+    "hard_swish": lambda z: np.where(np.abs(z) < 3, z / 3 + 0.5, z > 0),
 }
 
 DERIVATIVE = {
@@ -190,7 +243,12 @@ def gradients(net, X, Y, sample_weight=None, decay=0.0):
         dW.insert(0, (values[layer].T @ delta + decay * net.weights[layer]) / w.sum())
         db.insert(0, delta.sum(axis=0) / w.sum())
         if layer:
-            slope = DERIVATIVE[net.activations[layer - 1]](values[layer])
+            name = net.activations[layer - 1]
+            if name in DERIVATIVE_AT:
+                W, b = net.operand(layer - 1, net.weights[layer - 1]), net.biases[layer - 1]
+                slope = DERIVATIVE_AT[name](values[layer - 1] @ W + b)
+            else:
+                slope = DERIVATIVE[name](values[layer])
             delta = (delta @ net.operand(layer, net.weights[layer]).T) * slope
     value = data_loss(net.loss, Y, values[-1], sample_weight, net.clip)
     return value + penalty(net, decay, w.sum()), [*dW, *db]

@@ -234,6 +234,27 @@ def predict(problem, X=None, parameters=None):
     return backends.predict(compiled, coefs, intercepts, problem.streams["X"] if X is None else X)
 
 
+def evaluate(problem, *, chunk_rows=None, parameters=None, n_jobs=1):
+    """Output activations (n, O) and mean loss of a plan that trains, some rows at a time."""
+    stack = problem.stack
+    compiled = plan.compile_training(
+        problem.network,
+        dtype=stack.operands or stack.dtype,
+        batch_size=3,
+        optimizer=OPTIMIZERS["adam"],
+        sparse=stack.sparse,
+        backend=stack.backend,
+    )
+    compiled = replace(compiled, inference_rows=chunk_rows or compiled.inference_rows)
+    flat = problem.parameters if parameters is None else parameters
+    state = plan.new_state(flat.copy(), OPTIMIZERS["adam"])
+    runner = backends.open_runner(compiled, state, problem.streams, n_jobs=n_jobs)
+    out = np.full((stack.n, problem.network.n_outputs), np.nan, stack.dtype)
+    loss = runner.evaluate(problem.streams, out)
+    runner.close()
+    return out, loss
+
+
 def oracle_predict(problem):
     """The same on the oracle, with bounds."""
     return oracle.forward(problem.net, problem.X)[-1]

@@ -20,7 +20,10 @@ EVERYWHERE = PYTHON + sorted(
 )
 #: Room -> rooms it may import; CONTRIBUTING.md says why these.
 ARROWS = {
-    "__init__": {"backends", "estimators", "kernels", "many", "options", "display"},
+    "__init__": {
+        *("backends", "callbacks", "display", "estimators", "kernels", "many", "options"),
+    },
+    "callbacks": {"compat"},
     "display": {"options"},
     "many": {"backends", "device_arrays"},
     "device_arrays": {"backends", "compat", "validate"},

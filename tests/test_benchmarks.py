@@ -1,13 +1,18 @@
 """Benchmarks run, and the gate between two files of theirs must be able to go red."""
 
+import importlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from hotloop import backends
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 COMPARE = FOLDER / "compare.py"
@@ -32,6 +37,7 @@ def exit_status(folder, base, head):
     return subprocess.run(command, capture_output=True, timeout=60).returncode
 
 
+NEEDS_NUMBA = pytest.mark.skipif(find_spec("numba") is None, reason="numba is not installed")
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("cc") is None, reason="its probe is in C")
 BASE = [record("a"), record("b"), record("a", implementation="sklearn", value=5.0)]
 
@@ -131,6 +137,9 @@ def test_every_command_in_readme_is_run_by_one():
             "| 2, 64, 32 |",
             id="grid.py",
         ),
+        pytest.param(
+            "gpu.py", "--hidden 4 --batch 5 --many 2", "2 models", id="gpu.py", marks=NEEDS_NUMBA
+        ),
         pytest.param("import_time.py", "", "hotloop beyond scikit-learn: ", id="import_time.py"),
     ],
 )
@@ -138,7 +147,9 @@ def test_script_runs(tmp_path, script, options, said):
     """In its smallest form it checks what it must, prints a table and writes records."""
     file = tmp_path / "out.jsonl"
     command = [sys.executable, FOLDER / script, *options.split(), "--processes", "1"]
-    done = subprocess.run([*command, "--json", file], capture_output=True, text=True, timeout=300)
+    command += ["--json", file]
+    how = {"env": {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}} if script == "gpu.py" else {}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **how)
     assert done.returncode == 0, done.stderr
     assert said in done.stdout
     records = [json.loads(line) for line in file.read_text().splitlines()]
@@ -162,6 +173,88 @@ def test_losses_that_differ_are_named(monkeypatch, losses, agree):
 
     reason = why_losses_differ([{"loss": of_process} for of_process in losses])
     assert reason is None if agree else str(losses[1]) in reason
+
+
+class Streams:
+    """As much of ``torch.cuda`` as a capture needs, on the CPU: what is captured runs when the
+    graph is replayed, over the same tensors.
+    """
+
+    def __init__(self, step):
+        self.step, self.captures, self.captured = step, False, None
+
+    def run(self, *args):
+        """The step that is captured."""
+        if self.captures:
+            self.captured = args
+        else:
+            self.step(*args)
+
+    def Stream(self):
+        return self
+
+    def current_stream(self):
+        return self
+
+    def wait_stream(self, other):
+        pass
+
+    @contextmanager
+    def stream(self, side):
+        yield
+
+    def CUDAGraph(self):
+        return self
+
+    @contextmanager
+    def graph(self, graph):
+        self.captures = True
+        yield
+        self.captures = False
+
+    def replay(self):
+        self.step(*self.captured)
+
+
+def test_a_replayed_step_is_the_step(monkeypatch):
+    """Warm-up and capture leave a model as it was, and a replay reads the rows it is given."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: no graph to check")
+    monkeypatch.syspath_prepend(FOLDER)
+    gpu = importlib.import_module("gpu")
+    results = []
+    for captured in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2)
+        optimizer = torch.optim.Adam(model.parameters())
+        batches = torch.randn(4, 5, 3)
+        targets = torch.randint(2, (4, 5))
+
+        def step(rows, target, model=model, optimizer=optimizer):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(rows), target).backward()
+            optimizer.step()
+
+        if captured:
+            fake = Streams(step)
+            monkeypatch.setattr(torch, "cuda", fake)
+            step = gpu._captured(fake.run, model, optimizer, batches[0], targets[0])
+        for rows, target in zip(batches, targets, strict=True):
+            step(rows, target)
+        moments = [m for p in model.parameters() for m in optimizer.state[p].values()]
+        results.append([*model.parameters(), *moments])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_pytorch_on_the_same_steps_has_the_same_losses(monkeypatch):
+    """The two ways to train that need no GPU: the comparison of all is one of equals."""
+    pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
+    monkeypatch.syspath_prepend(FOLDER)
+    gpu = importlib.import_module("gpu")
+    made = gpu.problem((7, 7), 9)
+    one = gpu.hotloop_trainer(backends.kernels.DEFAULT_BACKEND, *made)
+    two = gpu.torch_trainer(False, *made, device="cpu")
+    for epochs in (1, 3):
+        assert one(epochs) == pytest.approx(two(epochs), rel=1e-5)
 
 
 def test_heat_map_is_drawn(tmp_path):

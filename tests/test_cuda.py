@@ -21,6 +21,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_iris, make_regression
 
 import hotloop
+import oracle
 import test_custom as custom
 import test_device_arrays as device_arrays
 import test_optimizers as optimizers
@@ -32,6 +33,7 @@ from stacks import (
     OPTIMIZERS,
     Stack,
     build,
+    evaluate,
     gradient_kinds,
     gradients,
     make_orders,
@@ -111,6 +113,18 @@ def test_every_activation_with_every_loss(activation, loss):
     problem = build(stack_of((4, 5, 3), (activation,), loss, 9, "float32", weighted=True))
     assert_within(predict(problem), oracle_predict(problem), "prediction")
     assert_training_matches(problem, "adam", 5, n_epochs=1)
+
+
+@pytest.mark.parametrize("name", spec.ACTIVATIONS[4:])
+def test_activations_whose_slopes_are_kept(name):
+    """As the CPU has them, in a step on dense rows and on CSR, and in predictions."""
+    for sparse, dtype in ((False, "float32"), (True, "float64")):
+        problem = build(stack_of((4, 5, 3), (name,), n=9, dtype=dtype, sparse=sparse))
+        expected = build(replace(problem.stack, backend="compiled"))
+        got, want = (train(p, "adam", 5, n_epochs=1)[0] for p in (problem, expected))
+        tolerance = 1e3 * np.finfo(dtype).eps
+        np.testing.assert_allclose(got, want, tolerance, tolerance)
+        np.testing.assert_allclose(predict(problem), predict(expected), tolerance, tolerance)
 
 
 @both_dtypes
@@ -340,6 +354,34 @@ def test_early_stopping_partial_fit_and_lazy_updates_run_on_it():
         model.fit(X, y).set_params(early_stopping=False).partial_fit(X, y)
     np.testing.assert_allclose(two.loss_curve_, one.loss_curve_, rtol=1e-9)
     assert_close_fits(one, two, "float64")
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@dense_and_sparse
+@pytest.mark.parametrize("loss", LOSSES)
+def test_evaluations_within_bounds(loss, sparse, weighted, team):
+    """Outputs and the mean loss of rows, in chunks of some."""
+    stack = Stack((5, 7, 3), ("tanh",), loss, 13, "float64", sparse, weighted, backend="cuda")
+    problem = build(stack)
+    out, value = evaluate(problem, chunk_rows=5)
+    assert_within(out, oracle_predict(problem))
+    assert_within(value, oracle.loss(problem.net, problem.X, problem.Y, problem.sample_weight))
+
+
+@dense_and_sparse
+def test_validation_rows_are_watched_on_the_device(sparse):
+    """The curves of the CPU, the best weights, and a budget."""
+    X, y = load_iris(return_X_y=True)
+    X, how = (X - X.mean(axis=0))[::5], {"max_iter": 3, "random_state": 0, "scoring": "loss"}
+    X, y = (scipy.sparse.csr_array(X) if sparse else X), y[::5]
+    one, two = (
+        MLPClassifier(4, early_stopping=True, device=device, max_time_s=1e3, **how).fit(
+            X, y, X_val=X[:10], y_val=y[:10], sample_weight_val=np.arange(10.0)
+        )
+        for device in ("cpu", "cuda")
+    )
+    np.testing.assert_allclose(two.validation_loss_curve_, one.validation_loss_curve_, rtol=1e-9)
+    assert two.best_validation_score_ == -min(two.validation_loss_curve_)
 
 
 def test_a_model_of_one_backend_opens_and_predicts_on_every_other():

@@ -292,12 +292,12 @@ def test_an_interrupt_leaves_whole_steps(besides):
         state = plan.new_state(problem.parameters.copy(), record)
         return backends.open_runner(compiled, state, problem.streams), state
 
-    runner, state = opened()
+    (runner, state), scalars = opened(), scalars_of(record, 0.9, 20_000)
     runner.run(None, scalars_of(record, 0.9, 20), n_epochs=1)
     killer = threading.Timer(0.15, lambda: signal.raise_signal(signal.SIGINT))
     killer.start()
     with pytest.raises(KeyboardInterrupt):
-        runner.run(None, scalars_of(record, 0.9, 200_000), n_epochs=10_000)
+        runner.run(None, scalars, n_epochs=1000)
     n_steps = runner.steps - 20
     assert n_steps > 0
     runner.read_state(state)
@@ -305,11 +305,10 @@ def test_an_interrupt_leaves_whole_steps(besides):
     other.run(None, scalars_of(record, 0.9, 20), n_epochs=1)
     n_epochs, rest = divmod(n_steps, 20)
     if n_epochs:
-        scalars = scalars_of(record, 0.9, 200_000)[:, : 20 * n_epochs]
-        other.run(None, scalars, n_epochs=n_epochs)
+        other.run(None, scalars[:, : 20 * n_epochs], n_epochs=n_epochs)
     if rest:
-        scalars = scalars_of(record, 0.9, 200_000)[:, 20 * n_epochs : n_steps]
-        other.run(np.arange(100 * rest)[None, None].astype(np.intp), scalars)
+        rows = np.arange(100 * rest, dtype=np.intp)[None, None]
+        other.run(rows, scalars[:, 20 * n_epochs : n_steps])
     other.read_state(expected)
     np.testing.assert_array_equal(state.parameters, expected.parameters)
     for name in state.slots:

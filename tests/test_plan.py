@@ -69,8 +69,7 @@ def test_initial_parameters_are_sklearns(activation, dtype):
         (5,), layers_of(Stack(STACK.widths, (activation,) * 2)), spec.LOSSES["squared_error"]
     )
     ours = np.random.RandomState(3)
-    factor = 2.0 if activation == "logistic" else 6.0
-    flat = plan.init_parameters(network, ours, np.dtype(dtype), factor=factor)
+    flat = plan.init_parameters(network, ours, np.dtype(dtype))
     assert flat.dtype == dtype
     coefs, intercepts = plan.weight_views(network, flat)
     for k, (coef, intercept) in enumerate(pairs):

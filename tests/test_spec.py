@@ -40,7 +40,7 @@ def test_shapes_follow_from_the_input_shape():
     ("make", "said"),
     [
         (lambda: spec.Dense(0), "units"),
-        (lambda: spec.Dense(3, "softplus"), "activation"),
+        (lambda: spec.Dense(3, "swish"), "activation"),
         (lambda: network(layers=()), "layer"),
         (lambda: network(layers=(spec.Dense(3, "relu"),)), "output"),
     ],

@@ -259,7 +259,7 @@ def test_early_stopping_restores_the_best_weights(name):
     assert_close(ours, theirs, 1e-6)
 
 
-@pytest.mark.parametrize("during", ["run", "predict"])
+@pytest.mark.parametrize("during", ["run", "evaluate"])
 def test_an_interrupted_epoch_that_has_no_score_is_not_counted(during, monkeypatch):
     """Losses and scores stay as many, whether it was trained or scored when Ctrl-C came."""
     true, calls = getattr(backends.TableRunner, during), []

@@ -5,6 +5,7 @@
 """
 
 from .backends import config, show_config
+from .callbacks import Checkpoint, MLflowLogger, OptunaPruning
 from .display import LearningRateFinderDisplay, LossCurveDisplay, WeightDistributionDisplay
 from .estimators.mlp import MLPClassifier, MLPRegressor
 from .many import fit_many
@@ -38,6 +39,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adaptive",
+    "Checkpoint",
     "Cosine",
     "CosineRestarts",
     "Exponential",
@@ -47,9 +49,11 @@ __all__ = [
     "LossCurveDisplay",
     "MLPClassifier",
     "MLPRegressor",
+    "MLflowLogger",
     "Muon",
     "NAdam",
     "OneCycle",
+    "OptunaPruning",
     "Polynomial",
     "RMSprop",
     "StepDecay",

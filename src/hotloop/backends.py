@@ -67,6 +67,8 @@ class Runner(Protocol):
 
     def predict(self, X: Any, out: np.ndarray) -> np.ndarray: ...
 
+    def evaluate(self, streams: Streams, out: np.ndarray) -> float: ...
+
     def gradients(self, parameters: np.ndarray, out: np.ndarray, decay: float) -> float: ...
 
     def read_state(self, state: State, *, last: bool = False) -> None: ...
@@ -165,6 +167,18 @@ class TableRunner:
         """Forward pass with the runner's weights into `out`, (n, O) of the plan's dtype."""
         return _predict(self._engine, X, out, self.plan)
 
+    def evaluate(self, streams: Streams, out: np.ndarray) -> float:
+        """The same for rows with targets and perhaps weights; their mean loss, no penalty in it."""
+        if not len(self.plan.evaluation_ops):
+            raise ValueError("evaluate needs a plan that has targets; this one predicts.")
+        streams = {**streams, "X": _readable_rows(streams["X"], self.plan)}
+        streams = {name: _stream(name, value, self.plan) for name, value in streams.items()}
+        _require_fit(streams, self.plan)
+        _require_room(out, streams["X"], self.plan)
+        weights = streams.get("sample_weight")
+        loss = self._engine.evaluate(streams["X"], streams["y"], weights, out)
+        return loss / (len(out) if weights is None else float(weights.sum()))
+
     def gradients(self, parameters: np.ndarray, out: np.ndarray, decay: float) -> float:
         """Mean loss at `parameters` (P,), the gradient into `out` (P,), L2 of `decay` in both."""
         if self.plan.optimizer is not None:
@@ -245,20 +259,28 @@ def _require_fit(streams: Streams, plan: Plan) -> None:
 
 
 def _predict(engine: Any, X: Any, out: np.ndarray, plan: Plan) -> np.ndarray:
-    """A forward pass; X of another dtype is converted, since its rows are read in place."""
-    if _on_device(X):
-        X = X.astype(plan.dtype)
-    elif not scipy.sparse.issparse(X):
-        X = np.ascontiguousarray(X, dtype=plan.dtype)
-    X = _stream("X", X, plan)
+    """A forward pass."""
+    X = _stream("X", _readable_rows(X, plan), plan)
     _require_fit({"X": X}, plan)
+    _require_room(out, X, plan)
+    return engine.predict(X, out)
+
+
+def _readable_rows(X: Any, plan: Plan) -> Any:
+    """X of the plan's dtype: a forward pass reads dense rows in place."""
+    if _on_device(X):
+        return X.astype(plan.dtype)
+    return X if scipy.sparse.issparse(X) else np.ascontiguousarray(X, dtype=plan.dtype)
+
+
+def _require_room(out: np.ndarray, X: Any, plan: Plan) -> None:
+    """Refuse an array that outputs cannot be written to."""
     shape = (X.shape[0], plan.network.n_outputs)
     if out.shape != shape or out.dtype != plan.dtype or not out.flags.carray:
         raise ValueError(
             f"out must be a writable C-contiguous array of {plan.dtype} and shape {shape}, "
             f"got {out.dtype} and {out.shape}."
         )
-    return engine.predict(X, out)
 
 
 class _CSR:

@@ -11,6 +11,7 @@ from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import scipy
+import sklearn
 from sklearn.base import BaseEstimator
 from sklearn.base import _fit_context as fit_context
 from sklearn.utils._array_api import get_namespace_and_device
@@ -48,7 +49,9 @@ __all__ = [
     "lbfgs_options",
     "lbfgs_result",
     "parameter_names",
+    "require_callbacks",
     "validate_parameters",
+    "without_callbacks",
 ]
 
 #: Types of parameters that are judged by their value alone, and are equal only where a
@@ -129,6 +132,26 @@ class FitTasks:
             **self._told,
             "reconstruction_attributes": lambda: self._describe(snapshot()),
         }
+
+
+def require_callbacks(name: str) -> None:
+    """Refuse a callback where estimators cannot have any."""
+    if not HAS_CALLBACKS:
+        raise RuntimeError(
+            f"{name} needs the callbacks of scikit-learn 1.9 or later; here is "
+            f"{sklearn.__version__}."
+        )
+
+
+def without_callbacks(fitted: Any) -> Any:
+    """An estimator that callbacks were handed during a fit, less all that is of that fit."""
+    for name in (*("_skl_callbacks", "_skl_callbacks_to_teardown"), *_CONTEXTS):
+        vars(fitted).pop(name, None)
+    return fitted
+
+
+#: Where scikit-learn keeps the tasks of a fit during it.
+_CONTEXTS = ("_callback_fit_ctx", "_parent_callback_ctx")
 
 
 def parameter_names(cls: type) -> tuple[str, ...]:

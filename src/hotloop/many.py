@@ -24,7 +24,8 @@ def fit_many(
 
     Those of ``device="cuda"`` train at the same time: models of the same network, optimizer and
     batch size are launched together, each on a block of its own with its weights and moments in
-    shared memory, if these are no more than about 15,000 weights. Every seed of a search, every
+    shared memory, if these are no more than about 15,000 weights; those of long steps have the
+    whole GPU in turns. Every seed of a search, every
     fold, and every candidate that differs in rates, `alpha`, `tol` or stopping is then one of many
     in a launch. All others are fitted one after another.
 
@@ -136,8 +137,12 @@ def _fit_together(fits: dict[int, Callable[[], Any]], errors: dict[int, BaseExce
                 errors[k] = error
 
     threads = [threading.Thread(target=work, args=(k,), daemon=True) for k in fits]
-    for thread in threads:
-        thread.start()
+    try:
+        for thread in threads:
+            thread.start()
+    except BaseException:
+        meeting.interrupt()  # who has begun would wait for the others
+        raise
     for thread in threads:
         while thread.is_alive():
             try:

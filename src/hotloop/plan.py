@@ -30,7 +30,7 @@ from hotloop.kernels import (
     backend_of,
 )
 from hotloop.kernels import SCALARS as SCALARS
-from hotloop.spec import Function, Muon, Network, Optimizer
+from hotloop.spec import KNOWN_BY_VALUE, Function, Muon, Network, Optimizer
 
 #: Parameter groups: each has its own row of scalars in every step.
 GROUPS = ("weight", "bias")
@@ -67,6 +67,24 @@ MOST_TILES, SHARD_TILE = 512, 64
 #: Rows of a product of matrices in a step of Muon that a thread takes at a time: whole tiles, and
 #: whole vectors of every instruction set, since a symmetric result is cut there.
 MATRIX_ROWS = 48
+#: How weights may be drawn, besides "auto"; see `init_parameters`.
+INITS = (
+    *("glorot_uniform", "glorot_normal", "he_uniform", "he_normal"),
+    *("lecun_uniform", "lecun_normal", "orthogonal"),
+)
+#: Activations that lose about half of the squares of what they read.
+HALVING = (
+    *("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "mish", "softplus", "hard_swish"),
+)
+#: What "auto" stands for, where it is not scikit-learn's draw.
+AUTO: Mapping[str | Function, str] = MappingProxyType(
+    {
+        **dict.fromkeys(set(HALVING) - {"relu"}, "he_normal"),
+        "selu": "lecun_normal",
+        "softsign": "glorot_uniform",
+        "hard_sigmoid": "glorot_uniform",
+    }
+)
 #: Rows of a batch of the gradient plan; part of what its bits depend on.
 GRADIENT_ROWS = 512
 
@@ -108,6 +126,8 @@ class Plan:
     ops, accumulate_ops, inference_ops, parameter_ops : ndarray of OP_DTYPE
         A training step, the same with gradients added to those of earlier batches, a forward
         pass, and one record a layer that says where its parameters are.
+    evaluation_ops : ndarray of OP_DTYPE
+        The forward pass and the losses of its rows, in a plan that has targets.
     catch_up_ops : ndarray of OP_DTYPE
         One op that takes all features to the present, in a plan that trains on CSR input.
     batch_size, chunk_rows, inference_rows : int
@@ -139,6 +159,7 @@ class Plan:
     ops: np.ndarray = field(repr=False)
     accumulate_ops: np.ndarray = field(repr=False)
     inference_ops: np.ndarray = field(repr=False)
+    evaluation_ops: np.ndarray = field(repr=False)
     parameter_ops: np.ndarray = field(repr=False)
     catch_up_ops: np.ndarray = field(repr=False)
     batch_size: int
@@ -249,25 +270,73 @@ def empty_vector(size: int, dtype: np.dtype | type) -> np.ndarray:
 
 
 def init_parameters(
-    network: Network, rng: np.random.RandomState, dtype: np.dtype | type, factor: float = 6.0
+    network: Network,
+    rng: np.random.RandomState,
+    dtype: np.dtype | type,
+    init: str = "auto",
+    output: str | Function | None = None,
 ) -> np.ndarray:
-    """Initial parameters, shape (P,), drawn exactly as scikit-learn draws them.
+    """Initial parameters, shape (P,), drawn in float64: weight, then bias, of each layer.
 
-    Each layer takes ``uniform(-b, b, (I, O))`` and then ``uniform(-b, b, O)`` in float64 from
-    `rng`, with ``b = sqrt(factor / (I + O))``: 6, and under logistic hidden units 2.
+    Parameters
+    ----------
+    network : Network
+    rng : RandomState
+    dtype : dtype
+        Of the result.
+    init : {"auto"} or one of INITS, default="auto"
+        "auto": of identity, relu, logistic, tanh and functions of the user as scikit-learn draws,
+        ``uniform(-b, b, (I, O))`` and then ``uniform(-b, b, O)`` with ``b = sqrt(6 / (I + O))``,
+        or 2 under logistic; of the others what AUTO names. All but scikit-learn's have biases of
+        zero. Fans are the inputs I of a layer and its outputs O.
+    output : str or Function, default=None
+        The activation that the output layer is drawn for; None: that of the last hidden one, or of
+        none.
 
     References
     ----------
     Glorot and Bengio (2010), "Understanding the difficulty of training deep feedforward
-    neural networks", equation 16.
+    neural networks", equation 16. LeCun, Bottou, Orr and Mueller (1998), "Efficient BackProp",
+    equation 16. He, Zhang, Ren and Sun (2015), "Delving deep into rectifiers", equation 10. Saxe,
+    McClelland and Ganguli (2014), "Exact solutions to the nonlinear dynamics of learning in deep
+    linear neural networks", section 3. Klambauer, Unterthiner, Mayr and Hochreiter (2017),
+    "Self-normalizing neural networks", for selu.
     """
     flat = empty_vector(n_parameters(network), dtype)
     weights, biases = weight_views(network, flat)
-    for weight, bias in zip(weights, biases, strict=True):
-        bound = np.sqrt(factor / sum(weight.shape))
+    hidden = [layer.activation for layer in network.layers[:-1]]
+    drawn_for = [*hidden, output or (hidden[-1] if hidden else "identity")]
+    for weight, bias, activation in zip(weights, biases, drawn_for, strict=True):
+        scheme = AUTO.get(activation) if init == "auto" else init
+        if scheme is not None:
+            weight[...] = _drawn(scheme, activation, rng, weight.shape)
+            bias[...] = 0
+            continue
+        bound = np.sqrt((2.0 if activation == "logistic" else 6.0) / sum(weight.shape))
         weight[...] = rng.uniform(-bound, bound, weight.shape)
         bias[...] = rng.uniform(-bound, bound, bias.shape)
     return flat
+
+
+def _drawn(
+    scheme: str, activation: str | Function, rng: np.random.RandomState, shape: tuple[int, ...]
+) -> np.ndarray:
+    """A weight (I, O): its elements have variance 2 / (I + O) by Glorot, 1 / I by LeCun, 2 / I by
+    He; or it has orthogonal columns, or rows if these are fewer, of norm 1, and root 2 under what
+    is drawn for by He, as half of its squares are lost there.
+    """
+    I, O = shape
+    if scheme == "orthogonal":
+        q, r = np.linalg.qr(rng.normal(size=(max(shape), min(shape))))
+        q *= np.where(np.diag(r) < 0, -1.0, 1.0)  # else they would not be uniform
+        gain = np.sqrt(2.0) if activation in HALVING else 1.0
+        return gain * (q if I >= O else q.T)
+    rule, _, distribution = scheme.partition("_")
+    variance = {"glorot": 2.0 / (I + O), "he": 2.0 / I, "lecun": 1.0 / I}[rule]
+    if distribution == "normal":
+        return rng.normal(0.0, np.sqrt(variance), shape)
+    bound = np.sqrt(3 * variance)
+    return rng.uniform(-bound, bound, shape)
 
 
 def new_state(parameters: np.ndarray, optimizer: Optimizer) -> State:
@@ -566,6 +635,17 @@ class _Lowering:
         )
         return np.array(ops, dtype=OP_DTYPE), rows, arena, scratch
 
+    def evaluation(
+        self, inference: np.ndarray, ops: np.ndarray, arena: _Buffer, n_rows: int
+    ) -> np.ndarray:
+        """Forward ops, and after them the loss of a training step, which overwrites outputs that
+        have been written to their stream.
+        """
+        loss, end = ops[ops["kind"] == KINDS["LOSS"]].copy(), inference[-1]
+        loss["output"] = loss["d_output"] = end["output"]
+        loss["ld_output"], loss["row_loss"] = end["ld_output"], self.take(arena, n_rows)
+        return np.array([*inference, *loss], OP_DTYPE)
+
     def results(self, rows: Callable[[int], _Rows]) -> tuple[_Rows, list[_Rows], list[_Rows]]:
         """Where rows are gathered, and outputs and deltas of each layer are computed, by their
         strides. What is rounded right after has the same place for all.
@@ -581,9 +661,13 @@ class _Lowering:
             d_outputs[0] = rows(strides[0])
         return shared, outputs, d_outputs
 
+    def keeps_slopes(self, layer: int) -> bool:
+        """Whether the slopes of a layer's activation are not known from its outputs."""
+        return self.network.layers[layer].activation not in KNOWN_BY_VALUE
+
     def slope_fields(self, layer: int, rows: Callable[[int], _Rows]) -> dict[str, int]:
-        """Room for the slopes of a custom activation: they are not known from its outputs."""
-        if not isinstance(self.network.layers[layer].activation, Function):
+        """Room for the slopes that a layer keeps beside its outputs."""
+        if not self.keeps_slopes(layer):
             return {}
         slope = rows(self.stride(self.shapes[layer][1]))
         return {"slope": slope.place, "ld_slope": slope.ld}
@@ -921,11 +1005,12 @@ def _compile(
         for layer in range(len(network.layers))
     ]
     inference_ops, inference_rows, inference_arena, scratch = lowering.inference(parameters, raw)
-    ops, arena = np.zeros(0, OP_DTYPE), 0
+    ops, arena, evaluation_ops = np.zeros(0, OP_DTYPE), 0, np.zeros(0, OP_DTYPE)
     if lowering.optimizer and lowering.optimizer.clip_norm is not None:
         lowering.clip_scale = lowering.take(lowering.store, 1)
     if train:
         ops, arena = lowering.training(parameters, batch_size, gradients=gradients)
+        evaluation_ops = lowering.evaluation(inference_ops, ops, inference_arena, inference_rows)
     accumulate_ops = ops.copy()
     accumulate_ops["gradient"] = GRADIENTS["accumulate"]
     records = [
@@ -936,7 +1021,8 @@ def _compile(
     catch_up_ops = np.zeros(0, OP_DTYPE)
     if lowering.sparse and lowering.optimizer is not None:
         catch_up_ops = np.array([lowering.catch_up(parameters[0])], OP_DTYPE)
-    for table in (ops, accumulate_ops, inference_ops, parameter_ops, catch_up_ops):
+    tables = (ops, accumulate_ops, inference_ops, evaluation_ops, parameter_ops, catch_up_ops)
+    for table in tables:
         table.flags.writeable = False  # plans are shared
     return Plan(
         network=network,
@@ -947,6 +1033,7 @@ def _compile(
         ops=ops,
         accumulate_ops=accumulate_ops,
         inference_ops=inference_ops,
+        evaluation_ops=evaluation_ops,
         parameter_ops=parameter_ops,
         catch_up_ops=catch_up_ops,
         batch_size=batch_size,

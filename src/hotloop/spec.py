@@ -14,8 +14,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-#: Element-wise activations a hidden layer may have.
-ACTIVATIONS = ("identity", "relu", "logistic", "tanh")
+#: Element-wise activations whose derivative is known from their value.
+KNOWN_BY_VALUE = ("identity", "relu", "logistic", "tanh")
+#: Those a hidden layer may have.
+ACTIVATIONS = (
+    *KNOWN_BY_VALUE,
+    *("leaky_relu", "elu", "selu", "gelu", "gelu_tanh", "silu", "mish"),
+    *("softplus", "softsign", "hard_sigmoid", "hard_swish"),
+)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ scikit-learn's, epoch for epoch.
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import closing
@@ -18,8 +19,8 @@ import scipy.optimize
 import scipy.sparse
 from sklearn.exceptions import ConvergenceWarning
 
-from .backends import open_runner, predict, shuffle, times_faster
-from .plan import GROUPS, SCALARS, Plan, State, compile_inference, weight_views
+from .backends import Runner, open_runner, shuffle, times_faster
+from .plan import GROUPS, SCALARS, Plan, State, compile_gradients
 from .schedules import Adaptive, Schedule, Steps
 
 Array = np.ndarray
@@ -29,8 +30,45 @@ CALL_SECONDS = 0.05
 #: ...by a careful guess of its speed: flops a second, and the fixed cost of a step in flops.
 FLOPS_PER_SECOND = 2e10
 STEP_FLOPS = 2e4
+#: What messages call the loss of validation rows, whose negative is a score.
+VALIDATION_LOSS = "Validation loss"
 #: Numbers that the orders and scalars of one call may hold (32 MB).
 CALL_NUMBERS = 2**22
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a fit may take.
+
+    Attributes
+    ----------
+    seconds : float
+        From `began` on; infinity for no limit.
+    began : float
+        Of :func:`time.perf_counter`.
+    """
+
+    seconds: float = np.inf
+    began: float = field(default_factory=time.perf_counter)
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left, if any."""
+        return self.seconds - (time.perf_counter() - self.began)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the time is over."""
+        return self.left <= 0
+
+    def warn(self, done: str) -> None:
+        """Say that the fit ended for want of time, and what was done in it."""
+        warnings.warn(
+            f"The time budget max_time_s={self.seconds:g} is over after {done}, and the "
+            "optimization hasn't converged yet.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
 
 
 class Tasks(Protocol):
@@ -59,6 +97,8 @@ class Settings:
         Whether it is partial_fit that asks: one epoch, whatever `max_iter` says.
     swa_start : float or None
         The part of `max_iter` from which on weights at the ends of epochs are averaged.
+    budget : Budget
+        Looked at between epochs.
     """
 
     max_iter: int
@@ -71,6 +111,7 @@ class Settings:
     batch_size: int
     incremental: bool
     swa_start: float | None = None
+    budget: Budget = Budget()
 
 
 @dataclass
@@ -82,13 +123,15 @@ class History:
     loss_curve : list of float
         Mean loss of every epoch.
     best_loss : float or None
-        The smallest of them; None when validation scores decide.
+        The smallest of them; None when validation scores decide on stopping.
     no_improvement_count : int
         Epochs in a row that were not better by the tolerance.
     validation_scores : list of float or None
-        Score of every epoch; None without early stopping.
+        Score of every epoch, larger is better; None without validation rows.
     best_validation_score : float or None
         The largest of them.
+    validation_losses : list of float or None
+        Mean loss of the validation rows after every epoch, without a penalty.
     n_seen : int
         Samples that have gone by, over all calls.
     n_epochs : int
@@ -100,6 +143,7 @@ class History:
     no_improvement_count: int = 0
     validation_scores: list[float] | None = None
     best_validation_score: float | None = None
+    validation_losses: list[float] | None = None
     n_seen: int = 0
     n_epochs: int = 0
 
@@ -108,23 +152,32 @@ class History:
         """Loss of the last epoch; NaN before the first."""
         return self.loss_curve[-1] if self.loss_curve else np.nan
 
-    def judge_by(self, *, scores: bool) -> None:
-        """Let validation scores, or else the loss, decide on stopping from now on."""
-        if scores and self.validation_scores is None:
-            self.best_loss, self.validation_scores = None, []
-            self.best_validation_score = -np.inf
-        elif not scores:
-            self.validation_scores = self.best_validation_score = None
-            if self.best_loss is None:
-                self.best_loss = np.inf
+    def judge_by(self, validation: Validation | None) -> None:
+        """Keep the books of validation rows, if there are any, from now on; their scores, or else
+        the loss, decide on stopping.
+        """
+        if validation is None:
+            self.validation_scores = self.best_validation_score = self.validation_losses = None
+        elif self.validation_scores is None or self.validation_losses is None:
+            self.validation_scores = self.validation_scores or []
+            self.validation_losses = []
+            if self.best_validation_score is None:
+                self.best_validation_score = -np.inf
+        if validation is None or not validation.decides:
+            self.best_loss = np.inf if self.best_loss is None else self.best_loss
+        elif self.best_loss is not None:  # the weights of the best score so far are not kept
+            self.best_loss, self.best_validation_score = None, -np.inf
 
-    def add_score(self, score: float, tol: float) -> bool:
-        """Count an epoch by its validation score; whether it is the best so far."""
+    def add_score(self, score: float, loss: float, tol: float) -> bool:
+        """Enter what an epoch made of the validation rows; whether it is the best so far."""
         assert self.validation_scores is not None
+        assert self.validation_losses is not None
         assert self.best_validation_score is not None
         self.validation_scores.append(score)
-        worse = score < self.best_validation_score + tol
-        self.no_improvement_count = self.no_improvement_count + 1 if worse else 0
+        self.validation_losses.append(loss)
+        if self.best_loss is None:
+            worse = not score >= self.best_validation_score + tol  # NaN is
+            self.no_improvement_count = self.no_improvement_count + 1 if worse else 0
         best = score > self.best_validation_score
         if best:
             self.best_validation_score = score
@@ -288,20 +341,27 @@ class Validation:
 
     Attributes
     ----------
-    kept : ndarray of intp
-        The rows to train on instead of all.
-    X : {ndarray, CSR} of shape (n, I)
-        The input, of the plan's dtype.
+    streams : dict of str to array
+        "X", "y" and perhaps "sample_weight", of the plan's dtype.
     score : callable
-        Makes the score from outputs of shape (n, O); NaN for those of a diverged network.
+        Makes the score, larger is better, from outputs of shape (n, O), the mean loss of the rows,
+        and what makes an outcome of the weights there are; NaN for a diverged network.
     out : ndarray of shape (n, O)
         Room for the outputs.
+    decides : bool
+        Whether the scores decide on stopping and on the weights that are kept.
+    watched : str
+        What messages call the score.
+    kept : ndarray of intp or None
+        The rows to train on; None for all.
     """
 
-    kept: Array
-    X: Any
-    score: Callable[[Array], float]
+    streams: dict[str, Any]
+    score: Callable[[Array, float, Callable[[], Outcome]], float]
     out: Array
+    decides: bool
+    watched: str = "Validation score"
+    kept: Array | None = None
 
 
 class EpochLoop:
@@ -316,7 +376,7 @@ class EpochLoop:
     streams : dict of str to array
         "X", "y" and perhaps "sample_weight".
     validation : Validation or None
-        The rows that early stopping has set aside.
+        Rows to look at after every epoch.
     optimizer : StochasticOptimizer
         Where it was left; advanced as epochs are done, its old moments not written to.
     history : History
@@ -340,15 +400,17 @@ class EpochLoop:
         self.optimizer = optimizer
         self.history = history
         self.settings = settings
-        self._rows = validation.kept if validation else np.arange(streams["X"].shape[0])
+        kept = validation.kept if validation else None
+        self._rows = np.arange(streams["X"].shape[0]) if kept is None else kept
         self.n_rows = len(self._rows)
         self.n_steps = -(-self.n_rows // settings.batch_size)
         moments = {k: v.astype(start.dtype, copy=False) for k, v in optimizer.slots.items()}
-        self._start = start  # and the best so far where there are validation rows
+        self._start = start  # and the best so far where a validation score decides
         self._weights = Weights(plan, optimizer, settings)
         self._orders: RowOrders | None = None
         self._tasks: Any = None
         self._validation = validation
+        self._keeps_best = validation is not None and validation.decides
         self._runner: Any = None
         self._running = False
         self._stop: Array | None = None
@@ -372,18 +434,17 @@ class EpochLoop:
         Returns
         -------
         Outcome
-            With the weights of the best epoch if there are validation rows.
+            With the weights of the best epoch if a validation score decides.
         """
         settings, history = self.settings, self.history
         self._orders = RowOrders(rng, self._rows) if settings.shuffle else None
         self._tasks = tasks
-        history.judge_by(scores=self._validation is not None)
+        history.judge_by(self._validation)
         history.n_epochs = self._steps_noted = 0
         watched = self._validation is not None or tasks.active or settings.verbose
         watched = watched or settings.swa_start is not None
-        epochs_a_call = 1 if watched else self._epochs_a_call()
         max_epochs = 1 if settings.incremental else settings.max_iter
-        stopped = False
+        stopped = late = False
         opened = open_runner(self.plan, self._state, self.streams, n_jobs=settings.n_jobs)
         with closing(opened) as self._runner:
             # All memory is there, and was written to, before anyone waits for it: the system
@@ -391,14 +452,18 @@ class EpochLoop:
             slots = {name: np.full_like(self._start, 0) for name in self.optimizer.record.moments}
             self._weights.open(self._runner, self._start)
             try:
-                while not stopped and history.n_epochs < max_epochs:
-                    stopped = self._call(min(epochs_a_call, max_epochs - history.n_epochs))
+                while not (stopped or late) and history.n_epochs < max_epochs:
+                    n_epochs = 1 if watched else self._epochs_a_call()
+                    stopped = self._call(min(n_epochs, max_epochs - history.n_epochs))
+                    late = settings.budget.is_spent
             except KeyboardInterrupt:
                 # An epoch that is not scored yet counts as one that is not over.
                 self._note_epochs(self._runner.losses if self._validation is None else [])
                 warnings.warn("Training interrupted by user.", stacklevel=2)
                 stopped = True
-            if not stopped and not settings.incremental:
+            if late and not stopped and history.n_epochs < max_epochs:
+                settings.budget.warn(f"{history.n_epochs} epochs")
+            elif not stopped and not settings.incremental:
                 warnings.warn(
                     f"Stochastic Optimizer: Maximum iterations ({max_epochs}) reached and the "
                     "optimization hasn't converged yet.",
@@ -408,7 +473,7 @@ class EpochLoop:
             return self._outcome_of(self._start, slots, last=True)
 
     def _epochs_a_call(self) -> int:
-        """As many as `CALL_SECONDS` and `CALL_NUMBERS` allow; one at least.
+        """As many as `CALL_SECONDS`, the budget and `CALL_NUMBERS` allow; one at least.
 
         One, too, if batches may be skipped for want of weight: then it is not known
         beforehand which steps are the next epoch's.
@@ -422,7 +487,8 @@ class EpochLoop:
         n_products = X.size * n_units + self.n_rows * (n_parameters - X.shape[1] * n_units)
         flops = 6 * n_products + self.n_steps * (12 * n_parameters + STEP_FLOPS)
         numbers = self.n_rows + self.n_steps * len(GROUPS) * len(SCALARS)
-        most = CALL_SECONDS * FLOPS_PER_SECOND * times_faster(self.plan) / flops
+        seconds = min(CALL_SECONDS, self.settings.budget.left)
+        most = seconds * FLOPS_PER_SECOND * times_faster(self.plan) / flops
         return max(1, int(min(most, CALL_NUMBERS // numbers)))
 
     def _call(self, n_epochs: int) -> bool:
@@ -432,23 +498,23 @@ class EpochLoop:
         orders = None
         if self._orders:
             orders = self._orders.draw(n_epochs)
-        elif self._validation:
+        elif self._validation and self._validation.kept is not None:
             orders = np.broadcast_to(self._rows, (1, n_epochs, self.n_rows))
         patience = min(settings.n_iter_no_change, 2**53)  # what a float64 counts up to
         rules = [history.best_loss, settings.tol, history.no_improvement_count, patience]
         self._stop = None
-        if not self._validation:
+        if not self._keeps_best:
             self._stop = np.array([rules], dtype=np.float64)
         scalars = self._scalars(n_epochs)
         self._running = True
         self._runner.run(orders, scalars, self._stop, n_epochs=n_epochs)
         self._weights.note_epoch(history.n_epochs + 1)
-        score = self._score(self._validation) if self._validation else None
+        looked = self._look(self._validation) if self._validation else None
         self._note_epochs(self._runner.losses)
         if settings.verbose:
             print(f"Iteration {history.n_epochs}, loss = {history.loss:.8f}")
-        if score is not None:
-            self._note_score(score)
+        if looked is not None:
+            self._note_score(*looked)
         asked_to_stop = self._tasks.end_iteration(self._outcome)
         return self._ends_at_plateau() or asked_to_stop
 
@@ -494,28 +560,33 @@ class EpochLoop:
         if self._orders:
             self._orders.keep(len(losses))
 
-    def _score(self, validation: Validation) -> float:
-        if not self._weights.differ:
-            return validation.score(self._runner.predict(validation.X, validation.out))
-        flat = np.empty_like(self._start)
-        self._weights.read(flat)
-        plan, X = self.plan, validation.X
-        parts = weight_views(plan.network, flat)
-        how = {"sparse": scipy.sparse.issparse(X), "backend": plan.backend}
-        forward = compile_inference(plan.network, dtype=plan.dtype, **how)
-        return validation.score(predict(forward, *parts, X, n_jobs=self.settings.n_jobs))
+    def _look(self, validation: Validation) -> tuple[float, float]:
+        """Score and mean loss of the validation rows, by the weights there are."""
+        loss = self._weights.evaluate(validation)
+        return validation.score(validation.out, loss, self._snapshot), loss
 
-    def _note_score(self, score: float) -> None:
-        if self.history.add_score(score, self.settings.tol):
+    def _snapshot(self) -> Outcome:
+        """The weights there are, in a new array, and no more."""
+        parameters = np.empty_like(self._start)
+        self._weights.read(parameters)
+        return Outcome(parameters, self.history.loss, self.history.n_epochs)
+
+    def _note_score(self, score: float, loss: float) -> None:
+        best = self.history.add_score(score, loss, self.settings.tol)
+        if best and self._keeps_best:
             self._weights.read(self._start)
         if self.settings.verbose:
-            print(f"Validation score: {score:f}")
+            assert self._validation is not None
+            watched = self._validation.watched
+            print(f"{watched}: {loss if watched == VALIDATION_LOSS else score:f}")
 
     def _ends_at_plateau(self) -> bool:
         patience, tol = self.settings.n_iter_no_change, self.settings.tol
         if self.history.no_improvement_count <= patience:
             return False
-        judge = "Validation score" if self._validation else "Training loss"
+        judge = "Training loss"
+        if self._validation and self._keeps_best:
+            judge = self._validation.watched
         ends = self.optimizer.stops_at_plateau(
             f"{judge} did not improve more than tol={tol:f} for {patience} consecutive epochs.",
             self.settings.verbose,
@@ -533,10 +604,10 @@ class EpochLoop:
         self, parameters: Array, slots: dict[str, Array], *, last: bool = False
     ) -> Outcome:
         """The same in given arrays, in which parameters are those of the best epoch already where
-        there are validation rows.
+        a validation score decides.
         """
         optimizer = copy(self.optimizer)
-        wanted = None if self._validation else parameters
+        wanted = None if self._keeps_best else parameters
         optimizer.trajectory = self._weights.read(wanted, slots, last=last)
         optimizer.slots = slots
         n_epochs, loss = self.history.n_epochs, self.history.loss
@@ -555,7 +626,7 @@ class Weights:
     """
 
     def __init__(self, plan: Plan, optimizer: StochasticOptimizer, settings: Settings) -> None:
-        self._optimizer = optimizer
+        self._plan, self._optimizer, self._n_jobs = plan, optimizer, settings.n_jobs
         self._moves = plan.optimizer is not None and "average" in plan.optimizer.slots
         self._first = np.inf  # epoch whose weights are the first to be averaged
         if settings.swa_start is not None:
@@ -595,6 +666,24 @@ class Weights:
         self._n += 1
         self._mean += (self._trajectory - self._mean) / self._n
 
+    def evaluate(self, validation: Validation) -> float:
+        """Outputs and mean loss of validation rows, by the weights that would be handed out."""
+        if not self.differ:
+            return self._runner.evaluate(validation.streams, validation.out)
+        streams, flat = validation.streams, np.empty_like(self._trajectory)
+        self.read(flat)
+        n_rows, sparse = streams["X"].shape[0], scipy.sparse.issparse(streams["X"])
+        plan = compile_gradients(
+            self._plan.network,
+            dtype=self._plan.dtype,
+            n_rows=n_rows,
+            sparse=sparse,
+            backend=self._plan.backend,
+        )
+        with closing(open_runner(plan, None, streams, n_jobs=self._n_jobs)) as runner:
+            runner.write_state(State(flat[np.newaxis], {}))
+            return runner.evaluate(streams, validation.out)
+
     def read(
         self, out: Array | None, slots: dict[str, Array] | None = None, *, last: bool = False
     ) -> Array | None:
@@ -627,13 +716,65 @@ class Weights:
         return trajectory
 
 
+@dataclass
+class Watch:
+    """Who looks at iterations of L-BFGS, and may end them.
+
+    Attributes
+    ----------
+    tasks : Tasks
+        Who is told of every iteration.
+    budget : Budget
+        Looked at between iterations.
+    validation : Validation or None
+        Rows to look at after every iteration.
+    tol, n_iter_no_change : float
+        By how much their score has to improve, and how often in a row it may fail to.
+    history : History
+        The books of these rows.
+    best : Outcome or None
+        Of the best score; None where no score decides.
+    """
+
+    tasks: Tasks
+    budget: Budget
+    validation: Validation | None
+    tol: float
+    n_iter_no_change: float
+    history: History = field(default_factory=History, init=False)
+    best: Outcome | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.history.judge_by(self.validation)
+
+    @property
+    def listens(self) -> bool:
+        """Whether anyone wants to hear of iterations."""
+        return self.tasks.active or self.validation is not None or self.budget.seconds < np.inf
+
+    def stops(self, runner: Runner, latest: Outcome) -> bool:
+        """Look at the validation rows; whether their score says stop."""
+        validation = self.validation
+        if validation is None:
+            return False
+        runner.write_state(State(latest.parameters[np.newaxis], {}))
+        loss = runner.evaluate(validation.streams, validation.out)
+        score = validation.score(validation.out, loss, lambda: latest)
+        best = self.history.add_score(score, loss, self.tol)
+        if not validation.decides:
+            return False
+        if best or self.best is None:
+            self.best = copy(latest)
+        return self.history.no_improvement_count > self.n_iter_no_change
+
+
 def minimize_lbfgs(
     plan: Plan,
     start: Array,
     streams: dict[str, Any],
     alpha: float,
     options: dict,
-    tasks: Tasks,
+    watch: Watch,
     n_jobs: int | None,
 ) -> Any:
     """Minimise the loss of all rows by SciPy's L-BFGS-B.
@@ -650,40 +791,45 @@ def minimize_lbfgs(
         Strength of the L2 penalty on weights.
     options : dict
         SciPy's options of the method.
-    tasks : Tasks
-        Who is told of every iteration.
+    watch : Watch
+        Who looks at every iteration; keeps the best one.
     n_jobs : int or None
         Threads that may share the rows.
 
     Returns
     -------
     scipy.optimize.OptimizeResult
-        SciPy's; ``was_stopped`` says whether it was `tasks` that asked to stop.
+        SciPy's; ``was_stopped`` says whether it was `watch` that ended it.
 
     References
     ----------
     Zhu, Byrd, Lu and Nocedal (1997), "Algorithm 778: L-BFGS-B", ACM Transactions on
     Mathematical Software 23(4).
     """
-    latest = Outcome(start, loss=np.nan, n_iter=0)
+    history = watch.history if watch.validation else None
+    latest = Outcome(start, loss=np.nan, n_iter=0, history=history)
     last_loss, was_stopped = np.nan, False
     mistaken: StopIteration | None = None  # a callback's own, which SciPy would take for a wish
 
     def objective(parameters: Array) -> tuple[float, Array]:
         nonlocal last_loss
-        tasks.begin_iteration(lambda: latest)
+        watch.tasks.begin_iteration(lambda: watch.best or latest)
         gradient = np.empty_like(parameters)
         last_loss = runner.gradients(parameters, gradient, decay=alpha)
         return last_loss, gradient
 
     def end_iteration(parameters: Array) -> None:
         nonlocal latest, was_stopped, mistaken
-        latest = Outcome(parameters, last_loss, latest.n_iter + 1)
+        latest = Outcome(parameters, last_loss, latest.n_iter + 1, history)
         try:
-            was_stopped = tasks.end_iteration(lambda: latest)
+            was_stopped = watch.stops(runner, latest)
+            was_stopped |= watch.tasks.end_iteration(lambda: watch.best or latest)
         except StopIteration as error:
             mistaken = error
             raise
+        if not was_stopped and watch.budget.is_spent:
+            watch.budget.warn(f"{latest.n_iter} iterations")
+            was_stopped = True
         if was_stopped:
             raise StopIteration
 
@@ -694,7 +840,7 @@ def minimize_lbfgs(
             method="L-BFGS-B",
             jac=True,
             options=options,
-            callback=end_iteration if tasks.active else None,
+            callback=end_iteration if watch.listens else None,
         )
     if mistaken is not None:
         raise mistaken

@@ -29,7 +29,7 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import column_or_1d, validate_data
 
 from .compat import check_sample_weight
-from .spec import Function, Network
+from .spec import ACTIVATIONS, Function, Network
 
 Array = np.ndarray
 
@@ -186,6 +186,58 @@ def training_data(
         sample_weight=None if sample_weight is None else _weights(sample_weight, y),
         feature_names=vars(twin).get("feature_names_in_"),
     )
+
+
+def validation_data(
+    estimator: Any, data: TrainingData, given: tuple[Any, Any, Any], *, precision: str
+) -> TrainingData:
+    """Check rows that a fit is to be judged by, up to the meaning of y.
+
+    Parameters
+    ----------
+    estimator : estimator
+        For its name and tags; not written to.
+    data : TrainingData
+        The rows to learn from, which these have to be like.
+    given : tuple
+        X, y and weights (or None) as the user gave them.
+    precision : {"auto", "float32", "float64", "bfloat16", "bfloat16_emulated"}
+        The estimator's parameter.
+
+    Returns
+    -------
+    TrainingData
+        Sparse if `data` is; labels not yet encoded.
+
+    Raises
+    ------
+    ValueError
+        As :func:`training_data`, and for other features.
+    """
+    twin = _twin(estimator)
+    twin.n_features_in_ = data.X.shape[1]
+    vars(twin).pop("feature_names_in_", None)
+    if data.feature_names is not None:
+        twin.feature_names_in_ = data.feature_names
+    numeric = data.labels is None
+    found = training_data(twin, *given, reset=False, precision=precision, y_numeric=numeric)
+    if data.is_sparse and lies_on_device(found.X):
+        raise ValueError("X_val lies on a CUDA device, but X is sparse. Copy it to the host.")
+    if data.is_sparse and not found.is_sparse:
+        return replace(found, X=scipy.sparse.csr_matrix(found.X))
+    if found.is_sparse and not data.is_sparse:
+        return replace(found, X=found.X.toarray(order="C"))
+    return found
+
+
+@contextmanager
+def blamed_on(names: str) -> Iterator[None]:
+    """Errors within say what was given that cannot be used."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{names} cannot be used: {error}") from error
 
 
 def inference_input(estimator: Any, X: Any) -> Any:
@@ -529,6 +581,35 @@ def function(kind: str, given: Any) -> Function:
     return Function(kind, *pair)
 
 
+def activations(given: Any, n_hidden: int) -> tuple[str | Function, ...]:
+    """The activation of each hidden layer.
+
+    Parameters
+    ----------
+    given : str, callable, (callable, callable) or list of such
+        One for all layers, or a list with one a layer.
+    n_hidden : int
+        Number of hidden layers.
+
+    Raises
+    ------
+    ValueError
+        If a list has another length, or something in it is no activation.
+    """
+    if not isinstance(given, list):
+        one = given if isinstance(given, str) else function("activation", given)
+        return (one,) * n_hidden
+    if len(given) != n_hidden:
+        raise ValueError(
+            f"activation lists {len(given)} for {n_hidden} hidden layers. List one for each, or "
+            "give one alone for all of them."
+        )
+    for name in given:
+        if isinstance(name, str) and name not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {ACTIVATIONS}, but lists {name!r}.")
+    return tuple(a if isinstance(a, str) else function("activation", a) for a in given)
+
+
 def require_importable(parameter: str, given: Any) -> None:
     """Refuse to pickle a function that another process could not find by its import path.
 
@@ -537,6 +618,10 @@ def require_importable(parameter: str, given: Any) -> None:
     pickle.PicklingError
         For a lambda, or a function that was defined in another.
     """
+    if isinstance(given, list):
+        for each in given:
+            require_importable(parameter, each)
+        return
     for part in given if isinstance(given, tuple) else (given,):
         code = getattr(part, "py_func", part)  # of what numba compiled
         if not isinstance(code, FunctionType):

@@ -14,6 +14,7 @@ from sklearn.utils.validation import column_or_1d
 from .. import device_arrays, spec, validate
 from ..compat import StrOptions, fit_context
 from ..validate import Labels, TrainingData
+from . import watching
 from .perceptron import Array, MultilayerPerceptron, exclusive
 
 
@@ -30,10 +31,21 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     hidden_layer_sizes : int or array-like of int of shape (n_layers - 2,), default=(100,)
         Units of each hidden layer, from input to output. Empty for none, which makes a
         linear model.
-    activation : {'identity', 'logistic', 'tanh', 'relu'}, callable or (callable, callable), \
-            default='relu'
-        Activation of the hidden layers: ``x``, ``1 / (1 + exp(-x))``, ``tanh(x)`` or
-        ``max(0, x)``; or a function of one number, or a pair of it and its derivative. numba
+    activation : str, callable, (callable, callable) or list of such, default='relu'
+        Activation of the hidden layers, or a list with one for each. By name:
+
+        - 'identity', 'relu', 'logistic', 'tanh': ``z``, ``max(0, z)``,
+          ``s(z) = 1 / (1 + exp(-z))``, ``tanh(z)``, as scikit-learn has them.
+        - 'leaky_relu', 'elu', 'selu': ``z`` above zero, and below ``0.01 * z``, ``exp(z) - 1``; the
+          last is 1.0507 times ``z`` or ``1.6733 * (exp(z) - 1)`` [4]_ [5]_ [6]_.
+        - 'gelu', 'gelu_tanh': ``z * Phi(z)`` with the normal distribution Phi, and its
+          approximation ``z / 2 * (1 + tanh(sqrt(2 / pi) * (z + 0.044715 * z ** 3)))`` [7]_.
+        - 'silu' (also known as swish), 'mish', 'softplus': ``z * s(z)``, ``z * tanh(softplus(z))``,
+          ``log(1 + exp(z))`` [7]_ [8]_ [9]_.
+        - 'softsign', 'hard_sigmoid', 'hard_swish': ``z / (1 + abs(z))``,
+          ``max(0, min(6, z + 3)) / 6``, and ``z`` times that [10]_ [11]_.
+
+        Or a function of one number, or a pair of it and its derivative. numba
         compiles it (``pip install 'hotloop[numba]'``) in a second or two, and
         :mod:`hotloop.elementwise` has functions to make it of that are as fast as the kernels.
         A derivative that is not given is computed, with a warning: by complex steps, or by
@@ -80,10 +92,10 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         epochs. An int gives the same result every time, and the one that scikit-learn's
         class gives for it.
     tol : float, default=1e-4
-        Loss (or validation score) has to improve by this much to count as improved; for
-        'lbfgs' the largest gradient entry at which it stops.
+        Loss (or what `early_stopping` watches) has to improve by this much to count as improved;
+        for 'lbfgs' the largest gradient entry at which it stops.
     verbose : bool, default=False
-        Whether to print every epoch's loss.
+        Whether to print every epoch's loss, and the score of validation rows.
     warm_start : bool, default=False
         Whether `fit` starts from the weights there are instead of random ones.
     momentum : float, default=0.9
@@ -91,9 +103,10 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     nesterovs_momentum : bool, default=True
         Whether that momentum is Nesterov's.
     early_stopping : bool, default=False
-        Whether 'sgd' and 'adam' set rows aside, stop by the score on those, and keep the
-        weights of the best epoch. For two classes the split is stratified, for more
-        or an indicator matrix it is not.
+        Whether 'sgd' and 'adam' set rows aside, stop by the score on those (`scoring`), and keep
+        the weights of the best epoch. For two classes the split is stratified, for more or an
+        indicator matrix it is not. If X_val and y_val are passed to `fit` they take the place of
+        rows set aside, also for 'lbfgs'.
     validation_fraction : float, default=0.1
         Share of the rows that early stopping sets aside, in [0, 1).
     beta_1 : float, default=0.9
@@ -177,17 +190,25 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         ``sign(w)``, 0 at 0; weights come close to zero rather than to it. Not for 'lbfgs'.
     max_norm : float or None, default=None
         Largest Euclidean norm of the weights that come into a unit, of every layer, the output
-        layer's too: columns of `coefs_` that are longer after a step are shrunk to it [4]_. Not for
-        'lbfgs', nor for sparse X.
+        layer's too: columns of `coefs_` that are longer after a step are shrunk to it [15]_. Not
+        for 'lbfgs', nor for sparse X.
     clip_norm : float or None, default=None
         Largest Euclidean norm of the gradient of all weights and biases together, the penalty
         included: a longer one is multiplied by ``clip_norm / (norm + 1e-6)``, as PyTorch's
-        ``clip_grad_norm_`` does [5]_. Not for 'lbfgs', nor for sparse X.
+        ``clip_grad_norm_`` does [16]_. Not for 'lbfgs', nor for sparse X.
     clip_value : float or None, default=None
         Largest absolute value of an element of the gradient, the penalty included: larger ones are
         set to it, after `clip_norm`. Not for 'lbfgs'.
-    init : str, default='auto'
-        Not built yet.
+    init : {'auto', 'glorot_uniform', 'glorot_normal', 'he_uniform', 'he_normal', 'lecun_uniform', \
+            'lecun_normal', 'orthogonal'}, default='auto'
+        How weights are drawn, with ``I`` inputs and ``O`` outputs of a layer: with variance
+        ``2 / (I + O)`` [1]_, ``2 / I`` [12]_ or ``1 / I`` [13]_, uniform or normal; or a matrix
+        with orthogonal columns (rows, if these are fewer) of length 1, and of ``sqrt(2)`` under
+        'relu' and its like [14]_. Biases begin at zero. 'auto' goes by each layer's activation,
+        the output layer by that of the last hidden one. For scikit-learn's four, and for
+        functions, it is scikit-learn's very draw ('glorot_uniform', of the biases, too); else
+        'he_normal', but 'lecun_normal' for 'selu' and 'glorot_uniform' for 'softsign' and
+        'hard_sigmoid'.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
         Hands out an average of the weights instead of the last ones: 'ema' or
         :class:`~hotloop.EMA`, a moving average over steps, which goes on in `partial_fit`; 'swa' or
@@ -196,9 +217,17 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     frozen_layers : array-like of int or None, default=None
         Not built yet.
     scoring : str, callable or None, default=None
-        Not built yet.
+        What is watched after every epoch on validation rows, those that `early_stopping` sets
+        aside or X_val and y_val of `fit`. None: the accuracy. 'loss': the negative of
+        the mean loss that is trained by, without the penalty. Else the name of a scorer of
+        scikit-learn, or a function of (estimator, X, y), which is called with a fitted estimator,
+        with rows as they were given, and with ``sample_weight`` if there are weights and it takes
+        any; these take one more prediction an epoch. 'lbfgs' looks at X_val, too, after each
+        iteration.
     max_time_s : float or None, default=None
-        Not built yet.
+        Seconds that `fit` may take, from its start: it ends after the epoch, or iteration of
+        'lbfgs', in which they are over, with a ConvergenceWarning. None is no limit. Not looked at
+        by `partial_fit`.
 
     Attributes
     ----------
@@ -212,9 +241,13 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     loss_curve_ : list of float
         Loss of each epoch, over all calls that went on from each other.
     validation_scores_ : list of float or None
-        Accuracy of each epoch on the rows set aside; None without early stopping.
+        Accuracy of each epoch, or what `scoring` says, on the validation rows; None without any.
+        For scoring='loss' the negative of the loss: larger is better. Set by 'lbfgs' for X_val, as
+        are the next two.
     best_validation_score_ : float or None
         The largest of them.
+    validation_loss_curve_ : list of float or None
+        Mean loss of the validation rows after each epoch, without the penalty.
     t_ : int
         Samples that have gone by in training.
     coefs_ : list of ndarray of shape (n_in, n_out)
@@ -254,10 +287,30 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
        arXiv:1412.6980. Algorithm 1, as rewritten at the end of section 2.
     .. [3] Sutskever, I., Martens, J., Dahl, G. and Hinton, G. (2013), "On the importance of
        initialization and momentum in deep learning", ICML. Section 2.
-    .. [4] Srivastava, N. et al. (2014), "Dropout: A simple way to prevent neural networks from
-       overfitting", JMLR 15. Section 5.1.
-    .. [5] Pascanu, R., Mikolov, T. and Bengio, Y. (2013), "On the difficulty of training recurrent
-       neural networks", ICML. Algorithm 1.
+    .. [4] Maas, A., Hannun, A. and Ng, A. (2013), "Rectifier nonlinearities improve neural network
+       acoustic models", ICML.
+    .. [5] Clevert, D.-A., Unterthiner, T. and Hochreiter, S. (2016), "Fast and accurate deep
+       network learning by exponential linear units (ELUs)", ICLR.
+    .. [6] Klambauer, G., Unterthiner, T., Mayr, A. and Hochreiter, S. (2017), "Self-normalizing
+       neural networks", NeurIPS.
+    .. [7] Hendrycks, D. and Gimpel, K. (2016), "Gaussian error linear units (GELUs)",
+       arXiv:1606.08415.
+    .. [8] Misra, D. (2020), "Mish: A self regularized non-monotonic activation function", BMVC.
+    .. [9] Dugas, C. et al. (2001), "Incorporating second-order functional knowledge for better
+       option pricing", NeurIPS.
+    .. [10] Bergstra, J. et al. (2009), "Quadratic polynomials learn better image features",
+       Technical Report 1337, Universite de Montreal.
+    .. [11] Howard, A. et al. (2019), "Searching for MobileNetV3", ICCV. Section 5.2.
+    .. [12] He, K., Zhang, X., Ren, S. and Sun, J. (2015), "Delving deep into rectifiers", ICCV.
+       Equation 10.
+    .. [13] LeCun, Y., Bottou, L., Orr, G. and Mueller, K.-R. (1998), "Efficient BackProp", in
+       Neural Networks: Tricks of the Trade. Equation 16.
+    .. [14] Saxe, A., McClelland, J. and Ganguli, S. (2014), "Exact solutions to the nonlinear
+       dynamics of learning in deep linear neural networks", ICLR. Section 3.
+    .. [15] Srivastava, N. et al. (2014), "Dropout: A simple way to prevent neural networks from
+        overfitting", JMLR 15. Section 5.1.
+    .. [16] Pascanu, R., Mikolov, T. and Bengio, Y. (2013), "On the difficulty of training recurrent
+        neural networks", ICML. Algorithm 1.
 
     Examples
     --------
@@ -274,6 +327,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     >>> clf.score(X_test, y_test)
     0.88
     """
+
+    _own_scoring: ClassVar[str] = "accuracy"
 
     _parameter_constraints: ClassVar[dict] = {
         **MultilayerPerceptron._parameter_constraints,
@@ -464,7 +519,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         ValueError
             As `fit`; for labels that are not among the classes; with `early_stopping`.
         """
-        return self._fit(X, y, sample_weight, classes, incremental=True)
+        return self._fit(watching.Rows(X, y, sample_weight), classes, incremental=True)
 
     def predict(self, X: Any) -> Any:
         """Predict labels.
@@ -632,10 +687,21 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     hidden_layer_sizes : int or array-like of int of shape (n_layers - 2,), default=(100,)
         Units of each hidden layer, from input to output. Empty for none, which makes a
         linear model.
-    activation : {'identity', 'logistic', 'tanh', 'relu'}, callable or (callable, callable), \
-            default='relu'
-        Activation of the hidden layers: ``x``, ``1 / (1 + exp(-x))``, ``tanh(x)`` or
-        ``max(0, x)``; or a function of one number, or a pair of it and its derivative. numba
+    activation : str, callable, (callable, callable) or list of such, default='relu'
+        Activation of the hidden layers, or a list with one for each. By name:
+
+        - 'identity', 'relu', 'logistic', 'tanh': ``z``, ``max(0, z)``,
+          ``s(z) = 1 / (1 + exp(-z))``, ``tanh(z)``, as scikit-learn has them.
+        - 'leaky_relu', 'elu', 'selu': ``z`` above zero, and below ``0.01 * z``, ``exp(z) - 1``; the
+          last is 1.0507 times ``z`` or ``1.6733 * (exp(z) - 1)`` [4]_ [5]_ [6]_.
+        - 'gelu', 'gelu_tanh': ``z * Phi(z)`` with the normal distribution Phi, and its
+          approximation ``z / 2 * (1 + tanh(sqrt(2 / pi) * (z + 0.044715 * z ** 3)))`` [7]_.
+        - 'silu' (also known as swish), 'mish', 'softplus': ``z * s(z)``, ``z * tanh(softplus(z))``,
+          ``log(1 + exp(z))`` [7]_ [8]_ [9]_.
+        - 'softsign', 'hard_sigmoid', 'hard_swish': ``z / (1 + abs(z))``,
+          ``max(0, min(6, z + 3)) / 6``, and ``z`` times that [10]_ [11]_.
+
+        Or a function of one number, or a pair of it and its derivative. numba
         compiles it (``pip install 'hotloop[numba]'``) in a second or two, and
         :mod:`hotloop.elementwise` has functions to make it of that are as fast as the kernels.
         A derivative that is not given is computed, with a warning: by complex steps, or by
@@ -682,10 +748,10 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         epochs. An int gives the same result every time, and the one that scikit-learn's
         class gives for it.
     tol : float, default=1e-4
-        Loss (or validation score) has to improve by this much to count as improved; for
-        'lbfgs' the largest gradient entry at which it stops.
+        Loss (or what `early_stopping` watches) has to improve by this much to count as improved;
+        for 'lbfgs' the largest gradient entry at which it stops.
     verbose : bool, default=False
-        Whether to print every epoch's loss.
+        Whether to print every epoch's loss, and the score of validation rows.
     warm_start : bool, default=False
         Whether `fit` starts from the weights there are instead of random ones.
     momentum : float, default=0.9
@@ -693,8 +759,9 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     nesterovs_momentum : bool, default=True
         Whether that momentum is Nesterov's.
     early_stopping : bool, default=False
-        Whether 'sgd' and 'adam' set rows aside, stop by the score on those, and keep the
-        weights of the best epoch.
+        Whether 'sgd' and 'adam' set rows aside, stop by the score on those (`scoring`), and keep
+        the weights of the best epoch. If X_val and y_val are passed to `fit` they take the place
+        of rows set aside, also for 'lbfgs'.
     validation_fraction : float, default=0.1
         Share of the rows that early stopping sets aside, in [0, 1).
     beta_1 : float, default=0.9
@@ -771,17 +838,25 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         ``sign(w)``, 0 at 0; weights come close to zero rather than to it. Not for 'lbfgs'.
     max_norm : float or None, default=None
         Largest Euclidean norm of the weights that come into a unit, of every layer, the output
-        layer's too: columns of `coefs_` that are longer after a step are shrunk to it [4]_. Not for
-        'lbfgs', nor for sparse X.
+        layer's too: columns of `coefs_` that are longer after a step are shrunk to it [15]_. Not
+        for 'lbfgs', nor for sparse X.
     clip_norm : float or None, default=None
         Largest Euclidean norm of the gradient of all weights and biases together, the penalty
         included: a longer one is multiplied by ``clip_norm / (norm + 1e-6)``, as PyTorch's
-        ``clip_grad_norm_`` does [5]_. Not for 'lbfgs', nor for sparse X.
+        ``clip_grad_norm_`` does [16]_. Not for 'lbfgs', nor for sparse X.
     clip_value : float or None, default=None
         Largest absolute value of an element of the gradient, the penalty included: larger ones are
         set to it, after `clip_norm`. Not for 'lbfgs'.
-    init : str, default='auto'
-        Not built yet.
+    init : {'auto', 'glorot_uniform', 'glorot_normal', 'he_uniform', 'he_normal', 'lecun_uniform', \
+            'lecun_normal', 'orthogonal'}, default='auto'
+        How weights are drawn, with ``I`` inputs and ``O`` outputs of a layer: with variance
+        ``2 / (I + O)`` [1]_, ``2 / I`` [12]_ or ``1 / I`` [13]_, uniform or normal; or a matrix
+        with orthogonal columns (rows, if these are fewer) of length 1, and of ``sqrt(2)`` under
+        'relu' and its like [14]_. Biases begin at zero. 'auto' goes by each layer's activation,
+        the output layer by that of the last hidden one. For scikit-learn's four, and for
+        functions, it is scikit-learn's very draw ('glorot_uniform', of the biases, too); else
+        'he_normal', but 'lecun_normal' for 'selu' and 'glorot_uniform' for 'softsign' and
+        'hard_sigmoid'.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
         Hands out an average of the weights instead of the last ones: 'ema' or
         :class:`~hotloop.EMA`, a moving average over steps, which goes on in `partial_fit`; 'swa' or
@@ -790,9 +865,17 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     frozen_layers : array-like of int or None, default=None
         Not built yet.
     scoring : str, callable or None, default=None
-        Not built yet.
+        What is watched after every epoch on validation rows, those that `early_stopping` sets
+        aside or X_val and y_val of `fit`. None: R2, as `score` has it. 'loss': the negative of
+        the mean loss that is trained by, without the penalty. Else the name of a scorer of
+        scikit-learn, or a function of (estimator, X, y), which is called with a fitted estimator,
+        with rows as they were given, and with ``sample_weight`` if there are weights and it takes
+        any; these take one more prediction an epoch. 'lbfgs' looks at X_val, too, after each
+        iteration.
     max_time_s : float or None, default=None
-        Not built yet.
+        Seconds that `fit` may take, from its start: it ends after the epoch, or iteration of
+        'lbfgs', in which they are over, with a ConvergenceWarning. None is no limit. Not looked at
+        by `partial_fit`.
 
     Attributes
     ----------
@@ -804,9 +887,13 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     loss_curve_ : list of float
         Loss of each epoch, over all calls that went on from each other.
     validation_scores_ : list of float or None
-        R2 of each epoch on the rows set aside; None without early stopping.
+        R2 of each epoch, or what `scoring` says, on the validation rows; None without any. For
+        scoring='loss' the negative of the loss: larger is better. Set by 'lbfgs' for X_val, as
+        are the next two.
     best_validation_score_ : float or None
         The largest of them.
+    validation_loss_curve_ : list of float or None
+        Mean loss of the validation rows after each epoch, without the penalty.
     t_ : int
         Samples that have gone by in training.
     coefs_ : list of ndarray of shape (n_in, n_out)
@@ -846,10 +933,30 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
        arXiv:1412.6980. Algorithm 1, as rewritten at the end of section 2.
     .. [3] Sutskever, I., Martens, J., Dahl, G. and Hinton, G. (2013), "On the importance of
        initialization and momentum in deep learning", ICML. Section 2.
-    .. [4] Srivastava, N. et al. (2014), "Dropout: A simple way to prevent neural networks from
-       overfitting", JMLR 15. Section 5.1.
-    .. [5] Pascanu, R., Mikolov, T. and Bengio, Y. (2013), "On the difficulty of training recurrent
-       neural networks", ICML. Algorithm 1.
+    .. [4] Maas, A., Hannun, A. and Ng, A. (2013), "Rectifier nonlinearities improve neural network
+       acoustic models", ICML.
+    .. [5] Clevert, D.-A., Unterthiner, T. and Hochreiter, S. (2016), "Fast and accurate deep
+       network learning by exponential linear units (ELUs)", ICLR.
+    .. [6] Klambauer, G., Unterthiner, T., Mayr, A. and Hochreiter, S. (2017), "Self-normalizing
+       neural networks", NeurIPS.
+    .. [7] Hendrycks, D. and Gimpel, K. (2016), "Gaussian error linear units (GELUs)",
+       arXiv:1606.08415.
+    .. [8] Misra, D. (2020), "Mish: A self regularized non-monotonic activation function", BMVC.
+    .. [9] Dugas, C. et al. (2001), "Incorporating second-order functional knowledge for better
+       option pricing", NeurIPS.
+    .. [10] Bergstra, J. et al. (2009), "Quadratic polynomials learn better image features",
+       Technical Report 1337, Universite de Montreal.
+    .. [11] Howard, A. et al. (2019), "Searching for MobileNetV3", ICCV. Section 5.2.
+    .. [12] He, K., Zhang, X., Ren, S. and Sun, J. (2015), "Delving deep into rectifiers", ICCV.
+       Equation 10.
+    .. [13] LeCun, Y., Bottou, L., Orr, G. and Mueller, K.-R. (1998), "Efficient BackProp", in
+       Neural Networks: Tricks of the Trade. Equation 16.
+    .. [14] Saxe, A., McClelland, J. and Ganguli, S. (2014), "Exact solutions to the nonlinear
+       dynamics of learning in deep linear neural networks", ICLR. Section 3.
+    .. [15] Srivastava, N. et al. (2014), "Dropout: A simple way to prevent neural networks from
+        overfitting", JMLR 15. Section 5.1.
+    .. [16] Pascanu, R., Mikolov, T. and Bengio, Y. (2013), "On the difficulty of training recurrent
+        neural networks", ICML. Algorithm 1.
 
     Examples
     --------
@@ -864,6 +971,8 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     >>> round(regr.score(X_test, y_test), 2)
     0.98
     """
+
+    _own_scoring: ClassVar[str] = "r2"
 
     _parameter_constraints: ClassVar[dict] = {
         **MultilayerPerceptron._parameter_constraints,
@@ -999,7 +1108,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         ValueError
             As `fit`; with `early_stopping`.
         """
-        return self._fit(X, y, sample_weight, incremental=True)
+        return self._fit(watching.Rows(X, y, sample_weight), incremental=True)
 
     def predict(self, X: Any) -> Array:
         """Predict numbers.

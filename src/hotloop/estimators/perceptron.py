@@ -6,7 +6,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial, wraps
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
@@ -16,7 +16,7 @@ import numpy as np
 import scipy.sparse
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.model_selection import train_test_split
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, indexable
 
 from .. import backends, device_arrays, options, schedules, spec, train, validate
 from ..compat import (
@@ -34,6 +34,7 @@ from ..compat import (
 )
 from ..plan import (
     FEW_ROWS,
+    INITS,
     CSRInput,
     compile_gradients,
     compile_inference,
@@ -47,6 +48,7 @@ from ..plan import (
     weight_views,
 )
 from ..validate import TrainingData
+from . import watching
 
 Array = np.ndarray
 
@@ -57,6 +59,7 @@ HISTORY = {
     "no_improvement_count": "_no_improvement_count",
     "validation_scores": "validation_scores_",
     "best_validation_score": "best_validation_score_",
+    "validation_losses": "validation_loss_curve_",
     "n_seen": "t_",
 }
 #: Attributes that not every fit sets: those of an earlier one must not outlive it.
@@ -69,10 +72,7 @@ NOT_BUILT = {
     "input_noise": 0.0,
     "mixup": 0.0,
     "normalization": None,
-    "init": "auto",
     "frozen_layers": None,
-    "scoring": None,
-    "max_time_s": None,
 }
 #: Parameters that say what a stochastic solver does besides its rule, and their defaults.
 STOCHASTIC = {"max_norm": None, "clip_norm": None, "clip_value": None, "averaging": None}
@@ -84,13 +84,17 @@ OF_SOLVER = {
     "beta_2": 0.999,
     "epsilon": 1e-8,
 }
+#: Those fields of a history that L-BFGS keeps, too, where there are validation rows.
+OF_VALIDATION = ("validation_scores", "best_validation_score", "validation_losses")
 #: dtypes that rows are predicted from where they lie.
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """What a call of fit or partial_fit is to train, and from where on."""
+    """What a call of fit or partial_fit is to train, from where on, and what is looked at between
+    epochs: by `scorer`, on rows of `given`, which the user gave, or on others `beside` those.
+    """
 
     network: spec.Network
     data: TrainingData
@@ -99,13 +103,20 @@ class _Job:
     incremental: bool
     operands: str | None
     backend: str
+    given: watching.Rows
+    beside: watching.Rows | None
+    scorer: Any
+    budget: train.Budget
 
 
 def _network(
-    widths: tuple[int, ...], activation: str | spec.Function, loss: spec.Loss
+    widths: tuple[int, ...], activations: tuple[str | spec.Function, ...], loss: spec.Loss
 ) -> spec.Network:
-    """Dense layers of `widths`, the first of which is the number of features."""
-    hidden = [spec.Dense(units, activation) for units in widths[1:-1]]
+    """Dense layers of `widths`, the first of which is the number of features, and an activation for
+    each hidden one.
+    """
+    pairs = zip(widths[1:-1], activations, strict=True)
+    hidden = [spec.Dense(units, activation) for units, activation in pairs]
     return spec.Network((widths[0],), (*hidden, spec.Dense(widths[-1])), loss)
 
 
@@ -161,10 +172,10 @@ def _loss_through(output_activation: str) -> spec.Loss:
 
 @lru_cache(maxsize=64)
 def _inference_network(
-    widths: tuple[int, ...], activation: str | spec.Function, output: str
+    widths: tuple[int, ...], activations: tuple[str | spec.Function, ...], output: str
 ) -> spec.Network:
     """The network that ends in that output activation."""
-    return _network(widths, activation, _loss_through(output))
+    return _network(widths, activations, _loss_through(output))
 
 
 _inference_plan = lru_cache(maxsize=64)(compile_inference)
@@ -172,10 +183,13 @@ _inference_plan = lru_cache(maxsize=64)(compile_inference)
 
 @lru_cache(maxsize=64)
 def _few_rows(
-    widths: tuple[int, ...], activation: str, output: str, dtype: Any, raw: bool
+    widths: tuple[int, ...], names: str | tuple[str, ...], output: str, dtype: Any, raw: bool
 ) -> backends.FewRows:
-    """What predicts a few rows; before the output activation if `raw`."""
-    network = _inference_network(widths, activation, output)
+    """What predicts a few rows, by an activation for all layers or one for each; before the output
+    activation if `raw`.
+    """
+    activations = (names,) * (len(widths) - 2) if isinstance(names, str) else names
+    network = _inference_network(widths, activations, output)
     return backends.FewRows(_inference_plan(network, dtype=dtype, raw=raw, backend="compiled"))
 
 
@@ -187,10 +201,12 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
     n_outputs_: int
     loss: Any
     out_activation_: str
+    #: The scorer that would do what `_score_rows` does from outputs.
+    _own_scoring: ClassVar[str]
 
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(spec.ACTIVATIONS)), callable, tuple],
+        "activation": [StrOptions(set(spec.ACTIVATIONS)), callable, tuple, list],
         "solver": [StrOptions({"lbfgs", *options.SOLVERS}), options.Solver],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -233,7 +249,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         "max_norm": [Interval(Real, 0, None, closed="neither"), None],
         "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
         "clip_value": [Interval(Real, 0, None, closed="neither"), None],
-        "init": [StrOptions({"auto"})],
+        "init": [StrOptions({"auto", *INITS})],
         "averaging": [StrOptions(set(options.AVERAGES)), *options.AVERAGES.values(), None],
         "frozen_layers": ["array-like", None],
         "scoring": [str, callable, None],
@@ -299,7 +315,16 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
 
     @exclusive
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Self:
         """Train on X and y.
 
         Parameters
@@ -312,6 +337,17 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             for the regressor numbers.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples, none of them negative. None stands for ones.
+        X_val : {array-like, sparse matrix} of shape (n_val, n_features), default=None
+            Rows that are not trained on, but looked at after every epoch: see `scoring`. With
+            `early_stopping` they decide in place of rows set aside: all of X is trained on, and
+            nothing is drawn from `random_state` for a split. Without it they are looked at and
+            decide nothing. In a pipeline they are transformed as X is where it was made with
+            ``transform_input=["X_val"]``, after ``set_fit_request(X_val=True, y_val=True)``
+            (metadata routing has to be enabled).
+        y_val : array-like of shape (n_val,) or (n_val, n_outputs), default=None
+            Their targets; labels that are among those of y.
+        sample_weight_val : array-like of shape (n_val,), default=None
+            Their weights.
 
         Returns
         -------
@@ -327,14 +363,20 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         MemoryError
             If there is no room for a network of that size.
         """
-        return self._fit(X, y, sample_weight)
+        given = watching.Rows(X, y, sample_weight)
+        return self._fit(given, beside=watching.Rows(X_val, y_val, sample_weight_val))
 
     def _fit(
-        self, X: Any, y: Any, sample_weight: Any, classes: Any = None, incremental: bool = False
+        self,
+        given: watching.Rows,
+        classes: Any = None,
+        *,
+        incremental: bool = False,
+        beside: watching.Rows = watching.NONE,
     ) -> Self:
         """Validate, compile, train, adopt."""
-        if incremental and self.early_stopping:
-            raise ValueError("partial_fit does not support early_stopping=True")
+        budget = train.Budget(np.inf if self.max_time_s is None else self.max_time_s)
+        scorer = watching.scorer_of(self, beside, incremental=incremental)
         self._refuse_for_lbfgs()
         if incremental and isinstance(self._averaging(), options.SWA):
             raise ValueError(
@@ -347,27 +389,29 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         hidden = validate.hidden_layer_sizes(self.hidden_layer_sizes)
         data = validate.training_data(
             self,
-            *device_arrays.taken(self.device, X, y, sample_weight),
+            *device_arrays.taken(self.device, *given[:3]),
             reset=afresh,
             precision=self.precision,
             y_numeric=isinstance(self, RegressorMixin),
         )
         data = self._encoded(data, classes, incremental=incremental)
+        rows = self._judged(beside, data) if beside.X is not None else None
 
         widths = (data.X.shape[1], *hidden, data.n_outputs)
-        network = _network(widths, self._activation(), self._loss_of(data))
+        network = _network(widths, self._activations(len(hidden)), self._loss_of(data))
         self._judge(network, data)
         with validate.random_stream(self.random_state) as rng:
             backend = self._backend_for(network, data)
             start = self._initial(network, data, backend, rng) if afresh else self._current(network)
             history = train.History() if afresh else self._history()
-            job = _Job(network, data, start, history, incremental, operands, backend)
+            watched = given, rows, scorer, budget
+            job = _Job(network, data, start, history, incremental, operands, backend, *watched)
 
             max_iter = 1 if incremental else self.max_iter
             describe = partial(self._attributes, job)
-            tasks = FitTasks(self, X, y, sample_weight, max_iter, describe)
+            tasks = FitTasks(self, *given[:3], max_iter, describe)
             if self.solver == "lbfgs":
-                outcome = self._run_lbfgs(job, tasks)
+                outcome = self._run_lbfgs(job, rng, tasks)
             else:
                 outcome = self._run_epochs(job, rng, tasks)
         if not np.isfinite(outcome.parameters).all():
@@ -412,10 +456,9 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             raise ValueError(f"precision={self.precision!r} cannot be used: {reason}.")
         return self.precision
 
-    def _activation(self) -> str | spec.Function:
-        if isinstance(self.activation, str):
-            return self.activation
-        return validate.function("activation", self.activation)
+    def _activations(self, n_hidden: int) -> tuple[str | spec.Function, ...]:
+        """Of each hidden layer."""
+        return validate.activations(self.activation, n_hidden)
 
     def _judge(self, network: spec.Network, data: TrainingData) -> None:
         """Refuse functions of the user that cannot be trained with."""
@@ -453,8 +496,9 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
     ) -> Array:
         """Random parameters, if there is room for all that training needs."""
         self._require_room(network, data, backend)
-        factor = 2.0 if self.activation == "logistic" else 6.0
-        return init_parameters(network, rng, self._dtype(data.X), factor=factor)
+        # Without hidden layers, too, scikit-learn draws for the activation there would be.
+        alone = self.activation if isinstance(self.activation, str) else None
+        return init_parameters(network, rng, self._dtype(data.X), self.init, alone)
 
     def _require_room(self, network: spec.Network, data: TrainingData, backend: str) -> None:
         """Refuse what does not fit into memory: what kernels hold, what the outcome is copied to
@@ -511,7 +555,9 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
     def _batch_size(self, n_rows: int) -> int:
         return min(200, n_rows) if self.batch_size == "auto" else int(self.batch_size)
 
-    def _run_lbfgs(self, job: _Job, tasks: FitTasks) -> train.Outcome:
+    def _run_lbfgs(self, job: _Job, rng: np.random.RandomState, tasks: FitTasks) -> train.Outcome:
+        validation = self._validation(job, rng, np.dtype(np.float64)) if job.beside else None
+        watch = train.Watch(tasks, job.budget, validation, self.tol, self.n_iter_no_change)
         plan = _gradient_plan(
             job.network,
             dtype=np.float64,
@@ -526,25 +572,27 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             job.data.streams(np.float64),
             self.alpha,
             {**options, **lbfgs_options(self.verbose)},
-            tasks,
+            watch,
             self.n_jobs,
         )
         n_iter = result.nit if result.was_stopped else lbfgs_result(result, self.max_iter)
+        found, loss = (
+            (result.x, result.fun)
+            if watch.best is None
+            else (watch.best.parameters, watch.best.loss)
+        )
+        history = watch.history if validation else None
         with np.errstate(over="ignore"):
-            return train.Outcome(result.x.astype(job.start.dtype), float(result.fun), n_iter)
+            return train.Outcome(found.astype(job.start.dtype), float(loss), n_iter, history)
 
     def _run_epochs(self, job: _Job, rng: np.random.RandomState, tasks: FitTasks) -> train.Outcome:
-        data, validation, dtype = job.data, None, job.start.dtype
+        data, dtype = job.data, job.start.dtype
+        validation = None
+        if self.early_stopping or job.beside is not None:
+            validation = self._validation(job, rng, dtype)
         n_rows = data.X.shape[0]
-        if self.early_stopping:
-            kept, held_out = self._split(data, rng)
-            n_rows = len(kept)
-            validation = train.Validation(
-                kept,
-                validate.converted(held_out.X, dtype),
-                partial(self._score_rows, held_out),
-                np.empty((held_out.X.shape[0], job.network.n_outputs), dtype),
-            )
+        if validation is not None and validation.kept is not None:
+            n_rows = len(validation.kept)
         batch_size = self._batch_size(n_rows)
         if batch_size > n_rows:
             batch_size = n_rows
@@ -569,14 +617,64 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             batch_size=batch_size,
             incremental=job.incremental,
             swa_start=average.start if isinstance(average, options.SWA) else None,
+            budget=job.budget,
         )
         loop = train.EpochLoop(
             plan, job.start, data.streams(dtype), validation, optimizer, job.history, settings
         )
         return loop.run(rng, tasks)
 
-    def _split(self, data: TrainingData, rng: np.random.RandomState) -> tuple[Array, TrainingData]:
-        """Which rows to learn from, and those to validate by: scikit-learn's very split.
+    def _judged(self, beside: watching.Rows, data: TrainingData) -> watching.Rows:
+        """Validation rows of the user, and what they mean; `data` is what is learned from."""
+        with validate.blamed_on("X_val, y_val or sample_weight_val"):
+            given = device_arrays.taken(self.device, *beside[:3])
+            rows = validate.validation_data(self, data, given, precision=self.precision)
+            if data.labels is not None:
+                target = data.labels.encode(rows.target)
+                rows = replace(rows, target=target, labels=data.labels)
+            else:
+                rows = self._encoded(rows, None, incremental=False)
+            if rows.n_outputs != data.n_outputs:
+                raise ValueError(f"y_val has {rows.n_outputs} outputs, but y has {data.n_outputs}.")
+            return watching.Rows(given[0], given[1], data=rows)
+
+    def _validation(
+        self, job: _Job, rng: np.random.RandomState, dtype: np.dtype
+    ) -> train.Validation:
+        """What is looked at after every epoch: the rows that were given beside, or a split."""
+        kept: Array | None = None
+        held_out: Any = None
+        rows = job.beside
+        if rows is None:
+            kept, held_out = self._split(job.data, rng)
+        data = job.data.rows(held_out) if rows is None else rows.data
+        score: Any = partial(_by_outputs, partial(self._score_rows, data))
+        watched = "Validation score"
+        if job.scorer == "loss":
+            score, watched = watching.minus_loss, train.VALIDATION_LOSS
+        elif job.scorer is not None:
+            if rows is None:
+                X, y = indexable(job.given.X, job.given.y)
+                X, y = device_arrays.rows_of(self.device, held_out, X, y)
+                rows = watching.Rows(X, y, data=data)
+            score = partial(watching.score, job.scorer, rows, partial(self._as_after, job))
+        return train.Validation(
+            {**data.streams(dtype), "X": validate.converted(data.X, dtype)},
+            score,
+            np.empty((data.X.shape[0], job.network.n_outputs), dtype),
+            bool(self.early_stopping),
+            watched,
+            kept,
+        )
+
+    def _as_after(self, job: _Job, outcome: train.Outcome) -> Self:
+        """A copy as a fit that ended in `outcome` would leave it."""
+        fitted = copy(self)
+        fitted.__dict__.update(self._attributes(job, outcome))
+        return fitted
+
+    def _split(self, data: TrainingData, rng: np.random.RandomState) -> tuple[Array, Array]:
+        """Which rows to learn from, and which to validate by: scikit-learn's very split.
 
         It is stratified for two classes only, by names that appear in error messages.
         """
@@ -595,7 +693,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                 "your dataset."
             )
         data.weights_of(kept)
-        return kept, data.rows(held_out)
+        return kept, held_out
 
     def _optimizer_of(self, job: _Job) -> train.StochasticOptimizer:
         """For partial_fit a copy of the one there is; otherwise a new one."""
@@ -663,7 +761,9 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             attributes["_sparse_labels"] = job.data.labels.sparse
         if outcome.history is not None:
             for field, name in HISTORY.items():
-                attributes[name] = copy(getattr(outcome.history, field))
+                if outcome.optimizer is not None or field in OF_VALIDATION:
+                    attributes[name] = copy(getattr(outcome.history, field))
+        if outcome.optimizer is not None:
             attributes["_optimizer"] = outcome.optimizer
         return attributes
 
@@ -701,6 +801,9 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             try:
                 backends.check_n_jobs(known["n_jobs"])
                 coefs, intercepts, dtype = known["coefs_"], known["intercepts_"], X.dtype
+                names = known["activation"]
+                if not isinstance(names, str):  # functions are not for a few rows
+                    names = tuple(names) if isinstance(names, list) else ()
                 if (
                     dtype in FLOATS
                     and known["device"] != "cuda"
@@ -709,7 +812,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                     and "feature_names_in_" not in known
                 ):
                     widths = (X.shape[1], *map(len, intercepts))
-                    rows = _few_rows(widths, self.activation, self.out_activation_, dtype, raw)
+                    rows = _few_rows(widths, names, self.out_activation_, dtype, raw)
                     output = rows.predict(X, coefs, intercepts)
                     if output is not None:
                         return output
@@ -729,7 +832,8 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             coefs, intercepts = (validate.as_dtype(arrays, dtype) for arrays in (coefs, intercepts))
         X = validate.narrowed(self, X, dtype)
         sparse = scipy.sparse.issparse(X)
-        network = _inference_network(widths, self._activation(), self.out_activation_)
+        activations = self._activations(len(widths) - 2)
+        network = _inference_network(widths, activations, self.out_activation_)
         for function in functions_of(network):  # it may be another than was trained with
             backends.judge(function, dtype)
         entries = X.nnz // max(1, X.shape[0]) if sparse else None
@@ -747,9 +851,15 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
 
     # ---- pickling --------------------------------------------------------------------
 
+    def __copy__(self) -> Self:
+        """A shallow one: any function may be in it, and arrays are shared."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(vars(self))
+        return twin
+
     def __getstate__(self) -> dict[str, Any]:
         """Functions go by import path."""
-        for name in ("activation", "loss"):
+        for name in ("activation", "loss", "scoring"):
             validate.require_importable(name, getattr(self, name))
         return super().__getstate__()
 
@@ -789,7 +899,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         data = TrainingData(X, target, sample_weight)
         return train.loss_and_gradient(
             _gradient_plan(
-                _network(widths, self.activation, loss),
+                _network(widths, self._activations(len(widths) - 2), loss),
                 dtype=np.float64,
                 n_rows=X.shape[0],
                 sparse=data.is_sparse,
@@ -798,6 +908,11 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             data.streams(np.float64),
             self.alpha,
         )
+
+
+def _by_outputs(score: Any, output: Array, *_: Any) -> float:
+    """A score that needs outputs only."""
+    return score(output)
 
 
 def _quarters(function: spec.Function, data: TrainingData) -> Array | None:
