@@ -18,6 +18,7 @@ import numpy as np
 from numba import cuda
 
 from . import activations
+from .cuda_muon import muon_ops
 from .cuda_updates import (
     extended_step,
     extended_update,
@@ -31,6 +32,7 @@ from .cuda_words import (
     ACCUMULATE,
     AT,
     CLIP_NORM,
+    COMBINE,
     DEPTH,
     EPS,
     FORWARD,
@@ -186,6 +188,9 @@ def finish(sink, rules, memory, apart, place, total):
     elif sink.mode == SLOPE:
         made = memory.arena[sink.other + r * sink.other_ld + c]
         memory.arena[at] = total * (made if sink.slope >= 0 else slope(sink.activation, made))
+    elif sink.mode == COMBINE:
+        other = memory.store[sink.other + r * sink.other_ld + c]
+        memory.store[at] = sink.scale * total + sink.shift * other
     elif r == rules.bias_row:
         keep(sink.mode, rules.of_bias, memory.store, rules.bias + apart + c, total)
     else:
@@ -269,6 +274,9 @@ def rules_of(op, constants, batch, memory, bias_row):
     )
 
 
+muon = muon_ops(products, block_sum, rules_of)
+
+
 @device
 def kept_as(op, batch):
     """The mode of a sink of gradients."""
@@ -290,7 +298,7 @@ def dense_forward(team, op, constants, batch, memory, data):
     rules = rules_of(op, constants, batch, memory, -1)
     kept, ld_kept = op[AT.slope], op[AT.ld_slope]
     place, ld = op[AT.output], op[AT.ld_output]
-    sink = Sink(FORWARD, op[AT.activation], place, ld, op[AT.bias], 0, kept, ld_kept)
+    sink = Sink(FORWARD, op[AT.activation], place, ld, op[AT.bias], 0, kept, ld_kept, 1.0, 0.0)
     products(team, left, right, shape, sink, rules, memory)
 
 
@@ -305,7 +313,7 @@ def dense_backward_input(team, op, constants, batch, memory):
     made, ld_made, kept = op[AT.input], op[AT.ld_input], op[AT.slope]
     if kept >= 0:
         made, ld_made = kept, op[AT.ld_slope]
-    sink = Sink(SLOPE, op[AT.activation], place, ld, made, ld_made, kept, 0)
+    sink = Sink(SLOPE, op[AT.activation], place, ld, made, ld_made, kept, 0, 1.0, 0.0)
     products(team, left, right, shape, sink, rules, memory)
 
 
@@ -320,7 +328,7 @@ def dense_backward_weight(team, op, constants, batch, memory):
     shape = Shape(I + 1, op[AT.O], n, shards, shard)
     rules, mode = rules_of(op, constants, batch, memory, I), kept_as(op, batch)
     place = op[AT.weight] if mode == STEP else op[AT.weight_gradient]
-    sink = Sink(mode, 0, place, op[AT.O], 0, 0, -1, 0)
+    sink = Sink(mode, 0, place, op[AT.O], 0, 0, -1, 0, 1.0, 0.0)
     products(team, left, right, shape, sink, rules, memory)
 
 
@@ -772,6 +780,8 @@ def walker(meet, function):
                 clip_gradient(team, op, constants, memory, n_square_pieces(tables), pieces)
             elif kind == WORDS.MAX_NORM:
                 max_norm(team, op, constants, batch, memory)
+            elif kind >= WORDS.MUON_SQUARES and kind <= WORDS.MUON_UPDATE:
+                muon(team, op, constants, batch, memory)
             forward = kind == WORDS.DENSE_FORWARD or kind == WORDS.CSR_FORWARD
             if forward and op[AT.activation] == WORDS.custom:
                 meet()

@@ -9,13 +9,16 @@ from types import FunctionType
 
 import numpy as np
 
-from .steps import extension_of, penalised, sign
+from . import steps
+from .steps import extension_of, penalised
 
 
 def clipped_gradient(x, w, gradient):
     """An element of the mean gradient as a step takes it: with its penalty, and clipped."""
     g = penalised(x, w, gradient) * x.clip_scale
-    return x.clip_value * sign(g) if abs(g) > x.clip_value else g
+    if g > x.clip_value:
+        return x.clip_value
+    return -x.clip_value if g < -x.clip_value else g
 
 
 def new_moment(momentum, m, g):
@@ -45,7 +48,8 @@ def muon_squares(words, op, batch, memory):
     store, item, total = memory.store, memory.store.itemsize, 0.0
     x = extension_of(words, op, batch, store, False)
     momentum = momentum_of(words, op, batch, store)
-    weight, moment, gradient = op.weight // item, op.weight_slot_0 // item, op.weight_gradient // item
+    weight, moment = op.weight // item, op.weight_slot_0 // item
+    gradient = op.weight_gradient // item
     for e in range(op.I * op.O):
         g = clipped_gradient(x, store[weight + e], store[gradient + e])
         store[gradient + e] = g
@@ -81,9 +85,9 @@ def muon_gram(op, memory):
 
 def muon_product(op, memory):
     """Result <- left . (scale right + shift 1)"""
-    store, item, ld, real = memory.store, memory.store.itemsize, op.ld_matrix, memory.store.dtype.type
+    store, item, ld = memory.store, memory.store.itemsize, op.ld_matrix
     m, left, right = min(op.I, op.O), op.left // item, op.right // item
-    scale, shift = real(op.scale), real(op.shift)
+    scale, shift = store.dtype.type(op.scale), store.dtype.type(op.shift)
     for r in range(op.units):
         row = store[op.result // item + r * ld : op.result // item + r * ld + m]
         for c in range(m):
@@ -112,23 +116,40 @@ def muon_update(words, op, batch, memory):
                 store[average] = store[w] + real(kept) * (store[average] - store[w])
 
 
-def compiled(jit, steps):
-    """`clipped_gradient`, `new_moment` and `direction`, compiled by `jit`; `steps` is what it made
-    of the functions of that module, by name.
+def muon(words, op, batch, memory):
+    """All ops of Muon but the last."""
+    if op.kind == words.MUON_SQUARES:
+        muon_squares(words, op, batch, memory)
+    elif op.kind == words.MUON_SCALE:
+        muon_scale(words, op, batch, memory)
+    elif op.kind == words.MUON_GRAM:
+        muon_gram(op, memory)
+    else:
+        muon_product(op, memory)
+
+
+_ELEMENTS = clipped_gradient, new_moment, direction
+
+
+def compiled(jit):
+    """`clipped_gradient`, `new_moment` and `direction`, compiled by `jit`: numba's, for some
+    device.
     """
-    known = {**globals(), **steps}
-    return _made(jit, known, clipped_gradient, new_moment, direction)
+    known = _known(jit, *_ELEMENTS)
+    return tuple(known[function.__name__] for function in _ELEMENTS)
 
 
-def of_records(jit, steps):
-    """What steps on op records, compiled by `jit`: numba's, for the processor."""
-    known = {**globals(), **steps}
-    _made(jit, known, clipped_gradient, new_moment, direction, place_in, momentum_of)
-    return _made(jit, known, muon_squares, muon_scale, muon_gram, muon_product, muon_update)
+def of_records(jit):
+    """`muon` and `muon_update`, compiled by `jit`: numba's, for the processor."""
+    ops = muon_squares, muon_scale, muon_gram, muon_product, muon_update, muon
+    known = _known(jit, extension_of, *_ELEMENTS, place_in, momentum_of, *ops)
+    return known["muon"], known["muon_update"]
 
 
-def _made(jit, known, *functions):
-    for function in functions:
+def _known(jit, *functions):
+    """Functions and what they call, by name."""
+    known = {**vars(steps), **globals()}
+    for function in (steps.sign, penalised, *functions):
         name = function.__name__
         known[name] = jit(FunctionType(function.__code__, known, name))
-    return tuple(known[function.__name__] for function in functions)
+    return known

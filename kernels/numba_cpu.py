@@ -26,6 +26,7 @@ from . import (
     OPTIMIZERS,
     SCALARS,
     activations,
+    muon,
     philox,
     steps,
 )
@@ -69,7 +70,7 @@ def digest_of(words, dtype, generator):
     return sha256(repr((words, dtype, generator)).encode()).hexdigest()[:16]
 
 
-_GENERATOR = "".join(map(getsource, (philox, activations, steps)))
+_GENERATOR = "".join(map(getsource, (philox, activations, steps, muon)))
 #: Of what compiled code takes from other files: numba's cache notices changes of this one alone.
 _DIGEST = digest_of(_WORDS, OP_DTYPE, _GENERATOR)
 
@@ -100,6 +101,7 @@ def call(typing, address, arguments):
 
 random_block, uniform32, uniform64 = philox.compiled(jit)
 extended_steps, gradient_squares, gradient_norm, max_norm = steps.of_records(jit)
+muon_op, muon_update = muon.of_records(jit)
 
 
 @jit
@@ -612,6 +614,13 @@ def walk(words, ops, batch, streams, memory, out):
         elif op.kind == words.MAX_NORM:
             max_norm(words, op, batch, memory)
             refresh(op, memory)
+        elif op.kind == words.MUON_UPDATE:
+            muon_update(words, op, batch, memory)
+            bias = op.bias_gradient // memory.store.itemsize
+            sink_bias(words, op, batch, memory, memory.store[bias : bias + op.O])
+            refresh(op, memory)
+        elif op.kind >= words.MUON_SQUARES and op.kind < words.MUON_UPDATE:
+            muon_op(words, op, batch, memory)
         elif op.kind != words.CSR_INDEX and op.kind != words.CSR_CATCH_UP:
             raise NotImplementedError("an op that numba has no function for")
     return total

@@ -138,3 +138,15 @@ def test_whatever_is_beside_it(changes):
     """What other optimizers may be asked for besides their rule."""
     problem = problem_of((6, 30, 20, 37, 2))
     assert_as_oracle(problem, replace(RECORD, **changes))
+
+
+# Other backends.
+
+
+@pytest.mark.parametrize("widths", [(4, 7, 5, 3), (4, 3, 6, 6, 1)], ids=str)
+def test_numba_steps_as_the_oracle(widths):
+    """Also where it is not the default."""
+    pytest.importorskip("numba")
+    changes = dict(l1_ratio=0.4, clip_value=0.01, clip_norm=0.3, average_decay=0.7)
+    for record in (RECORD, replace(RECORD, adjust_lr_fn="original", nesterov=False, **changes)):
+        assert_as_oracle(problem_of(widths, backend="numba"), record)
