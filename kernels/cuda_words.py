@@ -68,8 +68,8 @@ Rule = namedtuple(
 #: which is at `bias`; those of shards are `apart`.
 Rules = namedtuple("Rules", "of_weight of_bias bias_row bias apart")
 #: What becomes of an element of a product, by the mode: `place` and `ld` are where it goes, `other`
-#: where the bias is, or what the activation made; or it is what `shift` multiplies, `scale` being for
-#: the product. Slopes are at `slope`, if that is not negative.
+#: where the bias is, or what the activation made, or what is added to `scale` times the product,
+#: `shift` times. Slopes are at `slope`, if that is not negative.
 Sink = namedtuple("Sink", "mode activation place ld other other_ld slope slope_ld scale shift")
 FORWARD, SLOPE, STEP, OVERWRITE, ACCUMULATE, COMBINE = range(6)
 
