@@ -58,9 +58,32 @@
 /* `custom` and `custom_loss` are functions of the user, see hl_function. */
 #define HL_ACTIVATIONS(F)                                                                          \
     F(identity)                                                                                    \
-    F(relu) F(logistic) F(tanh) F(softmax) F(exp) F(custom) F(leaky_relu) F(elu) F(selu) F(gelu)   \
-        F(gelu_tanh) F(silu) F(mish) F(softplus) F(softsign) F(hard_sigmoid) F(hard_swish)
-#define HL_LOSSES(F) F(log_loss) F(binary_log_loss) F(squared_error) F(poisson) F(custom_loss)
+    F(relu)                                                                                        \
+    F(logistic) F(tanh) F(softmax) F(exp) F(custom) F(leaky_relu) F(elu) F(selu) F(gelu)           \
+        F(gelu_tanh) F(silu) F(mish) F(softplus) F(softsign) F(hard_sigmoid) F(hard_swish)         \
+            F(ordered)
+/* From absolute_error to binary_squared_hinge of each output by itself; then of a row: four of a
+ * class code, and ordered_quantiles, of outputs that are `ordered`. */
+#define HL_LOSSES(F)                                                                               \
+    F(log_loss)                                                                                    \
+    F(binary_log_loss)                                                                             \
+    F(squared_error)                                                                               \
+    F(poisson)                                                                                     \
+    F(custom_loss)                                                                                 \
+    F(absolute_error)                                                                              \
+    F(huber)                                                                                       \
+    F(log_cosh)                                                                                    \
+    F(quantile)                                                                                    \
+    F(gamma)                                                                                       \
+    F(tweedie)                                                                                     \
+    F(binary_focal)                                                                                \
+    F(binary_hinge)                                                                                \
+    F(binary_squared_hinge)                                                                        \
+    F(smooth_log_loss)                                                                             \
+    F(focal)                                                                                       \
+    F(hinge)                                                                                       \
+    F(squared_hinge)                                                                               \
+    F(ordered_quantiles)
 /* What a BACKWARD_WEIGHT does with the gradient: writes it over the gradient buffer, adds it
  * there, or hands it to the optimizer while it is in the cache; it is never written
  * to a buffer of its own. */
@@ -83,7 +106,8 @@
     F(int32_t, layout)     /* of the weight */                                                     \
     F(int32_t, activation) /* forward: of the output; backward: that which made the input */       \
     F(int32_t, loss)                                                                               \
-    F(int32_t, function) /* of a custom activation or loss, in batch.functions */                  \
+    F(int32_t, function)       /* of a custom activation or loss, in batch.functions */            \
+    F(int32_t, first_constant) /* of a loss, in batch.constants */                                 \
     F(int32_t, gradient)                                                                           \
     F(int32_t, optimizer)                                                                          \
     F(int32_t, weight_group)                                                                       \
@@ -233,6 +257,7 @@ typedef struct hl_batch {
     hl_touched *touched;   /* of CSR streams; NULL: all features */
     hl_history *history;
     const hl_function *functions;
+    const double *constants; /* of losses */
 } hl_batch;
 
 /* Works on [begin, end) of the batch's rows or of the op's units. */

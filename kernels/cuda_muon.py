@@ -4,7 +4,7 @@ from math import sqrt
 
 import numpy as np
 
-from .cuda_updates import extended_step, extension_of
+from .cuda_updates import extended_step, extension_of, rules_of
 from .cuda_words import (
     AT,
     COMBINE,
@@ -69,8 +69,8 @@ def muon_update(team, op, constants, batch, memory):
                 store[average] = w + kept * (store[average] - w)
 
 
-def muon_ops(products, block_sum, rules_of):
-    """All ops of Muon as one function, of what it has in common with other ops."""
+def norm_ops(block_sum):
+    """What makes Z of the gradient and the momentum."""
 
     @device
     def squares(team, op, constants, batch, memory):
@@ -106,6 +106,13 @@ def muon_ops(products, block_sum, rules_of):
             m, g = store[op[AT.weight_slot_0] + e], store[op[AT.weight_gradient] + e]
             along = direction(momentum, op[AT.nesterov] != 0, m, g)
             store[op[AT.result] + place_in(op, e // O, e % O)] = along * factor
+
+    return squares, unit_norm
+
+
+def muon_ops(products, block_sum):
+    """All ops of Muon as one function, of what it has in common with other ops."""
+    squares, unit_norm = norm_ops(block_sum)
 
     @device
     def product(team, op, constants, batch, memory):

@@ -12,12 +12,12 @@ no barrier orders. What uses ``cuda`` has to be in this file, since both swap th
 
 import threading
 from functools import lru_cache
-from math import exp, log, sqrt, tanh
+from math import exp, log, log1p, pow, sqrt, tanh
 
 import numpy as np
 from numba import cuda
 
-from . import activations
+from . import activations, losses
 from .cuda_muon import muon_ops
 from .cuda_updates import (
     extended_step,
@@ -25,8 +25,9 @@ from .cuda_updates import (
     extension_of,
     max_norm,
     penalised,
-    rule_of,
+    rules_of,
     step,
+    update,
 )
 from .cuda_words import (
     ACCUMULATE,
@@ -35,6 +36,7 @@ from .cuda_words import (
     COMBINE,
     DEPTH,
     EPS,
+    FIRST,
     FORWARD,
     JOB,
     L1_RATIO,
@@ -55,7 +57,6 @@ from .cuda_words import (
     Data,
     Factor,
     Memory,
-    Rules,
     Shape,
     Sink,
     Team,
@@ -67,7 +68,7 @@ from .custom import source_of
 from .numba_cpu import WORDS
 
 if SIMULATED:  # with infinities for what overflows, as on a device
-    exp, log, sqrt, tanh = np.exp, np.log, np.sqrt, np.tanh
+    exp, log, log1p, sqrt, tanh, pow = np.exp, np.log, np.log1p, np.sqrt, np.tanh, np.power
 
 
 @device
@@ -80,6 +81,11 @@ if SIMULATED:
     def quiet():
         """As above."""
         np.seterr(all="ignore")
+
+
+any_loss_element, code_loss, ordered, ordered_quantiles = losses.compiled(
+    device, exp=exp, log=log, log1p=log1p, tanh=tanh, pow=pow
+)
 
 
 @device
@@ -261,20 +267,7 @@ def products(team, left, right, shape, sink, rules, memory):
                     finish(sink, rules, memory, shard * rules.apart, (r, c), sums[i, j])
 
 
-@device
-def rules_of(op, constants, batch, memory, bias_row):
-    """How weight and bias of an op are stepped on, or where their gradients are kept."""
-    real = memory.store.dtype.type
-    return Rules(
-        rule_of(real, op, constants, batch.record, 0),
-        rule_of(real, op, constants, batch.record, 1),
-        bias_row,
-        op[AT.bias] if op[AT.gradient] == WORDS.update else op[AT.bias_gradient],
-        op[AT.shard_bytes],
-    )
-
-
-muon = muon_ops(products, block_sum, rules_of)
+muon = muon_ops(products, block_sum)
 
 
 @device
@@ -330,23 +323,6 @@ def dense_backward_weight(team, op, constants, batch, memory):
     place = op[AT.weight] if mode == STEP else op[AT.weight_gradient]
     sink = Sink(mode, 0, place, op[AT.O], 0, 0, -1, 0, 1.0, 0.0)
     products(team, left, right, shape, sink, rules, memory)
-
-
-@device
-def update(team, op, constants, batch, memory):
-    """Steps on kept gradients, which those of the shards are added to first."""
-    rules, n, O = rules_of(op, constants, batch, memory, op[AT.I]), op[AT.I] * op[AT.O], op[AT.O]
-    shards = (batch.n - 1) // op[AT.shard_rows] + 1 if op[AT.shard_rows] > 0 else 1
-    for e in range(first_of(team), n + O, stride_of(team)):
-        bias = e >= n
-        place = op[AT.bias_gradient] + e - n if bias else op[AT.weight_gradient] + e
-        gradient = memory.store[place]
-        for shard in range(1, shards):
-            gradient += memory.store[place + shard * rules.apart]
-        if bias:
-            step(rules.of_bias, memory.store, op[AT.bias] + e - n, gradient)
-        else:
-            step(rules.of_weight, memory.store, op[AT.weight] + e, gradient)
 
 
 @device
@@ -507,7 +483,7 @@ def clipped(p, eps):
 
 
 @device
-def loss_element(op, z, y, eps):
+def loss_element(op, constants, z, y, eps):
     """Delta and loss of an output before its activation, but for softmax."""
     if op[AT.loss] == WORDS.squared_error:
         return z - y, 0.5 * np.float64(z - y) * np.float64(z - y) / op[AT.O]
@@ -515,31 +491,40 @@ def loss_element(op, z, y, eps):
         mean = exp(np.float64(z))
         entropy = y * (log(np.float64(y)) - z) if y > 0 else np.float64(0)
         return exp(z) - y, entropy - y + mean
-    p = activated(WORDS.logistic, z)
-    c = np.float64(clipped(p, eps))
-    return p - y, -(y * log(c) + (1 - y) * log(1 - c))
+    if op[AT.loss] == WORDS.binary_log_loss:
+        p = activated(WORDS.logistic, z)
+        c = np.float64(clipped(p, eps))
+        return p - y, -(y * log(c) + (1 - y) * log(1 - c))
+    first = FIRST + op[AT.first_constant]
+    delta, value = any_loss_element(op[AT.loss], np.float64(z), np.float64(y), constants, first)
+    return eps.dtype.type(delta), value
 
 
 @device
 def loss(team, op, constants, batch, memory, data):
     """Deltas of all rows, and their losses."""
-    real, O = memory.arena.dtype.type, op[AT.O]
-    eps = real(constants[EPS])
+    real, O, kind = memory.arena.dtype.type, op[AT.O], op[AT.loss]
+    eps, first = real(constants[EPS]), FIRST + op[AT.first_constant]
     for r in range(first_of(team), batch.n, stride_of(team)):
         row, weight, at = row_of(batch, r), weight_of(batch, data, r), r * op[AT.ld_output]
         z, delta, total = op[AT.output] + at, op[AT.d_output] + at, np.float64(0)
-        if op[AT.loss] == WORDS.log_loss:
+        if kind == WORDS.log_loss:
             softmax(memory.arena, z, O)
             code = z + data.codes[row]
             total = -log(np.float64(clipped(memory.arena[code], eps)))
             memory.arena[code] -= real(1)
-            for o in range(O):
-                memory.arena[delta + o] = memory.arena[z + o] * real(weight)
-        else:
-            for o in range(O):
-                value, part = loss_element(op, memory.arena[z + o], data.targets[row * O + o], eps)
+        elif kind == WORDS.ordered_quantiles:
+            to = row * O
+            total = ordered_quantiles(memory.arena, z, O, data.targets, to, constants, first)
+        elif kind >= WORDS.smooth_log_loss:
+            total = code_loss(kind, memory.arena, z, O, data.codes[row], constants, first)
+        for o in range(O):
+            value = memory.arena[z + o]
+            if kind != WORDS.log_loss and kind < WORDS.smooth_log_loss:
+                y = data.targets[row * O + o]
+                value, part = loss_element(op, constants, value, y, eps)
                 total += part
-                memory.arena[delta + o] = value * real(weight)
+            memory.arena[delta + o] = value * real(weight)
         memory.arena[op[AT.row_loss] + r] = real(weight * total)
 
 
@@ -553,6 +538,8 @@ def output_rows(team, op, batch, memory):
             memory.out[to + o] = activated(op[AT.activation], memory.arena[at + o])
         if op[AT.activation] == WORDS.softmax:
             softmax(memory.out, to, O)
+        elif op[AT.activation] == WORDS.ordered:
+            ordered(memory.out, to, O)
 
 
 # -------------------------------------------------------------------------- losses

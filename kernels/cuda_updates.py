@@ -16,6 +16,7 @@ from .cuda_words import (
     SIMULATED,
     TINY,
     Rule,
+    Rules,
     device,
     first_of,
     stride_of,
@@ -73,6 +74,19 @@ def rule_of(real, op, constants, record, which):
 
 
 @device
+def rules_of(op, constants, batch, memory, bias_row):
+    """How weight and bias of an op are stepped on, or where their gradients are kept."""
+    real = memory.store.dtype.type
+    return Rules(
+        rule_of(real, op, constants, batch.record, 0),
+        rule_of(real, op, constants, batch.record, 1),
+        bias_row,
+        op[AT.bias] if op[AT.gradient] == WORDS.update else op[AT.bias_gradient],
+        op[AT.shard_bytes],
+    )
+
+
+@device
 def extension_of(real, op, constants, batch, memory, which):
     """How the weight (0) or the bias (1) of an extended op is stepped on."""
     rule = rule_of(real, op, constants, batch.record, which)
@@ -105,6 +119,23 @@ def extension_of(real, op, constants, batch, memory, which):
         slot_2 - place,
         average - place if average >= 0 else 0,
     )
+
+
+@device
+def update(team, op, constants, batch, memory):
+    """Steps on kept gradients, which those of the shards are added to first."""
+    rules, n, O = rules_of(op, constants, batch, memory, op[AT.I]), op[AT.I] * op[AT.O], op[AT.O]
+    shards = (batch.n - 1) // op[AT.shard_rows] + 1 if op[AT.shard_rows] > 0 else 1
+    for e in range(first_of(team), n + O, stride_of(team)):
+        bias = e >= n
+        place = op[AT.bias_gradient] + e - n if bias else op[AT.weight_gradient] + e
+        gradient = memory.store[place]
+        for shard in range(1, shards):
+            gradient += memory.store[place + shard * rules.apart]
+        if bias:
+            step(rules.of_bias, memory.store, op[AT.bias] + e - n, gradient)
+        else:
+            step(rules.of_weight, memory.store, op[AT.weight] + e, gradient)
 
 
 @device

@@ -77,6 +77,7 @@ cdef extern from "abi.h" nogil:
         hl_touched *touched
         hl_history *history
         const hl_function *functions
+        const double *constants
 
     ctypedef void (*hl_kernel)(const hl_op *, const hl_batch *, int64_t, int64_t) noexcept
     ctypedef void (*hl_packer)(const hl_op *, char *, int64_t, int64_t, void *, void *) noexcept

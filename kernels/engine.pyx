@@ -292,6 +292,7 @@ cdef class Engine:
     cdef hl_touched touched
     cdef hl_history *history  # NULL unless it trains on CSR
     cdef object functions, pointers  # of the user
+    cdef object constants
     cdef object keep, kept_weights, store, arena, scratch, plan, plain_places, index, past, lock
     cdef int64_t n_rows, batch_size, scratch_bytes
     cdef double poll_at
@@ -334,6 +335,8 @@ cdef class Engine:
         self.functions = compiled_functions(plan)  # keeps them alive
         self.pointers = np.array([f.pointers for f in self.functions], np.intp)
         self.batch.functions = <const hl_function *> address_of(self.pointers)
+        self.constants = np.array(plan.constants, np.float64)
+        self.batch.constants = <const double *> address_of(self.constants)
         if "X" in streams:
             self.batch.X = stream_of(streams["X"])
             self.n_rows = streams["X"].shape[0]

@@ -71,12 +71,26 @@ static void softmax(int64_t rows, int64_t O, const REAL *z, int64_t ldz, REAL *p
     }
 }
 
+INLINE double softplus(double x) { return log1p(exp(-fabs(x))) + (x > 0 ? x : 0); }
+
+/* Outputs that never fall: the first is z_0, each other one lies softplus(z_k) above the last. */
+static void ordered(int64_t O, const REAL *z, REAL *out) {
+    double sum = z[0];
+    out[0] = z[0];
+    for (int64_t o = 1; o < O; o++) out[o] = (REAL)(sum += softplus(z[o]));
+}
+
 /* Rows of `output` through the output activation into stream out, (n, O) without padding. */
 static void output_rows(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
     const REAL *z = in_arena(batch, op->output) + begin * op->ld_output;
     REAL *out = (REAL *)batch->out + (batch->first + begin) * op->O;
     if (op->activation == HL_softmax) {
         softmax(end - begin, op->O, z, op->ld_output, out, op->O);
+        return;
+    }
+    if (op->activation == HL_ordered) {
+        for (int64_t r = 0; r < end - begin; r++)
+            ordered(op->O, z + r * op->ld_output, out + r * op->O);
         return;
     }
     int flat = op->ld_output == 1; /* one unpadded column: a single long row */
@@ -122,13 +136,108 @@ INLINE point poisson(V z, V y, V outputs) {
     return (point){v_exp(z) - y, deviance};
 }
 
-INLINE point loss_point(enum hl_loss loss, V z, V y, V outputs) {
+/* `above` where d is above 0, `below` where it is below; else d, which is 0 or no number. */
+INLINE V by_sign(V d, V above, V below) {
+    return v_select(v_less(v_zero(), d), above, v_select(v_less(d, v_zero()), below, d));
+}
+INLINE point absolute_error(V z, V y) {
+    V d = z - y;
+    return (point){by_sign(d, v_set1(1), v_set1(-1)), v_abs(d)};
+}
+/* d^2 / 2 up to |d| = delta, a straight line from there. */
+INLINE point huber(V z, V y, const double *c) {
+    V d = z - y, delta = v_set1((REAL)c[0]), slope = v_max(-delta, v_min(delta, d));
+    return (point){slope, slope * (d - v_set1((REAL)0.5) * slope)};
+}
+/* log cosh d = -log(1 - tanh^2 d) / 2 near 0, |d| - log 2 + log(1 + e^-2|d|) elsewhere: neither
+ * cancels there. */
+INLINE point log_cosh(V z, V y) {
+    V d = z - y, a = v_abs(d), slope = v_tanh(d), half = v_set1((REAL)0.5);
+    MASK small = v_less(a, v_set1(1));
+    V rest = v_log1p(v_select(small, -slope * slope, v_exp(-a - a)));
+    V large = a - v_set1((REAL)0x1.62e42fefa39efp-1) + rest;
+    return (point){slope, v_select(small, -half * rest, large)};
+}
+/* The pinball loss: (1 - q) d above the target, -q d below. */
+INLINE point quantile(V z, V y, const double *c) {
+    V d = z - y, slope = by_sign(d, v_set1((REAL)(1 - c[0])), v_set1((REAL)-c[0]));
+    return (point){slope, slope * d};
+}
+/* Half the gamma deviance, y / p - log(y / p) - 1 with p = e^z, in double precision as poisson. */
+INLINE point gamma_deviance(V z, V y) {
+    V deviance;
+    for (int i = 0; i < VL; i++) {
+        double ratio = log((double)y[i]) - z[i];
+        deviance[i] = (REAL)(expm1(ratio) - ratio);
+    }
+    return (point){v_set1(1) - y * v_exp(-z), deviance};
+}
+/* Half the Tweedie deviance of a power other than 1 and 2, with p = e^z and a = 2 - power:
+ * y^a / (a (a - 1)) - y p^(a - 1) / (a - 1) + p^a / a, in double precision as poisson. A y that is
+ * negative has y^a for power 0 only, where it is a square. */
+INLINE point tweedie(V z, V y, const double *c) {
+    double a = 2 - c[0];
+    V deviance;
+    for (int i = 0; i < VL; i++) {
+        double target = y[i], link = z[i];
+        double own = a == 2 ? target * target : target > 0 ? pow(target, a) : 0;
+        deviance[i] = (REAL)(own / (a * (a - 1)) - target * exp((a - 1) * link) / (a - 1) +
+                             exp(a * link) / a);
+    }
+    V slope = v_exp(v_set1((REAL)a) * z) - y * v_exp(v_set1((REAL)(a - 1)) * z);
+    return (point){slope, deviance};
+}
+
+/* Losses of a label y, 0 or 1: linear in y, so that of a y in between it is a mean of both. */
+INLINE point by_label(V y, point one, point zero) {
+    V other = v_set1(1) - y;
+    return (point){y * one.delta - other * zero.delta, y * one.loss + other * zero.loss};
+}
+/* (1 - p)^gamma (-log p) with p = logistic(u), and its slope by u; all from e^-|u|. */
+INLINE point focal_of(V u, V gamma, V scale) {
+    V one = v_set1(1), e = v_exp(-v_abs(u)), rest = v_log1p(e);
+    MASK negative = v_less(u, v_zero());
+    V p = v_select(negative, e, one) / (one + e), q = v_select(negative, one, e) / (one + e);
+    V entropy = v_max(v_zero(), -u) + rest;
+    V factor = scale * v_exp(-gamma * (v_max(v_zero(), u) + rest));
+    return (point){-factor * v_fma(gamma * p, entropy, q), factor * entropy};
+}
+INLINE point binary_focal(V z, V y, const double *c) {
+    V gamma = v_set1((REAL)c[0]);
+    return by_label(y, focal_of(z, gamma, v_set1((REAL)c[1])),
+                    focal_of(-z, gamma, v_set1((REAL)c[2])));
+}
+/* max(0, 1 - u) or its square. */
+INLINE point hinge_of(int squared, V u) {
+    V margin = v_max(v_zero(), v_set1(1) - u), one = v_set1(1);
+    if (squared) return (point){-margin - margin, margin * margin};
+    return (point){v_select(v_less(v_zero(), margin), -one, v_zero()), margin};
+}
+INLINE point binary_hinge(int squared, V z, V y) {
+    return by_label(y, hinge_of(squared, z), hinge_of(squared, -z));
+}
+
+INLINE point loss_point(enum hl_loss loss, V z, V y, V outputs, const double *c) {
     switch (loss) {
+    case HL_absolute_error: return absolute_error(z, y);
+    case HL_huber: return huber(z, y, c);
+    case HL_log_cosh: return log_cosh(z, y);
+    case HL_quantile: return quantile(z, y, c);
+    case HL_gamma: return gamma_deviance(z, y);
+    case HL_tweedie: return tweedie(z, y, c);
+    case HL_binary_focal: return binary_focal(z, y, c);
+    case HL_binary_hinge: return binary_hinge(0, z, y);
+    case HL_binary_squared_hinge: return binary_hinge(1, z, y);
     case HL_binary_log_loss: return binary_log_loss(z, y, outputs);
     case HL_squared_error: return squared_error(z, y, outputs);
     case HL_poisson: return poisson(z, y, outputs);
-    case HL_log_loss:    /* works on whole rows, below */
     case HL_custom_loss: /* on short runs */
+    case HL_log_loss:    /* these work on whole rows, below */
+    case HL_smooth_log_loss:
+    case HL_focal:
+    case HL_hinge:
+    case HL_squared_hinge:
+    case HL_ordered_quantiles:
     case HL_N_LOSSES: break;
     }
     return (point){v_zero(), v_zero()};
@@ -143,6 +252,7 @@ INLINE void elementwise_flat(enum hl_loss loss, const hl_op *op, const hl_batch 
                              int64_t begin, int64_t end) {
     const REAL *z = in_arena(batch, op->output);
     REAL *delta = in_arena(batch, op->d_output), *row_loss = in_arena(batch, op->row_loss);
+    const double *constants = batch->constants + op->first_constant;
     for (int64_t r = begin; r < end; r += VL) {
         int64_t n = end - r < VL ? end - r : VL;
         V y = v_zero(), w = v_zero();
@@ -151,7 +261,7 @@ INLINE void elementwise_flat(enum hl_loss loss, const hl_op *op, const hl_batch 
             y[i] = ((const REAL *)batch->y.data)[row];
             w[i] = weight_of(batch, row);
         }
-        point p = loss_point(loss, v_load_n(z + r, n), y, v_set1(1));
+        point p = loss_point(loss, v_load_n(z + r, n), y, v_set1(1), constants);
         v_store_n(delta + r, n, p.delta * w);
         v_store_n(row_loss + r, n, p.loss * w);
     }
@@ -161,6 +271,7 @@ INLINE void elementwise_flat(enum hl_loss loss, const hl_op *op, const hl_batch 
 INLINE void elementwise_rows(enum hl_loss loss, const hl_op *op, const hl_batch *batch,
                              int64_t begin, int64_t end) {
     REAL *row_loss = in_arena(batch, op->row_loss);
+    const double *constants = batch->constants + op->first_constant;
     for (int64_t r = begin; r < end; r++) {
         int64_t row = row_of(batch, r);
         const REAL *z = in_arena(batch, op->output) + r * op->ld_output;
@@ -169,7 +280,8 @@ INLINE void elementwise_rows(enum hl_loss loss, const hl_op *op, const hl_batch 
         V w = v_set1(weight_of(batch, row)), sum = v_zero();
         for (int64_t o = 0; o < op->O; o += VL) {
             int64_t n = op->O - o < VL ? op->O - o : VL;
-            point p = loss_point(loss, v_load_n(z + o, n), v_load_n(y + o, n), v_set1((REAL)op->O));
+            point p = loss_point(loss, v_load_n(z + o, n), v_load_n(y + o, n), v_set1((REAL)op->O),
+                                 constants);
             v_store_n(delta + o, n, p.delta * w);
             sum += first_n(n, p.loss, v_zero());
         }
@@ -203,6 +315,113 @@ static void log_loss(const hl_op *op, const hl_batch *batch, int64_t begin, int6
         if (batch->weights)
             for (int64_t i = 0; i < n; i++) w[i] = weight_of(batch, row_of(batch, r + i));
         v_store_n(row_loss + r, n, -v_log(clipped(v_load_n(row_loss + r, n))) * w);
+    }
+}
+
+INLINE REAL largest_of(const REAL *row, int64_t n) {
+    REAL largest = row[0];
+    for (int64_t i = 1; i < n; i++) largest = row[i] > largest ? row[i] : largest;
+    return largest;
+}
+
+/* p <- delta of the cross entropy of p = softmax(z) with s / O for each class and 1 - s more for the
+ * right one. */
+static double smooth_log_loss(REAL *p, int64_t O, int32_t code, double entropy, const double *c) {
+    for (int64_t o = 0; o < O; o++) p[o] -= (REAL)(c[0] / (double)O);
+    p[code] -= (REAL)(1 - c[0]);
+    return entropy;
+}
+
+/* p <- delta of (1 - p_code)^gamma (-log p_code), which is
+ *   (q^gamma + gamma p_code q^gamma (-log p_code) / q) (p - 1 of the right class),
+ * from q = 1 - p_code as the sum of the others: neither q nor what is divided by it cancels. */
+static double focal(REAL *p, int64_t O, int32_t code, double entropy, const double *c) {
+    double q = 0, gamma = c[0];
+    for (int64_t o = 0; o < O; o++) q += o == code ? 0 : p[o];
+    if (q < 0.5) entropy = -log1p(-q);
+    double power = pow(q, gamma), ratio = q > 0 ? entropy / q : 1;
+    double factor = power * (1 + gamma * p[code] * ratio);
+    for (int64_t o = 0; o < O; o++) p[o] = (REAL)(factor * (o == code ? -q : p[o]));
+    return power * entropy;
+}
+
+/* Losses of a class code through softmax. -log p is taken from the largest output, whose p is at
+ * least 1 / O, so that it stays exact where p is below all numbers; what it takes of z waits in
+ * row_loss. */
+static void softmax_loss(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+    const double *c = batch->constants + op->first_constant;
+    const double smoothing = op->loss == HL_smooth_log_loss ? c[0] : 0;
+    REAL *row_loss = in_arena(batch, op->row_loss), *delta = in_arena(batch, op->d_output);
+    const REAL *output = in_arena(batch, op->output);
+    int64_t ld = op->ld_output, O = op->O;
+    for (int64_t r = begin; r < end; r++) {
+        const REAL *z = output + r * ld, top = largest_of(z, O);
+        double below = top - z[((const int32_t *)batch->y.data)[row_of(batch, r)]], mean = 0;
+        for (int64_t o = 0; o < O; o++) mean += (top - z[o]) / (double)O;
+        row_loss[r] = (REAL)((1 - smoothing) * below + (smoothing > 0 ? smoothing * mean : 0));
+    }
+    softmax(end - begin, O, output + begin * ld, ld, delta + begin * ld, ld);
+    for (int64_t r = begin; r < end; r++) {
+        int64_t row = row_of(batch, r);
+        REAL *p = delta + r * ld, w = weight_of(batch, row);
+        int32_t code = ((const int32_t *)batch->y.data)[row];
+        double entropy = row_loss[r] - log(largest_of(p, O));
+        double loss = op->loss == HL_focal ? focal(p, O, code, entropy, c)
+                                           : smooth_log_loss(p, O, code, entropy, c);
+        row_loss[r] = (REAL)(loss * w);
+        for (int64_t o = 0; o < O; o++) p[o] *= w;
+    }
+}
+
+/* max(0, 1 + the largest output of another class - that of the right one), or its square (Crammer
+ * and Singer (2001), "On the algorithmic implementation of multiclass kernel-based vector
+ * machines", JMLR 2). */
+static void class_hinge(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+    REAL *row_loss = in_arena(batch, op->row_loss);
+    for (int64_t r = begin; r < end; r++) {
+        int64_t row = row_of(batch, r);
+        const REAL *z = in_arena(batch, op->output) + r * op->ld_output;
+        REAL *delta = in_arena(batch, op->d_output) + r * op->ld_output, w = weight_of(batch, row);
+        int64_t code = ((const int32_t *)batch->y.data)[row], rival = code ? 0 : op->O - 1;
+        for (int64_t o = 0; o < op->O; o++)
+            if (o != code && (z[o] > z[rival] || (z[o] == z[rival] && o < rival))) rival = o;
+        REAL margin = 1 + z[rival] - z[code];
+        if (margin <= 0) margin = 0; /* what is no number stays so */
+        REAL slope = margin > 0 ? 1 : 0;
+        row_loss[r] = margin * w;
+        if (op->loss == HL_squared_hinge) slope = 2 * margin, row_loss[r] *= margin;
+        for (int64_t o = 0; o < op->O; o++) delta[o] = 0;
+        delta[rival] += slope * w, delta[code] -= slope * w;
+    }
+}
+
+INLINE double pinball_slope(double d, double q) { return d > 0 ? 1 - q : d < 0 ? -q : d; }
+
+/* The pinball losses of `ordered` outputs, one level each. An output moves all above it, so that
+ * its delta is the sum of their slopes, times that of its own softplus; outputs are made twice,
+ * for the sum of all slopes first. */
+static void ordered_quantiles(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+    const double *q = batch->constants + op->first_constant;
+    REAL *row_loss = in_arena(batch, op->row_loss);
+    for (int64_t r = begin; r < end; r++) {
+        int64_t row = row_of(batch, r), O = op->O;
+        const REAL *z = in_arena(batch, op->output) + r * op->ld_output;
+        const REAL *y = (const REAL *)batch->y.data + row * O;
+        REAL *delta = in_arena(batch, op->d_output) + r * op->ld_output, w = weight_of(batch, row);
+        double loss = 0, above = 0, out = 0;
+        for (int64_t o = 0; o < O; o++) {
+            out += o ? softplus(z[o]) : z[0];
+            double slope = pinball_slope(out - y[o], q[o]);
+            above += slope, loss += slope * (out - y[o]);
+        }
+        out = 0;
+        for (int64_t o = 0; o < O; o++) {
+            double by_z = o ? 1 / (1 + exp(-(double)z[o])) : 1;
+            out += o ? softplus(z[o]) : z[0];
+            delta[o] = (REAL)(above * by_z) * w;
+            above -= pinball_slope(out - y[o], q[o]);
+        }
+        row_loss[r] = (REAL)loss * w;
     }
 }
 
@@ -256,7 +475,21 @@ static void loss(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t 
         ELEMENTWISE(binary_log_loss)
         ELEMENTWISE(squared_error)
         ELEMENTWISE(poisson)
+        ELEMENTWISE(absolute_error)
+        ELEMENTWISE(huber)
+        ELEMENTWISE(log_cosh)
+        ELEMENTWISE(quantile)
+        ELEMENTWISE(gamma)
+        ELEMENTWISE(tweedie)
+        ELEMENTWISE(binary_focal)
+        ELEMENTWISE(binary_hinge)
+        ELEMENTWISE(binary_squared_hinge)
     case HL_custom_loss: custom_loss(op, batch, begin, end); break;
+    case HL_smooth_log_loss:
+    case HL_focal: softmax_loss(op, batch, begin, end); break;
+    case HL_hinge:
+    case HL_squared_hinge: class_hinge(op, batch, begin, end); break;
+    case HL_ordered_quantiles: ordered_quantiles(op, batch, begin, end); break;
     }
 #undef ELEMENTWISE
 }

@@ -9,7 +9,7 @@ import time
 from collections import namedtuple
 from hashlib import sha256
 from inspect import getsource
-from math import exp, log, sqrt, tanh
+from math import exp, log, tanh
 
 import numpy as np
 from llvmlite import ir as llvm
@@ -26,6 +26,7 @@ from . import (
     OPTIMIZERS,
     SCALARS,
     activations,
+    losses,
     muon,
     philox,
     steps,
@@ -50,9 +51,9 @@ WORDS = Words(**_WORDS)
 Streams = namedtuple("Streams", "X indices indptr codes targets weights")
 #: What it works on, flat: activations and deltas, parameters, a weight that is read where the user
 #: has it, the gradient of one row of a weight or of a bias, that of the whole weight on CSR input
-#: (zero between steps), the features that a batch has, and the user's functions (functions * 3,),
-#: each an hl_function.
-Memory = namedtuple("Memory", "arena store plain row gradient touched marks functions")
+#: (zero between steps), the features that a batch has, the user's functions (functions * 3,),
+#: each an hl_function, and the constants of losses.
+Memory = namedtuple("Memory", "arena store plain row gradient touched marks functions constants")
 #: The rows of a step, and what its optimizer is to know.
 Batch = namedtuple("Batch", "order first n scalars inverse_weight")
 #: Epochs of n rows in batches of `size`; mean losses and the stopping rule are kept up to date.
@@ -70,7 +71,7 @@ def digest_of(words, dtype, generator):
     return sha256(repr((words, dtype, generator)).encode()).hexdigest()[:16]
 
 
-_GENERATOR = "".join(map(getsource, (philox, activations, steps, muon)))
+_GENERATOR = "".join(map(getsource, (philox, activations, losses, steps, muon)))
 #: Of what compiled code takes from other files: numba's cache notices changes of this one alone.
 _DIGEST = digest_of(_WORDS, OP_DTYPE, _GENERATOR)
 
@@ -100,7 +101,8 @@ def call(typing, address, arguments):
 
 
 random_block, uniform32, uniform64 = philox.compiled(jit)
-extended_steps, gradient_squares, gradient_norm, max_norm = steps.of_records(jit)
+loss_element, code_loss, ordered, ordered_quantiles = losses.compiled(jit)
+step, extended_steps, gradient_squares, gradient_norm, max_norm = steps.of_records(jit)
 muon_op, muon_update = muon.of_records(jit)
 
 
@@ -171,6 +173,8 @@ def activate(words, activation, row):
     elif activation == words.exp:
         for o in range(row.size):
             row[o] = exp(row[o])
+    elif activation == words.ordered:
+        ordered(row, 0, row.size)
     elif activation == words.softmax:
         top, total = row.max(), row.dtype.type(0)
         for o in range(row.size):
@@ -302,6 +306,12 @@ def loss_row(words, op, z, streams, memory, row):
         total = -log(clipped(z[code], eps))
         z[code] -= real(1)
         return total
+    first = op.first_constant
+    if op.loss >= words.smooth_log_loss:
+        if op.loss == words.ordered_quantiles:
+            start, y = row * op.O, streams.targets
+            return ordered_quantiles(z, 0, op.O, y, start, memory.constants, first)
+        return code_loss(op.loss, z, 0, op.O, streams.codes[row], memory.constants, first)
     for o in range(op.O):
         y = streams.targets[row * op.O + o]
         if op.loss == words.squared_error:
@@ -312,11 +322,16 @@ def loss_row(words, op, z, streams, memory, row):
             entropy = y * (log(np.float64(y)) - z[o]) if y > 0 else 0.0
             total += entropy - y + exp(np.float64(z[o]))
             z[o] = mean - y
-        else:
+        elif op.loss == words.binary_log_loss:
             activate(words, words.logistic, z[o : o + 1])
             c = clipped(z[o], eps)
             total -= y * log(c) + (1 - y) * log(1 - c)
             z[o] -= y
+        else:
+            at = np.float64(z[o])
+            delta, part = loss_element(op.loss, at, np.float64(y), memory.constants, first)
+            z[o] = real(delta)
+            total += part
     return total
 
 
@@ -361,33 +376,6 @@ def dense_backward_input(words, op, batch, memory):
                 row[i] *= made[i] * (one - made[i])
             elif op.activation == words.tanh:
                 row[i] *= one - made[i] * made[i]
-
-
-@jit
-def step(words, op, batch, store, group, gradient, places):
-    """Steps as many elements as the gradient has, at places of weight and slots in the store."""
-    weight, slot_0, slot_1 = places
-    real, at = store.dtype.type, group * words.n_scalars
-    rate, decay = real(batch.scalars[at + words.rate]), real(batch.scalars[at + words.decay])
-    momentum = batch.scalars[at + words.momentum]
-    beta, rest = real(momentum), real(1 - momentum)
-    beta_2, rest_2 = real(op.beta_2), real(1 - op.beta_2)
-    inverse, epsilon = real(batch.inverse_weight), real(op.epsilon)
-    tiny = np.finfo(store.dtype).tiny  # what is smaller is taken for zero: arithmetic on it is slow
-    for j in range(gradient.size):
-        w = store[weight + j]
-        g = (gradient[j] + decay * w) * inverse
-        first = store[slot_0 + j]
-        if op.optimizer == words.adam:
-            first = beta * first + rest * g
-            second = beta_2 * store[slot_1 + j] + rest_2 * (g * g)
-            store[slot_1 + j] = second if second >= tiny else real(0)
-            w -= rate * first / (sqrt(second) + epsilon)
-        else:
-            first = beta * first - rate * g
-            w += beta * first - rate * g if op.optimizer == words.nesterov else first
-        store[slot_0 + j] = first if abs(first) >= tiny else real(0)
-        store[weight + j] = w
 
 
 @jit
@@ -744,6 +732,7 @@ class Engine:
             np.zeros(touched, np.int32),
             np.zeros(touched, np.uint8),
             np.array([f.pointers for f in self._functions], np.int64).reshape(-1),
+            np.array(plan.constants, np.float64),
         )
 
     @property

@@ -29,6 +29,7 @@ from .cuda_words import (
     EPS,
     EPSILON,
     FIELDS,
+    FIRST,
     JOB,
     PIECE,
     PLACES,
@@ -78,7 +79,7 @@ def _handed(arrays):
 
 
 def table_of(ops, plan, store_size):
-    """An op table as kernels read it: integers (n, FIELDS) and constants (n, CONSTANTS).
+    """An op table as kernels read it: integers (n, FIELDS) and constants (n, CONSTANTS + losses).
 
     A weight that has no place in the store of the plan lies after its end.
     """
@@ -101,12 +102,13 @@ def table_of(ops, plan, store_size):
     if len(ops) and ops["kind"][-1] == KINDS["LOSS"]:  # whose rows the first block sums up
         table[-1, AT.meet] = True
     limits = np.finfo(plan.dtype)
-    constants = np.empty((len(ops), len(CONSTANTS)))
+    constants = np.empty((len(ops), FIRST + len(plan.constants)))
     constants[:, TINY], constants[:, EPS] = limits.tiny, limits.eps
     for k, name in enumerate(CONSTANTS):
         if k not in (TINY, EPS):
             constants[:, k] = ops[name]
     constants[:, EPSILON] = np.maximum(ops["epsilon"], limits.tiny)
+    constants[:, FIRST:] = plan.constants
     return table, constants
 
 
@@ -492,7 +494,7 @@ class Meeting:
     def pool(self, plan):
         """The pool of a plan, and of all that were compiled from the same."""
         key = str(plan.dtype), plan.batch_size, plan.ops.tobytes(), plan.inference_ops.tobytes()
-        key += (plan.functions,)  # which ops have by their number only
+        key += plan.functions, plan.constants  # which ops have by their number only
         with self._changed:
             if key not in self._pools:
                 self._pools[key] = Pool(plan, self.n)

@@ -108,7 +108,8 @@ INLINE V v_log(V x) {
     return v_fma(kf, v_set1((REAL)LN2_HIGH), f - (half_square - low));
 }
 
-/* log(1 + x) for x in [0, 1]: what 1 + x loses is put back. */
+/* log(1 + x) for 1 + x positive and in the normal range, of full relative accuracy around 0: what
+ * rounding took from 1 + x is put back. */
 INLINE V v_log1p(V x) {
     V one = v_set1(1), u = one + x;
     return v_log(u) + (x - (u - one)) / u;
@@ -228,8 +229,8 @@ INLINE V v_hard_sigmoid(V z) {
     return v_max(v_zero(), v_min(six, z + v_set1(3))) / six;
 }
 
-/* An element-wise activation by its number, and its derivative at z; softmax works on whole rows
- * (loss.h), what is custom elsewhere (dense.h). At a kink the derivative is that from below. */
+/* An element-wise activation by its number, and its derivative at z; softmax and ordered
+ * work on whole rows (loss.h), what is custom elsewhere (dense.h). At a kink the derivative is that from below. */
 INLINE V v_activation_slope(enum hl_activation activation, V z, V *slope) {
     V zero = v_zero(), one = v_set1(1), h = z;
     *slope = one;
@@ -274,6 +275,7 @@ INLINE V v_activation_slope(enum hl_activation activation, V z, V *slope) {
     }
     case HL_identity:
     case HL_softmax:
+    case HL_ordered:
     case HL_custom:
     case HL_N_ACTIVATIONS: return z;
     }

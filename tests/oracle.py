@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from scipy.special import erf, expit, xlogy
+from scipy.special import erf, expit, log_expit, log_softmax, xlogy
 
 OUTPUT_ACTIVATION = {
     "log_loss": "softmax",
@@ -172,6 +172,108 @@ def forward(net, X):
         h = ACTIVATE[name](values[-1] @ net.operand(layer, W) + b)
         values.append(net.operand(layer + 1, h) if layer < last else h)
     return values
+
+
+# Losses whose delta is not (p - y), of outputs Z (B, O) before their activation: each a function of
+# (Z, dense targets Y (B, O), *constants) -> losses of rows (B,), deltas dloss/dZ (B, O).
+
+
+def _summed(loss, delta):
+    return np.sum(loss, axis=1), delta
+
+
+def _pinball(D, levels):
+    slope = np.where(D > 0, 1 - levels, np.where(D < 0, -levels, 0))
+    return slope * D, slope
+
+
+def _tweedie(Z, Y, power):
+    P = np.exp(Z)
+    own = Y**2 if power == 0 else np.maximum(Y, 0.0) ** (2 - power)
+    loss = own / ((1 - power) * (2 - power)) - Y * P ** (1 - power) / (1 - power)
+    return _summed(loss + P ** (2 - power) / (2 - power), P ** (1 - power) * (P - Y))
+
+
+def _gamma(Z, Y):
+    ratio = Y / np.exp(Z)
+    return _summed(ratio - np.log(ratio) - 1, 1 - ratio)
+
+
+def _binary_focal(Z, Y, gamma, one, zero):
+    """Lin et al. (2017), equation 5 and appendix B, p the probability of the label there is."""
+    sign, alpha = 2 * Y - 1, np.where(Y > 0, one, zero)
+    p, log_p = expit(sign * Z), log_expit(sign * Z)
+    rest = expit(-sign * Z)
+    delta = alpha * sign * rest**gamma * (gamma * p * log_p - rest)
+    return _summed(-alpha * rest**gamma * log_p, delta)
+
+
+def _binary_hinge(power):
+    def loss(Z, Y):
+        sign = 2 * Y - 1
+        margin = np.maximum(1 - sign * Z, 0)
+        return _summed(margin**power, -sign * power * margin ** (power - 1) * (margin > 0))
+
+    return loss
+
+
+def _smooth_log_loss(Z, Y, smoothing):
+    T = (1 - smoothing) * Y + smoothing / Z.shape[1]
+    return _summed(-T * log_softmax(Z, axis=1), softmax(Z) - T)
+
+
+def _focal(Z, Y, gamma):
+    P, log_p = softmax(Z), log_softmax(Z, axis=1)
+    p, log_p = (P * Y).sum(axis=1), (log_p * Y).sum(axis=1)
+    rest = (P * (1 - Y)).sum(axis=1)
+    slope = gamma * rest ** (gamma - 1) * p * log_p - rest**gamma  # p times that by p
+    return -(rest**gamma) * log_p, slope[:, None] * (Y - P)
+
+
+def _hinge(power):
+    """Crammer and Singer (2001)."""
+
+    def loss(Z, Y):
+        rows, others = np.arange(len(Z)), np.where(Y > 0, -np.inf, Z)
+        rival = one_hot(others.argmax(axis=1), Z.shape[1])
+        margin = np.maximum(1 + others.max(axis=1) - Z[rows, Y.argmax(axis=1)], 0)
+        slope = power * margin ** (power - 1) * (margin > 0)
+        return margin**power, slope[:, None] * (rival - Y)
+
+    return loss
+
+
+def ordered(Z):
+    """Outputs that never fall: the first, and then the sums of log(1 + exp(z))."""
+    return np.cumsum(np.column_stack([Z[:, :1], np.logaddexp(0, Z[:, 1:])]), axis=1)
+
+
+def _ordered_quantiles(Z, Y, *levels):
+    loss, slope = _pinball(ordered(Z) - Y, np.array(levels))
+    steps = np.column_stack([np.ones(len(Z)), expit(Z[:, 1:])])
+    triangle = np.tril(np.ones((Z.shape[1], Z.shape[1])))  # d output k / d step j, k >= j
+    return _summed(loss, slope @ triangle * steps)
+
+
+LOSSES_OF_Z = {
+    "absolute_error": lambda Z, Y: _summed(np.abs(Z - Y), np.sign(Z - Y)),
+    "huber": lambda Z, Y, delta: _summed(
+        np.where(np.abs(Z - Y) <= delta, 0.5 * (Z - Y) ** 2, delta * (np.abs(Z - Y) - 0.5 * delta)),
+        np.clip(Z - Y, -delta, delta),
+    ),
+    "log_cosh": lambda Z, Y: _summed(np.logaddexp(Z - Y, Y - Z) - np.log(2), np.tanh(Z - Y)),
+    "quantile": lambda Z, Y, level: _summed(*_pinball(Z - Y, level)),
+    "gamma": _gamma,
+    "tweedie": _tweedie,
+    "binary_focal": _binary_focal,
+    "binary_hinge": _binary_hinge(1),
+    "binary_squared_hinge": _binary_hinge(2),
+    "smooth_log_loss": _smooth_log_loss,
+    "focal": _focal,
+    "hinge": _hinge(1),
+    "squared_hinge": _hinge(2),
+    "ordered_quantiles": _ordered_quantiles,
+}
 
 
 # Losses per row and output, then the weighted mean over rows.

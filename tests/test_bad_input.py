@@ -199,9 +199,9 @@ def test_bad_parameters_are_refused_as_sklearn_refuses_them(name, parameters):
     assert_refused_alike(name, lambda e: e.fit(X, y), **parameters)
 
 
-@pytest.mark.parametrize("loss", ["huber", None, 3])
+@pytest.mark.parametrize("loss", ["hubert", None, 3])
 def test_a_bad_loss_is_refused_as_sklearn_refuses_it(loss):
-    """The regressor's loss is squared_error or poisson."""
+    """The regressor's loss is a name that is known, or a function."""
     assert_refused_alike("MLPRegressor", lambda e: e.fit(X, y), loss=loss)
 
 

@@ -24,6 +24,8 @@ import hotloop
 import oracle
 import test_custom as custom
 import test_device_arrays as device_arrays
+import test_losses as more_losses
+import test_muon as muon
 import test_optimizers as optimizers
 from bounds import assert_within
 from hotloop import MLPClassifier, MLPRegressor, backends, fit_many, plan, spec
@@ -94,6 +96,37 @@ def stack_of(*args, **kwargs):
 # Ops against the oracle.
 
 
+@more_losses.by_case
+def test_losses_of_all_kinds(case):
+    """Deltas and losses of rows, of elements and of whole rows."""
+    more_losses.assert_kernel_matches(case, "float64", "cuda", n=9)
+
+
+def test_launches_for_many_keep_their_losses_apart():
+    """Plans that differ by a constant of their loss alone."""
+    X, y = make_regression(20, 3, random_state=0)
+    how = {"hidden_layer_sizes": 2, "max_iter": 2, "random_state": 0, "device": "cuda"}
+    losses = [hotloop.Huber(delta=delta) for delta in (0.5, 50.0)]
+    alone = [MLPRegressor(loss, **how).fit(X, y) for loss in losses]
+    together = fit_many([MLPRegressor(loss, **how) for loss in losses], X, y)
+    for one, two in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.coefs_[0], two.coefs_[0])
+
+
+def test_ordered_outputs_and_raw_ones():
+    """Predictions through the links that these losses have."""
+    X, y = make_regression(20, 3, random_state=0)
+    how = {"hidden_layer_sizes": 2, "max_iter": 2, "random_state": 0}
+    for loss in (hotloop.Quantile(quantiles=[0.2, 0.8]), "huber"):
+        one, two = (MLPRegressor(loss, device=d, **how).fit(X, y) for d in ("cpu", "cuda"))
+        np.testing.assert_allclose(two.predict(X), one.predict(X), rtol=1e-9)
+    for loss in ("hinge", hotloop.LogLoss(label_smoothing=0.2)):
+        one, two = (MLPClassifier(loss=loss, device=d, **how) for d in ("cpu", "cuda"))
+        for labels in (y > 0, np.digitize(y, [-50, 50])):
+            raw = one.fit(X, labels).decision_function(X)
+            np.testing.assert_allclose(two.fit(X, labels).decision_function(X), raw, rtol=1e-9)
+
+
 @both_dtypes
 @dense_and_sparse
 @pytest.mark.parametrize("widths", [(1, 1), (3, 2), (7, 5, 1), (9, 11, 4, 3)], ids=str)
@@ -151,6 +184,14 @@ def test_optimizers_step_as_the_oracle_does(rule, dtype, sparse, team):
     stack = stack_of((7, 5, 2), ("tanh",), "squared_error", 9, dtype, sparse, weighted=True)
     besides = (optimizers.SPARSE if sparse else optimizers.BESIDES)["all"]
     optimizers.assert_as_oracle(build(stack), rule, besides, batch=4, n_epochs=1)
+
+
+@pytest.mark.parametrize("widths", [(4, 7, 5, 3), (3, 2, 6, 1)], ids=str)
+def test_muon_steps_as_the_oracle_does(widths, team):
+    """Matrices of both shapes, in pieces and by threads in turn, with what may be beside them."""
+    changes = dict(clip_value=0.01, clip_norm=0.3, max_norm=0.9, average_decay=0.7, l1_ratio=0.4)
+    problem = muon.problem_of(widths, backend="cuda")
+    muon.assert_as_oracle(problem, replace(muon.RECORD, **changes), batch=20, n_epochs=1)
 
 
 def test_more_pieces_and_shards_than_one(monkeypatch, team):

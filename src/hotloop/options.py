@@ -392,6 +392,260 @@ SCHEDULES: Mapping[str, type[Schedule]] = {
 }
 
 
+class LogLoss(Option):
+    """The log-loss of a classifier, with smoothed labels: ``loss=LogLoss(label_smoothing=0.1)``.
+
+    Of K classes a row is taken to be of each with probability ``label_smoothing / K``, and of its
+    own with ``1 - label_smoothing`` more; each label of an indicator matrix has K = 2.
+
+    Parameters
+    ----------
+    label_smoothing : float, default=0.0
+        In [0, 1). 0 is ``loss="log_loss"``.
+
+    References
+    ----------
+    Szegedy, Vanhoucke, Ioffe, Shlens and Wojna (2016), "Rethinking the Inception architecture for
+    computer vision", CVPR. Section 7.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from hotloop import LogLoss, MLPClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MLPClassifier(solver="lbfgs", loss=LogLoss(label_smoothing=0.3), random_state=0)
+    >>> clf.fit(X, y).predict_proba(X[:1]).round(1)
+    array([[0.8, 0.1, 0.1]])
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")]
+    }
+
+    def __init__(self, *, label_smoothing: float = 0.0) -> None:
+        self.label_smoothing = label_smoothing
+
+    def record(self, *, multiclass: bool) -> spec.Loss:
+        """What a plan is compiled from.
+
+        Parameters
+        ----------
+        multiclass : bool
+            Whether targets are a class code a row, or else zeros and ones, smoothed already.
+        """
+        if not multiclass:
+            return spec.LOSSES["binary_log_loss"]
+        if self.label_smoothing == 0:
+            return spec.LOSSES["log_loss"]
+        return spec.loss_with("smooth_log_loss", self.label_smoothing)
+
+
+class Focal(Option):
+    """The focal loss of a classifier: ``loss=Focal(gamma=2.0)``.
+
+    ``-alpha (1 - p) ** gamma log(p)``, where p is the probability of the class that is right: rows
+    that are classified well count less. Probabilities are through softmax for three classes or
+    more, and through the logistic function for two and for the labels of an indicator matrix.
+
+    Parameters
+    ----------
+    gamma : float, default=2.0
+        Not negative; 0 is the log-loss.
+    alpha : float or None, default=None
+        Weight of the second class, or of a label that is set, in [0, 1]; the other has
+        ``1 - alpha``. None stands for 1 for both. For more classes use `class_weight`.
+
+    References
+    ----------
+    Lin, Goyal, Girshick, He and Dollar (2017), "Focal loss for dense object detection", ICCV.
+    Equation 5.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_breast_cancer
+    >>> from sklearn.preprocessing import scale
+    >>> from hotloop import Focal, MLPClassifier
+    >>> X, y = load_breast_cancer(return_X_y=True)
+    >>> clf = MLPClassifier(loss=Focal(gamma=1.0), max_iter=20, tol=1, random_state=0)
+    >>> bool(clf.fit(scale(X), y).score(scale(X), y) > 0.9)
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "gamma": [Interval(Real, 0, None, closed="left")],
+        "alpha": [Interval(Real, 0, 1, closed="both"), None],
+    }
+
+    def __init__(self, *, gamma: float = 2.0, alpha: float | None = None) -> None:
+        self.gamma = gamma
+        self.alpha = alpha
+
+    def record(self, *, multiclass: bool) -> spec.Loss:
+        """What a plan is compiled from.
+
+        Parameters
+        ----------
+        multiclass : bool
+            Whether targets are a class code a row, or else zeros and ones.
+        """
+        if not multiclass:
+            alphas = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
+            return spec.loss_with("binary_focal", self.gamma, *alphas)
+        if self.alpha is not None:
+            raise ValueError(
+                f"alpha={self.alpha!r} of the focal loss weighs one class against another, and y "
+                "has more than two. Use alpha=None, and class_weight for weights of classes."
+            )
+        return spec.loss_with("focal", self.gamma)
+
+
+class Huber(Option):
+    """The Huber loss of a regressor: ``loss=Huber(delta=1.0)``.
+
+    ``d ** 2 / 2`` where ``d = abs(y - prediction)`` is at most delta, ``delta * (d - delta / 2)``
+    beyond.
+
+    Parameters
+    ----------
+    delta : float, default=1.0
+        Where the square becomes a line; above 0.
+
+    References
+    ----------
+    Huber (1964), "Robust estimation of a location parameter", Annals of Mathematical Statistics 35.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hotloop import Huber, MLPRegressor
+    >>> X = np.linspace(-1, 1, 50).reshape(-1, 1)
+    >>> y = np.where(np.arange(50) == 25, 100.0, 3 * X.ravel())
+    >>> regr = MLPRegressor(Huber(delta=0.1), (), solver="lbfgs", random_state=0).fit(X, y)
+    >>> regr.predict([[0.5]]).round(1)
+    array([1.5])
+    """
+
+    _parameter_constraints: ClassVar[dict] = {"delta": [Interval(Real, 0, None, closed="neither")]}
+
+    def __init__(self, *, delta: float = 1.0) -> None:
+        self.delta = delta
+
+    def record(self) -> spec.Loss:
+        """What a plan is compiled from."""
+        return spec.loss_with("huber", self.delta)
+
+
+class Quantile(Option):
+    """The pinball loss of a regressor: ``loss=Quantile(quantiles=[0.1, 0.5, 0.9])``.
+
+    ``q * max(0, y - prediction) + (1 - q) * max(0, prediction - y)``, which the quantile of level q
+    makes least; of several levels it is their sum.
+
+    Several make a network with an output for each, which do not cross: the first is ``z_0``, each
+    other one lies ``log(1 + exp(z_k))`` above the one before, z being what the last layer makes.
+
+    Parameters
+    ----------
+    quantiles : float or array-like of float of shape (n_quantiles,), default=0.5
+        Levels between 0 and 1, each above the one before. One level takes any number of targets,
+        several take one.
+
+    References
+    ----------
+    Koenker and Bassett (1978), "Regression quantiles", Econometrica 46(1).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hotloop import MLPRegressor, Quantile
+    >>> X = np.linspace(-1, 1, 200).reshape(-1, 1)
+    >>> y = X.ravel() + np.random.RandomState(0).uniform(size=200)
+    >>> regr = MLPRegressor(Quantile(quantiles=[0.1, 0.9]), (), solver="lbfgs", random_state=0)
+    >>> bool((np.diff(regr.fit(X, y).predict(X)) >= 0).all())
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "quantiles": [Interval(Real, 0, 1, closed="neither"), "array-like"]
+    }
+
+    def __init__(self, *, quantiles: Any = 0.5) -> None:
+        self.quantiles = quantiles
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The quantiles; ValueError where they are none."""
+        try:
+            levels = np.atleast_1d(np.asarray(self.quantiles, dtype=np.float64))
+        except (TypeError, ValueError):
+            levels = np.empty(0)
+        inside = bool(((levels > 0) & (levels < 1)).all())
+        if levels.ndim != 1 or not levels.size or not inside or (np.diff(levels) <= 0).any():
+            raise ValueError(
+                "quantiles must be numbers between 0 and 1, each above the one before, as "
+                f"[0.1, 0.5, 0.9], got {self.quantiles!r}."
+            )
+        return tuple(levels.tolist())
+
+    def record(self) -> spec.Loss:
+        """What a plan is compiled from."""
+        several = len(self.levels) > 1
+        return spec.loss_with("ordered_quantiles" if several else "quantile", *self.levels)
+
+
+class Tweedie(Option):
+    """Half the Tweedie deviance of a regressor: ``loss=Tweedie(power=1.5)``.
+
+    Predictions are ``p = exp(z)``, always above 0, and the loss is
+    ``y ** (2 - power) / ((1 - power) (2 - power)) - y p ** (1 - power) / (1 - power)
+    + p ** (2 - power) / (2 - power)``, half of what `sklearn.metrics.mean_tweedie_deviance` is the
+    mean of.
+
+    Parameters
+    ----------
+    power : float, default=1.5
+        The variance grows as the mean to this power. 0 and below: targets of any sign (0 is the
+        squared error); 1 (Poisson) and between 1 and 2 (sums of gamma numbers, Poisson many): not
+        negative; 2 (gamma), 3 (inverse Gaussian) and others: above 0. None between 0 and 1 exists.
+
+    References
+    ----------
+    Jorgensen (1987), "Exponential dispersion models", Journal of the Royal Statistical Society B,
+    volume 49.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hotloop import MLPRegressor, Tweedie
+    >>> X = np.linspace(-1, 1, 50).reshape(-1, 1)
+    >>> regr = MLPRegressor(Tweedie(power=1.9), (), solver="lbfgs", random_state=0)
+    >>> regr.fit(X, np.exp(X.ravel())).predict([[0.0]]).round(1)
+    array([1.])
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "power": [
+            Interval(Real, None, 0, closed="right"),
+            Interval(Real, 1, None, closed="left"),
+        ]
+    }
+
+    def __init__(self, *, power: float = 1.5) -> None:
+        self.power = power
+
+    def record(self) -> spec.Loss:
+        """What a plan is compiled from."""
+        names = {1: "poisson", 2: "gamma"}
+        if self.power in names:
+            return spec.LOSSES[names[self.power]]
+        return spec.loss_with("tweedie", self.power)
+
+
+#: Names of the losses of a classifier and of a regressor that have parameters.
+CLASSIFIER_LOSSES = {"log_loss": LogLoss, "focal": Focal}
+REGRESSOR_LOSSES = {"huber": Huber, "quantile": Quantile, "tweedie": Tweedie}
+
+
 # ------------------------------------------------------------ solvers
 
 _COEFFICIENT = [Interval(Real, 0, 1, closed="left")]
@@ -781,7 +1035,7 @@ class Muon(Solver):
     Examples
     --------
     >>> from hotloop import MLPClassifier, Muon
-    >>> clf = MLPClassifier((64, 64, 64), solver=Muon(weight_decay=0.01), alpha=0)
+    >>> clf = MLPClassifier(hidden_layer_sizes=(64, 64, 64), solver=Muon(), alpha=0)
     """
 
     _parameter_constraints: ClassVar[dict] = {
@@ -939,7 +1193,9 @@ AVERAGES: Mapping[str, type[Option]] = {"ema": EMA, "swa": SWA}
 
 __all__ = [
     "AVERAGES",
+    "CLASSIFIER_LOSSES",
     "EMA",
+    "REGRESSOR_LOSSES",
     "SCHEDULES",
     "SGD",
     "SOLVERS",
@@ -951,17 +1207,22 @@ __all__ = [
     "Cosine",
     "CosineRestarts",
     "Exponential",
+    "Focal",
+    "Huber",
     "InvScaling",
     "Lion",
+    "LogLoss",
     "Muon",
     "NAdam",
     "OneCycle",
     "Option",
     "Polynomial",
+    "Quantile",
     "RMSprop",
     "Schedule",
     "Solver",
     "StepDecay",
+    "Tweedie",
     "Warmup",
     "chosen",
     "chosen_solver",

@@ -145,6 +145,8 @@ class Plan:
         of more than the second gain by it; in between the runner finds out.
     functions : tuple of Function
         The user's, in the order that ops number them by.
+    constants : tuple of float
+        Of the loss, from where its op says.
     views : mapping of str to (int, tuple)
         Where each parameter lies in the flat row-major vector: offset and shape.
     n_parameters : int
@@ -175,6 +177,7 @@ class Plan:
     few_rows: int
     store_bytes: int
     functions: tuple[Function, ...]
+    constants: tuple[float, ...]
     views: Mapping[str, tuple[int, tuple[int, ...]]] = field(repr=False)
     n_parameters: int
 
@@ -1049,6 +1052,7 @@ def _compile(
         few_rows=lowering.few_rows(),
         store_bytes=lowering.store.n_bytes,
         functions=lowering.functions,
+        constants=network.loss.constants(network.n_outputs) if train else (),
         views=parameter_views(network),
         n_parameters=n_parameters(network),
     )

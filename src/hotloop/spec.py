@@ -7,7 +7,7 @@ knows its own shapes and nothing of kernels, buffers or scikit-learn.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -52,27 +52,44 @@ class Function:
 class Loss:
     """A loss and the output activation (inverse link) it is derived through.
 
-    The delta of the output layer is ``output - target`` for every pair below: each is
-    the canonical pair of its distribution. A :class:`Network` refuses any other pair, so
-    none can get a wrong gradient.
+    A kernel makes loss and delta of a row from the outputs before their activation, so that the
+    derivative is of the pair: ``output - target`` for the first four below, each the canonical pair
+    of its distribution, and what `loss.h` says for the others. A :class:`Network` refuses any
+    pair that is not below, so none can get a wrong gradient.
 
     Attributes
     ----------
     name : str
         The name plans and kernels know the pair by.
-    output_activation : {"softmax", "logistic", "identity", "exp"}
+    output_activation : {"softmax", "logistic", "identity", "exp", "ordered"}
         Activation of the output layer.
     targets : {"codes", "dense"}
         Whether the target stream is one int32 class code a row, shape (n,), or one
         number an output, shape (n, O).
     function : Function or None
         The user's, of "custom_loss": summed over outputs, before their activation.
+    parameters : tuple of float
+        Constants of its formula; in the rows below, their defaults.
     """
 
     name: str
     output_activation: str
     targets: str
     function: Function | None = None
+    parameters: tuple[float, ...] = ()
+
+    def constants(self, n_outputs: int) -> tuple[float, ...]:
+        """The parameters, if they are as many as kernels will read."""
+        row = LOSSES.get(self.name)
+        wanted = len(row.parameters) if row else 0
+        if self.name == "ordered_quantiles":
+            wanted = n_outputs
+        if len(self.parameters) != wanted:
+            raise ValueError(
+                f"{self.name} of {n_outputs} outputs has {wanted} parameters, "
+                f"got {self.parameters}."
+            )
+        return self.parameters
 
 
 LOSSES: Mapping[str, Loss] = MappingProxyType(
@@ -83,9 +100,28 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
             Loss("binary_log_loss", "logistic", "dense"),
             Loss("squared_error", "identity", "dense"),
             Loss("poisson", "exp", "dense"),
+            Loss("absolute_error", "identity", "dense"),
+            Loss("huber", "identity", "dense", parameters=(1.0,)),  # delta
+            Loss("log_cosh", "identity", "dense"),
+            Loss("quantile", "identity", "dense", parameters=(0.5,)),  # level
+            Loss("ordered_quantiles", "ordered", "dense"),  # a level for each output
+            Loss("gamma", "exp", "dense"),
+            Loss("tweedie", "exp", "dense", parameters=(1.5,)),  # power
+            Loss("binary_focal", "logistic", "dense", parameters=(2.0, 1.0, 1.0)),  # gamma, alphas
+            Loss("binary_hinge", "identity", "dense"),
+            Loss("binary_squared_hinge", "identity", "dense"),
+            Loss("smooth_log_loss", "softmax", "codes", parameters=(0.1,)),  # share of all classes
+            Loss("focal", "softmax", "codes", parameters=(2.0,)),  # gamma
+            Loss("hinge", "identity", "codes"),
+            Loss("squared_hinge", "identity", "codes"),
         )
     }
 )
+
+
+def loss_with(name: str, *parameters: float) -> Loss:
+    """The loss of a name, with these parameters instead of their defaults."""
+    return replace(LOSSES[name], parameters=tuple(map(float, parameters)))
 
 
 def custom_loss(function: Function, output_activation: str) -> Loss:
@@ -147,7 +183,10 @@ class Network:
     def __post_init__(self) -> None:
         if not self.layers:
             raise ValueError("Network: at least one layer is needed, got none.")
-        if self.loss.function is None and LOSSES.get(self.loss.name) != self.loss:
+        row = LOSSES.get(self.loss.name)
+        if self.loss.function is None and (
+            row is None or replace(self.loss, parameters=row.parameters) != row
+        ):
             raise ValueError(
                 f"Network: loss must be one of the pairs in LOSSES ({', '.join(LOSSES)}), "
                 f"got {self.loss!r}."

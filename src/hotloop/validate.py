@@ -25,11 +25,12 @@ import scipy.sparse
 from sklearn import get_config
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import check_random_state
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import column_or_1d, validate_data
 
 from .compat import check_sample_weight
-from .spec import ACTIVATIONS, Function, Network
+from .spec import ACTIVATIONS, Function, Loss, Network
 
 Array = np.ndarray
 
@@ -61,6 +62,8 @@ class TrainingData:
         Column names, if X had any.
     labels : Labels or None
         How class labels became the target; None in regression.
+    smoothing : float
+        What training takes from zeros and ones: s makes them s / 2 and 1 - s / 2.
     """
 
     X: Any
@@ -68,6 +71,7 @@ class TrainingData:
     sample_weight: Array | None = None
     feature_names: Array | None = None
     labels: Labels | None = None
+    smoothing: float = 0.0
 
     @property
     def is_sparse(self) -> bool:
@@ -110,7 +114,10 @@ class TrainingData:
         streams = {"X": X, "y": self.target}
         with np.errstate(over="ignore"):
             if self.target.dtype != np.int32:
-                streams["y"] = np.ascontiguousarray(self.target, dtype=dtype)
+                target = self.target
+                if self.smoothing:
+                    target = (1 - self.smoothing) * target + self.smoothing / 2
+                streams["y"] = np.ascontiguousarray(target, dtype=dtype)
                 if np.isinf(streams["y"]).any():
                     raise ValueError(
                         f"y holds values up to {np.abs(self.target).max():g}, beyond what "
@@ -637,27 +644,84 @@ def require_importable(parameter: str, given: Any) -> None:
             )
 
 
-def regression_target(y: Any, loss: Any) -> Array:
+def class_weighted(data: TrainingData, class_weight: Any) -> TrainingData:
+    """Weights of samples times those of their classes.
+
+    Parameters
+    ----------
+    data : TrainingData
+        Of a classifier, its target encoded.
+    class_weight : dict, list of dict or "balanced"
+        Weights by label, 1 where a label has none; for an indicator matrix a list of such, one a
+        column, whose weights are multiplied. "balanced": the sum of all weights, divided by the
+        number of classes that have some and by the sum of those of the class.
+
+    Raises
+    ------
+    ValueError
+        For a dict that knows none of the classes, one where a list is needed, or negative weights.
+    """
+    assert data.labels is not None
+    weight = np.ones(len(data.target)) if data.sample_weight is None else data.sample_weight
+    columns = data.target.reshape(len(data.target), -1).astype(np.intp).T
+    classes, given = data.labels.classes, [class_weight]
+    if data.labels.kind == "multilabel-indicator":
+        classes = np.arange(2)
+        given = class_weight if isinstance(class_weight, list) else [class_weight] * len(columns)
+        if isinstance(class_weight, dict) or len(given) != len(columns):
+            raise ValueError(
+                f"class_weight={class_weight!r}, but y has {len(columns)} labels: give a list of "
+                "as many dicts, each with weights of 0 and 1, or 'balanced'."
+            )
+    elif isinstance(class_weight, list):
+        raise ValueError(
+            f"class_weight={class_weight!r} is for an indicator matrix; y has one label a sample. "
+            "Give a dict, or 'balanced'."
+        )
+    factor = np.ones(len(weight))
+    for one, codes in zip(given, columns, strict=True):
+        factor *= _by_class(one, classes, np.bincount(codes, weight, len(classes)))[codes]
+    if factor.min() < 0:
+        raise ValueError(f"class_weight must not be negative, got {class_weight!r}.")
+    if not (weight * factor).any():
+        raise ValueError(f"class_weight={class_weight!r} leaves no sample any weight.")
+    return replace(data, sample_weight=weight * factor)
+
+
+def _by_class(class_weight: Any, classes: Array, totals: Array) -> Array:
+    """Weights of classes that have so much weight in all."""
+    if not (isinstance(class_weight, str) and class_weight == "balanced"):
+        return compute_class_weight(class_weight, classes=classes, y=classes)
+    there = totals > 0
+    return np.divide(totals.sum() / there.sum(), totals, out=np.ones(len(totals)), where=there)
+
+
+#: The smallest target of a loss, and whether it may be that.
+LEAST_TARGET = {"poisson": (">=", 0.0), "gamma": (">", 0.0)}
+
+
+def regression_target(y: Any, loss: Loss) -> Array:
     """Targets of a regressor as numbers.
 
     Parameters
     ----------
     y : ndarray of shape (n,) or (n, O)
         As `training_data` leaves it.
-    loss : {"squared_error", "poisson"}, callable or tuple
-        The estimator's loss.
+    loss : Loss
+        What is to be minimised.
 
     Returns
     -------
     ndarray of shape (n, O), float64
-        O = 1 for a flat y.
+        O = 1 for a flat y; for several quantiles y once for each.
 
     Raises
     ------
     TypeError
         For a sparse y, or one of times or strings.
     ValueError
-        For values that are no numbers, or negative ones under the Poisson loss.
+        For values that are no numbers, those that a loss is not defined for, and several targets
+        for several quantiles.
     """
     if scipy.sparse.issparse(y):
         raise TypeError(
@@ -674,12 +738,24 @@ def regression_target(y: Any, loss: Any) -> Array:
         raise ValueError(f"y must hold numbers, got {y.dtype}: {error}") from error
     if not np.isfinite(y).all():
         raise ValueError("Input y contains NaN or infinity once its values are read as numbers.")
-    if loss == "poisson" and (y < 0).any():
+    least = LEAST_TARGET.get(loss.name)
+    if loss.name == "tweedie" and loss.parameters[0] > 1:
+        least = LEAST_TARGET["poisson" if loss.parameters[0] < 2 else "gamma"]
+    if least and ((y < 0).any() or (least[0] == ">" and (y == 0).any())):
         raise ValueError(
-            f"loss='poisson' requires y >= 0, got a smallest value of {y.min():g}. "
+            f"loss={loss.name!r} requires y {least[0]} 0, got a smallest value of {y.min():g}. "
             "Use loss='squared_error' for targets that may be negative."
         )
-    return y.reshape(len(y), -1)
+    y = y.reshape(len(y), -1)
+    if loss.name != "ordered_quantiles":
+        return y
+    if y.shape[1] > 1:
+        raise ValueError(
+            f"y has {y.shape[1]} targets and the loss {len(loss.parameters)} quantiles; several "
+            "quantiles take one target. Fit a network for each target "
+            "(sklearn.multioutput.MultiOutputRegressor), or give one quantile."
+        )
+    return np.repeat(y, len(loss.parameters), axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -792,13 +868,15 @@ class Labels:
                 f"call to fit. Previously got {self.classes}, `y` has {other.classes}"
             )
 
-    def choose(self, output: Array) -> Array:
-        """Turn network outputs (probabilities) into codes.
+    def choose(self, output: Array, threshold: float = 0.5) -> Array:
+        """Turn network outputs into codes.
 
         Parameters
         ----------
         output : ndarray of shape (n, O)
-            Probabilities.
+            Probabilities, or other numbers that grow with them.
+        threshold : float, default=0.5
+            Above it one output by itself says yes.
 
         Returns
         -------
@@ -808,18 +886,20 @@ class Labels:
         """
         if self.kind == "multiclass":
             return output.argmax(axis=1)
-        chosen = (output > 0.5).astype(np.intp)
+        chosen = (output > threshold).astype(np.intp)
         if self.kind == "binary":
             return chosen.ravel() if len(self.classes) == 2 else np.zeros_like(chosen.ravel())
         return chosen
 
-    def decode(self, output: Array) -> Any:
-        """Turn network outputs (probabilities) into labels.
+    def decode(self, output: Array, threshold: float = 0.5) -> Any:
+        """Turn network outputs into labels.
 
         Parameters
         ----------
         output : ndarray of shape (n, O)
-            Probabilities.
+            Probabilities, or other numbers that grow with them.
+        threshold : float, default=0.5
+            Above it one output by itself says yes.
 
         Returns
         -------
@@ -827,8 +907,8 @@ class Labels:
             Labels of the dtype of `classes`, or an indicator matrix of integers.
         """
         if self.sparse:
-            return self.binarizer().inverse_transform(output)
-        chosen = self.choose(output)
+            return self.binarizer().inverse_transform(output, threshold)
+        chosen = self.choose(output, threshold)
         return chosen if self.kind == "multilabel-indicator" else self.classes[chosen]
 
     def binarizer(self) -> LabelBinarizer:

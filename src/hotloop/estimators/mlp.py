@@ -2,20 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import update_wrapper
+from types import MethodType
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy.special import log_expit, log_softmax
 from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.metrics import d2_pinball_score
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import column_or_1d
+from sklearn.utils.validation import check_array, column_or_1d
 
 from .. import device_arrays, spec, validate
 from ..compat import StrOptions, fit_context
+from ..options import (
+    CLASSIFIER_LOSSES,
+    REGRESSOR_LOSSES,
+    Focal,
+    Huber,
+    LogLoss,
+    Quantile,
+    Tweedie,
+    chosen,
+)
 from ..validate import Labels, TrainingData
 from . import watching
 from .perceptron import Array, MultilayerPerceptron, exclusive
+
+#: Losses of a classifier whose outputs are no probabilities.
+HINGES = ("hinge", "squared_hinge")
+
+
+class _OfProbabilities:
+    """A method that there is only where outputs are probabilities: scikit-learn's `available_if`
+    at a fraction of its cost, which would be half that of predicting a row.
+    """
+
+    def __init__(self, method: Any) -> None:
+        self.method = method
+        update_wrapper(self, method)
+
+    def __get__(self, classifier: Any, owner: type) -> Any:
+        if classifier is None:
+            return self.method
+        link = classifier.__dict__.get("out_activation_")
+        if link == "identity" or (link is None and classifier.loss in HINGES):
+            raise AttributeError(
+                f"This {owner.__name__!r} has no attribute {self.method.__name__!r}: outputs are "
+                f"no probabilities under {' and '.join(map(repr, HINGES))}. Use decision_function, "
+                "fit with loss='log_loss', or calibrate (sklearn.calibration."
+                "CalibratedClassifierCV)."
+            )
+        return MethodType(self.method, classifier)
 
 
 class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
@@ -55,10 +95,11 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         How the weights are found: in mini-batches by 'adam' or stochastic gradient descent
         ('sgd'), or by 'lbfgs', a quasi-Newton method over all rows at once, which often is
         the best choice for small data sets. Beyond scikit-learn's, all in mini-batches: 'adamw',
-        'nadam', 'amsgrad', 'rmsprop', 'adagrad', 'lion', or an object with its own parameters,
-        decoupled weight decay among them: :class:`~hotloop.SGD`, :class:`~hotloop.Adam`,
-        :class:`~hotloop.AdamW`, :class:`~hotloop.NAdam`, :class:`~hotloop.RMSprop`,
-        :class:`~hotloop.Adagrad`, :class:`~hotloop.Lion`. Beside an object, `momentum`,
+        'nadam', 'amsgrad', 'rmsprop', 'adagrad', 'lion', 'muon' (orthogonal steps between hidden
+        layers), or an object with its own parameters, decoupled weight decay among them:
+        :class:`~hotloop.SGD`, :class:`~hotloop.Adam`, :class:`~hotloop.AdamW`,
+        :class:`~hotloop.NAdam`, :class:`~hotloop.RMSprop`, :class:`~hotloop.Adagrad`,
+        :class:`~hotloop.Lion`, :class:`~hotloop.Muon`. Beside an object, `momentum`,
         `nesterovs_momentum`, `beta_1`, `beta_2` and `epsilon` are left alone; a name takes those
         that its object has with the same default. What is said below of 'sgd' and 'adam' goes for
         all of these, but for `momentum` and so on.
@@ -150,8 +191,17 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         times slower on it. Results are the same up to rounding. 'numba' has no bfloat16, and
         answers an interrupt after the step. 'auto' is 'compiled', but 'numba' in an install
         without compiled kernels, or what the environment variable HOTLOOP_BACKEND names.
-    loss : {'log_loss'}, callable or (callable, callable), default='log_loss'
-        What is minimised. For two classes and indicator matrices it may be a function ``f(y, z)``
+    loss : {'log_loss', 'focal', 'hinge', 'squared_hinge'}, LogLoss, Focal, callable or \
+            (callable, callable), default='log_loss'
+        What is minimised, the mean over rows. :class:`LogLoss` smooths labels, :class:`Focal` has
+        the parameters of 'focal'. 'hinge' is ``max(0, 1 + r - z)``, where z is the output of the
+        right class and r the largest of the others [15]_, as `sklearn.metrics.hinge_loss` has it;
+        for two classes and each label of an indicator matrix it is ``max(0, 1 - s z)``, where s is
+        1 or -1. 'squared_hinge' is its square. Under both, outputs are not probabilities: there is
+        no `predict_proba`, and `decision_function` is what the last layer makes. Losses of several
+        labels are summed.
+
+        For two classes and indicator matrices it may be a function ``f(y, z)``
         of a label, 0 or 1, and an output before the logistic function (what `decision_function`
         returns), or a pair of it and its derivative by ``z``; summed over labels. It is compiled
         and tried as an `activation` is. Probabilities are ``1 / (1 + exp(-z))``.
@@ -172,8 +222,14 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         ``sklearn.set_config(array_api_dispatch=True)`` predictions are copied to X's device, as
         arrays of X's library (of numba, if scikit-learn does not know that library), except for
         labels that are strings or sparse.
-    class_weight : dict, 'balanced' or None, default=None
-        Not built yet.
+    class_weight : dict, list of dict, 'balanced' or None, default=None
+        Weights of classes by label, by which those of samples are multiplied; 1 for a label that is
+        not there. 'balanced' gives all classes the same weight in sum: that of all samples, divided
+        by the number of classes and by the weight of the samples of a class (their number, if
+        there is no `sample_weight`, as `sklearn.utils.class_weight.compute_class_weight` has it).
+        For an indicator matrix a list of dicts of the weights of 0 and 1, one a label, or
+        'balanced' for each; the weights of a sample's labels are multiplied. They count in
+        validation scores, too. `partial_fit`, which does not see all samples, takes no 'balanced'.
     dropout : float or array-like of float of shape (n_layers - 2,), default=0.0
         Not built yet.
     input_dropout : float, default=0.0
@@ -268,7 +324,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     n_outputs_ : int
         Number of outputs.
     out_activation_ : str
-        Activation of the output layer: 'softmax' or 'logistic'.
+        Activation of the output layer: 'softmax' or 'logistic', or 'identity' under hinges.
 
     See Also
     --------
@@ -307,9 +363,11 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
        Neural Networks: Tricks of the Trade. Equation 16.
     .. [14] Saxe, A., McClelland, J. and Ganguli, S. (2014), "Exact solutions to the nonlinear
        dynamics of learning in deep linear neural networks", ICLR. Section 3.
-    .. [15] Srivastava, N. et al. (2014), "Dropout: A simple way to prevent neural networks from
+    .. [15] Crammer, K. and Singer, Y. (2001), "On the algorithmic implementation of multiclass
+       kernel-based vector machines", JMLR 2.
+    .. [16] Srivastava, N. et al. (2014), "Dropout: A simple way to prevent neural networks from
         overfitting", JMLR 15. Section 5.1.
-    .. [16] Pascanu, R., Mikolov, T. and Bengio, Y. (2013), "On the difficulty of training recurrent
+    .. [17] Pascanu, R., Mikolov, T. and Bengio, Y. (2013), "On the difficulty of training recurrent
         neural networks", ICML. Algorithm 1.
 
     Examples
@@ -328,12 +386,16 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     0.88
     """
 
-    _own_scoring: ClassVar[str] = "accuracy"
+    _own_scoring = "accuracy"
 
     _parameter_constraints: ClassVar[dict] = {
         **MultilayerPerceptron._parameter_constraints,
-        "loss": [StrOptions({"log_loss"}), callable, tuple],
-        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "loss": [
+            StrOptions({*CLASSIFIER_LOSSES, *HINGES}),
+            *(LogLoss, Focal),
+            *(callable, tuple),
+        ],
+        "class_weight": [dict, list, StrOptions({"balanced"}), None],
     }
 
     def __init__(
@@ -435,6 +497,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         kind = "multiclass" if self.out_activation_ == "softmax" else "multilabel-indicator"
         if self.out_activation_ == "logistic" and self.n_outputs_ == 1:
             kind = "binary"
+        if self.out_activation_ == "identity":
+            kind = self._label_kind
         return Labels(self.classes_, kind, vars(self).get("_sparse_labels", False))
 
     @property
@@ -452,7 +516,18 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
             if self.warm_start:
                 labels.require_same_classes(Labels.learn(y)[0])
             target = labels.encode(y)
-        return replace(data, target=target, labels=labels)
+        smoothing = self.loss.label_smoothing if isinstance(self.loss, LogLoss) else 0.0
+        data = replace(data, target=target, labels=labels, smoothing=smoothing)
+        if self.class_weight is None:
+            return data
+        if incremental and isinstance(self.class_weight, str):
+            raise ValueError(
+                f"class_weight={self.class_weight!r} is not supported for partial_fit, which sees "
+                "one part of the samples at a time. Use sklearn.utils.class_weight."
+                "compute_class_weight('balanced', classes=classes, y=y) on a sample of all that is "
+                "to come, and give its weights by label, a dict."
+            )
+        return validate.class_weighted(data, self.class_weight)
 
     def _labels_of_partial_fit(self, labels: Labels | None, y: Any, classes: Any) -> Labels:
         """The labels there are, or on the first call those that it was given."""
@@ -475,7 +550,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     def _loss_of(self, data: TrainingData) -> spec.Loss:
         assert data.labels is not None
         multiclass = data.labels.kind == "multiclass"
-        if self.loss != "log_loss":
+        if callable(self.loss) or isinstance(self.loss, tuple):
             if multiclass:
                 raise ValueError(
                     f"loss={self.loss!r} is a function of one output, and y has "
@@ -483,12 +558,15 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
                     "classes or an indicator matrix, or in sklearn.multiclass.OneVsRestClassifier."
                 )
             return spec.custom_loss(validate.function("loss", self.loss), "logistic")
-        return spec.LOSSES["log_loss" if multiclass else "binary_log_loss"]
+        if self.loss in HINGES:
+            return spec.LOSSES[self.loss if multiclass else f"binary_{self.loss}"]
+        return chosen("loss", self.loss, CLASSIFIER_LOSSES).record(multiclass=multiclass)
 
     def _score_rows(self, data: TrainingData, output: Array) -> float:
         assert data.labels is not None
-        chosen, n_rows = data.labels.choose(output), len(output)
-        hits = (chosen.reshape(n_rows, -1) == data.target.reshape(n_rows, -1)).all(axis=1)
+        threshold = 0.0 if self.loss in HINGES else 0.5
+        codes, n_rows = data.labels.choose(output, threshold), len(output)
+        hits = (codes.reshape(n_rows, -1) == data.target.reshape(n_rows, -1)).all(axis=1)
         return float(np.average(hits, weights=data.sample_weight))
 
     @available_if(MultilayerPerceptron._check_solver)
@@ -532,8 +610,9 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_classes)
-            The most probable class of each sample, of the dtype of `classes_`; or an
-            indicator matrix of the classes that are more probable than not, sparse if y was.
+            The most probable class of each sample (under hinges that of the largest output), of
+            the dtype of `classes_`; or an indicator matrix of the classes that are more probable
+            than not (whose outputs are positive), sparse if y was.
 
         Raises
         ------
@@ -552,8 +631,10 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         array([0, 0, 0])
         """
         output = self._predicted(X)
-        return device_arrays.likewise(X, self._labels.decode(output))
+        threshold = 0.0 if self.out_activation_ == "identity" else 0.5
+        return device_arrays.likewise(X, self._labels.decode(output, threshold))
 
+    @_OfProbabilities
     def predict_proba(self, X: Any) -> Array:
         """Probabilities of the classes.
 
@@ -574,6 +655,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
             Before `fit`.
         ValueError
             If X cannot be used.
+        AttributeError
+            Under 'hinge' and 'squared_hinge'.
 
         Examples
         --------
@@ -586,6 +669,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         """
         return device_arrays.likewise(X, _probabilities(self._predicted(X)))
 
+    @_OfProbabilities
     def predict_log_proba(self, X: Any) -> Array:
         """Logarithms of the probabilities of the classes.
 
@@ -629,7 +713,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         it where they are positive. For more, numbers that differ from the logarithms of the
         probabilities by one constant a sample: `predict` chooses the largest. For an
         indicator matrix the log-odds of each label. (`predict` goes by the probabilities:
-        where these tie by rounding it chooses the first class.)
+        where these tie by rounding it chooses the first class.) Under 'hinge' and
+        'squared_hinge' the numbers mean no more than what `predict` chooses by them.
 
         Parameters
         ----------
@@ -679,11 +764,23 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
 
     Parameters
     ----------
-    loss : {'squared_error', 'poisson'}, callable or (callable, callable), default='squared_error'
-        What is minimised: half the mean squared error, with linear outputs, or half the
-        Poisson deviance, with outputs ``exp(x)`` and targets that are not negative; or a function
-        ``f(y, z)`` of a target and a linear output, or a pair of it and its derivative by ``z``,
-        summed over outputs. It is compiled and tried as an `activation` is.
+    loss : {'squared_error', 'absolute_error', 'huber', 'log_cosh', 'quantile', 'poisson', \
+            'gamma', 'tweedie'}, Huber, Quantile, Tweedie, callable or (callable, callable), \
+            default='squared_error'
+        What is minimised, the mean over rows of the sum over outputs (the mean over outputs for
+        'squared_error', as in scikit-learn, though its gradient is that of the sum). With linear
+        outputs and ``d = prediction - y``: 'squared_error' ``d ** 2 / 2``, 'absolute_error'
+        ``abs(d)``, 'log_cosh' ``log(cosh(d))``, 'huber' a square that becomes a line
+        (:class:`Huber`), 'quantile' the pinball loss, of the median or of one or several others
+        that do not cross (:class:`Quantile`). With outputs ``exp(z)``, half the deviance of a
+        distribution: 'poisson', for targets that are not negative, 'gamma'
+        ``y / p - log(y / p) - 1``, for targets above 0, 'tweedie' for what lies between and beyond
+        (:class:`Tweedie`).
+
+        Or a function ``f(y, z)`` of a target and a linear output, or a pair of it and its
+        derivative by ``z``, summed over outputs. It is compiled and tried as an `activation` is.
+        The derivative of a loss at a kink is taken for 0. 'lbfgs' supposes smooth losses: with
+        'absolute_error' and 'quantile' it may stop early, at a kink.
     hidden_layer_sizes : int or array-like of int of shape (n_layers - 2,), default=(100,)
         Units of each hidden layer, from input to output. Empty for none, which makes a
         linear model.
@@ -711,10 +808,11 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         How the weights are found: in mini-batches by 'adam' or stochastic gradient descent
         ('sgd'), or by 'lbfgs', a quasi-Newton method over all rows at once, which often is
         the best choice for small data sets. Beyond scikit-learn's, all in mini-batches: 'adamw',
-        'nadam', 'amsgrad', 'rmsprop', 'adagrad', 'lion', or an object with its own parameters,
-        decoupled weight decay among them: :class:`~hotloop.SGD`, :class:`~hotloop.Adam`,
-        :class:`~hotloop.AdamW`, :class:`~hotloop.NAdam`, :class:`~hotloop.RMSprop`,
-        :class:`~hotloop.Adagrad`, :class:`~hotloop.Lion`. Beside an object, `momentum`,
+        'nadam', 'amsgrad', 'rmsprop', 'adagrad', 'lion', 'muon' (orthogonal steps between hidden
+        layers), or an object with its own parameters, decoupled weight decay among them:
+        :class:`~hotloop.SGD`, :class:`~hotloop.Adam`, :class:`~hotloop.AdamW`,
+        :class:`~hotloop.NAdam`, :class:`~hotloop.RMSprop`, :class:`~hotloop.Adagrad`,
+        :class:`~hotloop.Lion`, :class:`~hotloop.Muon`. Beside an object, `momentum`,
         `nesterovs_momentum`, `beta_1`, `beta_2` and `epsilon` are left alone; a name takes those
         that its object has with the same default. What is said below of 'sgd' and 'adam' goes for
         all of these, but for `momentum` and so on.
@@ -887,9 +985,9 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     loss_curve_ : list of float
         Loss of each epoch, over all calls that went on from each other.
     validation_scores_ : list of float or None
-        R2 of each epoch, or what `scoring` says, on the validation rows; None without any. For
-        scoring='loss' the negative of the loss: larger is better. Set by 'lbfgs' for X_val, as
-        are the next two.
+        R2 of each epoch (D2 under 'quantile', as `score`), or what `scoring` says, on the
+        validation rows; None without any. For scoring='loss' the negative of the loss: larger is
+        better. Set by 'lbfgs' for X_val, as are the next two.
     best_validation_score_ : float or None
         The largest of them.
     validation_loss_curve_ : list of float or None
@@ -914,7 +1012,9 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     n_outputs_ : int
         Number of outputs.
     out_activation_ : str
-        Activation of the output layer: 'identity' or 'exp'.
+        Activation of the output layer: 'identity' or 'exp', or 'ordered' for several quantiles.
+    quantiles_ : ndarray of shape (n_quantiles,)
+        Levels of the outputs, under 'quantile' only.
 
     See Also
     --------
@@ -972,11 +1072,14 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     0.98
     """
 
-    _own_scoring: ClassVar[str] = "r2"
-
     _parameter_constraints: ClassVar[dict] = {
         **MultilayerPerceptron._parameter_constraints,
-        "loss": [StrOptions({"squared_error", "poisson"}), callable, tuple],
+        "loss": [
+            StrOptions({"squared_error", "absolute_error", "log_cosh", "poisson", "gamma"}),
+            StrOptions({*REGRESSOR_LOSSES}),
+            *(Huber, Quantile, Tweedie),
+            *(callable, tuple),
+        ],
     }
 
     def __init__(
@@ -1071,16 +1174,33 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         self.max_time_s = max_time_s
 
     def _encoded(self, data: TrainingData, classes: Any, *, incremental: bool) -> TrainingData:
-        return replace(data, target=validate.regression_target(data.target, self.loss))
+        target = validate.regression_target(data.target, self._loss_of(data))
+        return replace(data, target=target)
 
     def _loss_of(self, data: TrainingData) -> spec.Loss:
-        if isinstance(self.loss, str):
+        if callable(self.loss) or isinstance(self.loss, tuple):
+            return spec.custom_loss(validate.function("loss", self.loss), "identity")
+        if isinstance(self.loss, str) and self.loss not in REGRESSOR_LOSSES:
             return spec.LOSSES[self.loss]
-        return spec.custom_loss(validate.function("loss", self.loss), "identity")
+        return chosen("loss", self.loss, REGRESSOR_LOSSES).record()
+
+    def _attributes(self, job: Any, outcome: Any) -> dict[str, Any]:
+        attributes = super()._attributes(job, outcome)
+        if job.network.loss.name in ("quantile", "ordered_quantiles"):
+            attributes["quantiles_"] = np.array(job.network.loss.parameters)
+        return attributes
+
+    @property
+    def _own_scoring(self) -> str | None:
+        quantiles = self.loss == "quantile" or isinstance(self.loss, Quantile)
+        return None if quantiles else "r2"
 
     def _score_rows(self, data: TrainingData, output: Array) -> float:
         if not np.isfinite(output).all():
             return float("nan")
+        loss = self._loss_of(data)
+        if loss.name in ("quantile", "ordered_quantiles"):
+            return _d2_pinball(data.target, output, loss.parameters, data.sample_weight)
         return _r2(data.target, output, data.sample_weight)
 
     @available_if(MultilayerPerceptron._check_solver)
@@ -1121,7 +1241,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs), float32 or float64
-            Flat for one output.
+            Flat for one output; a column for each of several quantiles.
 
         Raises
         ------
@@ -1142,12 +1262,76 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         output = self._predicted(X)
         return device_arrays.likewise(X, output.ravel() if output.shape[1] == 1 else output)
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R2 of predictions, or under 'quantile' D2.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The input.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            The targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        float
+            As `sklearn.metrics.r2_score` has it; or, if the network was fitted to quantiles, as
+            `sklearn.metrics.d2_pinball_score`, the mean over them.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X or y cannot be used.
+        """
+        levels = vars(self).get("quantiles_")
+        if levels is None:
+            return super().score(X, y, sample_weight)
+        prediction = self._predicted(X)
+        target = check_array(y, ensure_2d=False, dtype=np.float64).reshape(len(prediction), -1)
+        if self.out_activation_ == "ordered":
+            target = np.repeat(target, len(levels), axis=1)
+        return _d2_pinball(target, prediction, levels, sample_weight)
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         # (scikit-learn's check of several outputs fits negative targets whatever the tags say)
-        tags.target_tags.multi_output = self.loss != "poisson"
-        tags.target_tags.positive_only = self.loss == "poisson"
+        loss = Tweedie() if self.loss == "tweedie" else self.loss
+        positive = loss in ("poisson", "gamma") or (isinstance(loss, Tweedie) and loss.power >= 1)
+        several = isinstance(loss, Quantile) and np.size(loss.quantiles) > 1
+        tags.target_tags.multi_output = not (positive or several)
+        tags.target_tags.positive_only = positive
         return tags
+
+
+def _d2_pinball(
+    y: Array, prediction: Array, levels: Sequence[float], sample_weight: Array | None
+) -> float:
+    """Share of the pinball loss that is explained, as `d2_pinball_score` has it.
+
+    Parameters
+    ----------
+    y, prediction : ndarray of shape (n, O)
+        What is, and what was predicted; finite.
+    levels : sequence of float
+        One for all outputs, or one for each.
+    sample_weight : ndarray of shape (n,) or None
+        Weights, not all zero.
+
+    Returns
+    -------
+    float
+        The mean over outputs.
+    """
+    levels = np.broadcast_to(levels, y.shape[1])
+    scores = [
+        d2_pinball_score(y[:, o], prediction[:, o], sample_weight=sample_weight, alpha=level)
+        for o, level in enumerate(levels)
+    ]
+    return float(np.mean(scores))
 
 
 def _r2(y: Array, prediction: Array, sample_weight: Array | None) -> float:

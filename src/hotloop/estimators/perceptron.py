@@ -63,10 +63,9 @@ HISTORY = {
     "n_seen": "t_",
 }
 #: Attributes that not every fit sets: those of an earlier one must not outlive it.
-PASSING = (*HISTORY.values(), "_optimizer", "feature_names_in_")
+PASSING = (*HISTORY.values(), "_optimizer", "feature_names_in_", "quantiles_")
 #: Parameters that do nothing yet, and their defaults.
 NOT_BUILT = {
-    "class_weight": None,
     "dropout": 0.0,
     "input_dropout": 0.0,
     "input_noise": 0.0,
@@ -202,7 +201,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
     loss: Any
     out_activation_: str
     #: The scorer that would do what `_score_rows` does from outputs.
-    _own_scoring: ClassVar[str]
+    _own_scoring: str | None
 
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -759,6 +758,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         if job.data.labels is not None:
             attributes["classes_"] = job.data.labels.classes
             attributes["_sparse_labels"] = job.data.labels.sparse
+            attributes["_label_kind"] = job.data.labels.kind
         if outcome.history is not None:
             for field, name in HISTORY.items():
                 if outcome.optimizer is not None or field in OF_VALIDATION:
