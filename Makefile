@@ -18,7 +18,7 @@
 PYTHON ?= python3
 # What runs once for every instruction set: the kernels, and scikit-learn's own suite.
 KERNEL_TESTS := $(addprefix tests/,test_kernels.py test_blocks.py test_few_rows.py test_sparse.py \
-  test_bfloat16.py test_generator.py test_activations.py)
+  test_bfloat16.py test_generator.py test_activations.py test_normalization.py)
 ISA_TESTS ?= $(KERNEL_TESTS) tests/test_sklearn_suite.py
 # What runs once more on numba: ops against the oracle, estimators, scikit-learn's own suite.
 NUMBA_TESTS := $(addprefix tests/,test_kernels.py test_activations.py test_backends.py \
@@ -89,7 +89,8 @@ define run_tests
 	  echo "HOTLOOP_ISA=$$isa"; HOTLOOP_ISA=$$isa $(PYTEST) $(1) $(ISA_TESTS) || exit 1; \
 	done
 	HOTLOOP_BACKEND=numba $(PYTEST) $(1) $(NUMBA_TESTS)
-	NUMBA_ENABLE_CUDASIM=1 $(PYTEST) $(1) tests/test_cuda.py tests/test_launches.py tests/test_races.py
+	NUMBA_ENABLE_CUDASIM=1 $(PYTEST) $(1) tests/test_cuda.py tests/test_launches.py tests/test_races.py \
+	  tests/test_normalization.py
 endef
 
 $(BIN)/python:

@@ -27,6 +27,9 @@ ACTIVATIONS = vocabulary("activations")
 LOSSES = vocabulary("losses")
 GRADIENTS = vocabulary("gradients")
 OPTIMIZERS = vocabulary("optimizers")
+NORMALIZATIONS = vocabulary("normalizations")
+#: Vectors that are kept of the columns of a batch, see abi.h.
+COLUMN_STATISTICS = 6
 SCALARS = tuple(vocabulary("scalars"))
 
 #: The library that a driver for GPUs comes with.
@@ -116,6 +119,7 @@ if DEFAULT_BACKEND not in CPU_BACKENDS:
 __all__ = [
     "ACTIVATIONS",
     "BACKENDS",
+    "COLUMN_STATISTICS",
     "COMPILED",
     "CPU_BACKENDS",
     "CUDA_DRIVER",
@@ -125,6 +129,7 @@ __all__ = [
     "KINDS",
     "LAYOUTS",
     "LOSSES",
+    "NORMALIZATIONS",
     "OPTIMIZERS",
     "OP_DTYPE",
     "SCALARS",

@@ -44,6 +44,11 @@
     F(GRADIENT_SQUARES, norms) /* norms <- sum of squares of the mean gradient of each unit */     \
     F(GRADIENT_NORM, clip)     /* clip_scale <- what clips the gradient, by I sums of `norms` */   \
     F(MAX_NORM, limits)        /* weight <- columns shrunk to a norm of max_norm, if longer */     \
+    F(BATCH_STATISTICS, parameters) /* statistics <- of the columns of input over the batch */     \
+    F(NORMALIZE, rows)              /* output <- activation(normalised input * weight + bias) */   \
+    F(NORM_GRADIENT, parameters)    /* gradients of scale and bias <- d_output, input */           \
+    F(NORMALIZE_BACKWARD, rows)     /* d_input <- d_output through the normalisation of input */   \
+    F(NORM_UPDATE, updates)         /* scale, bias <- step; mean, variance <- the batch's */       \
     F(MUON_SQUARES, muon_squares)       /* norms <- squares of the direction of a step */          \
     F(MUON_SCALE, muon_scale)           /* result <- the direction, of norm 1; (n, m), n >= m */   \
     F(MUON_GRAM, muon_gram)             /* result <- left' . left */                               \
@@ -59,9 +64,9 @@
 #define HL_ACTIVATIONS(F)                                                                          \
     F(identity)                                                                                    \
     F(relu)                                                                                        \
-    F(logistic) F(tanh) F(softmax) F(exp) F(custom) F(leaky_relu) F(elu) F(selu) F(gelu)           \
-        F(gelu_tanh) F(silu) F(mish) F(softplus) F(softsign) F(hard_sigmoid) F(hard_swish)         \
-            F(ordered)
+    F(logistic)                                                                                    \
+    F(tanh) F(softmax) F(exp) F(custom) F(leaky_relu) F(elu) F(selu) F(gelu) F(gelu_tanh) F(silu)  \
+        F(mish) F(softplus) F(softsign) F(hard_sigmoid) F(hard_swish) F(ordered)
 /* From absolute_error to binary_squared_hinge of each output by itself; then of a row: four of a
  * class code, and ordered_quantiles, of outputs that are `ordered`. */
 #define HL_LOSSES(F)                                                                               \
@@ -90,6 +95,9 @@
 #define HL_GRADIENTS(F) F(overwrite) F(accumulate) F(update)
 #define HL_OPTIMIZERS(F)                                                                           \
     F(sgd) F(nesterov) F(adam) F(amsgrad) F(nadam) F(rmsprop) F(adagrad) F(lion)
+/* What mean and variance are taken over: a column of the batch, or a row's outputs. The scale of a
+ * normalisation is its op's weight, (1, O), the bias of its layer what is added after it. */
+#define HL_NORMALIZATIONS(F) F(batch_norm) F(layer_norm)
 /* Scalars of a step, one row of these for each parameter group. Those after decay are read by
  * `extended` ops alone: a weight is multiplied by shrink before its step, epsilon by correction;
  * gradient_rate is nadam's second rate, and average what is kept of an average. Those of a matrix
@@ -146,18 +154,23 @@
     F(int64_t, shard_rows)  /* rows of the batch whose gradients are summed apart; -1: all */      \
     F(int64_t, shard_bytes) /* between the gradients of two shards */                              \
     F(double, beta_2)                                                                              \
-    F(double, epsilon)                                                                             \
-    F(double, l1_ratio)        /* of the penalty; the rest is L2 */                                \
-    F(double, clip_value)      /* largest element of a gradient; infinite: any */                  \
-    F(double, clip_norm)       /* largest norm of all gradients together */                        \
-    F(double, max_norm)        /* of a column of the weight */                                     \
-    F(int64_t, weight_slot_2)  /* store, and so are all below */                                   \
+    F(double, epsilon)        /* of the optimizer; of a NORMALIZE what is added to the variance */ \
+    F(double, l1_ratio)       /* of the penalty; the rest is L2 */                                 \
+    F(double, clip_value)     /* largest element of a gradient; infinite: any */                   \
+    F(double, clip_norm)      /* largest norm of all gradients together */                         \
+    F(double, max_norm)       /* of a column of the weight */                                      \
+    F(int64_t, weight_slot_2) /* store, and so are all below */                                    \
     F(int64_t, weight_average) /* of the weights after each step */                                \
     F(int64_t, bias_slot_2)                                                                        \
     F(int64_t, bias_average)                                                                       \
     F(int64_t, norms)      /* (units,) float64; of GRADIENT_NORM: those of all layers */           \
     F(int64_t, clip_scale) /* (1,) of the op's dtype */                                            \
     F(int32_t, extended)   /* 1: steps do more than the first three rules by themselves */         \
+    F(int32_t, normalization)                                                                      \
+    F(int64_t, statistics) /* arena: of columns (HL_COLUMN_STATISTICS, Opad), of rows (B, 2) */    \
+    F(int64_t, mean)       /* store, (Opad,): running, of columns, and so is the next */           \
+    F(int64_t, variance)                                                                           \
+    F(double, smoothing) /* share of the batch in the running mean and variance */                 \
     F(int32_t, nesterov)   /* 1: of the momentum of a matrix */                                    \
     F(int64_t, left)       /* store, matrices (n or m, ld_matrix), see muon.h */                   \
     F(int64_t, right)                                                                              \
@@ -180,8 +193,14 @@ enum hl_activation { HL_ACTIVATIONS(HL_ENUM) HL_N_ACTIVATIONS };
 enum hl_loss { HL_LOSSES(HL_ENUM) HL_N_LOSSES };
 enum hl_gradient { HL_GRADIENTS(HL_ENUM) HL_N_GRADIENTS };
 enum hl_optimizer { HL_OPTIMIZERS(HL_ENUM) HL_N_OPTIMIZERS };
+enum hl_normalization { HL_NORMALIZATIONS(HL_ENUM) HL_N_NORMALIZATIONS };
 enum hl_scalar { HL_SCALARS(HL_ENUM) HL_N_SCALARS };
 #undef HL_ENUM
+
+/* What is kept of the columns of a batch, in this order: mean; variance, biased; 1 / deviation, and
+ * that times scale; means over the batch of d_output, and of d_output * normalised / deviation. Of
+ * rows it is mean and 1 / deviation. */
+enum { HL_MEAN, HL_VARIANCE, HL_INVERSE, HL_FACTOR, HL_D_MEAN, HL_D_SLOPE, HL_COLUMN_STATISTICS };
 
 /* One input of a run. data is (n, n_cols) row-major; for CSR, data is (nnz,) and indices and
  * indptr are set. */

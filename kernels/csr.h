@@ -518,7 +518,7 @@ static void csr_backward_weight(const hl_op *op, const hl_batch *batch, int64_t 
     sink s = sink_of(op, batch), steps = s;
     const step_constants constants = s.weight;
     double *counts = fused ? counts_of(op, batch, begin / op->grain) : NULL;
-    if (begin == 0) csr_bias(&s);
+    if (begin == 0 && has_bias(op)) csr_bias(&s);
     for (int64_t k = begin; k < end; k++) {
         const int64_t feature = batch->touched->features[k];
         const entries of = entries_at(batch->touched, k);
@@ -554,7 +554,7 @@ static void csr_update(const hl_op *op, const hl_batch *batch, int64_t begin, in
     double *counts = counts_of(op, batch, begin / op->grain);
     sink s = sink_of(op, batch);
     V squares = v_zero(); /* before the steps, as a loss has them: the sink sums those after */
-    if (begin == 0) step_bias(&s, in_store(batch, op->bias_gradient), 0, width);
+    if (begin == 0 && has_bias(op)) step_bias(&s, in_store(batch, op->bias_gradient), 0, width);
     for (int64_t k = begin; k < end; k++) {
         const int64_t feature = batch->touched->features[k];
         prefetch_feature(op, batch, k);

@@ -55,7 +55,8 @@ def muon_update(team, op, constants, batch, memory):
     rate = matrix_scalar(op, batch, memory, WORDS.matrix_rate) * store.dtype.type(constants[SCALE])
     shrink = matrix_scalar(op, batch, memory, WORDS.matrix_shrink)
     kept = matrix_scalar(op, batch, memory, WORDS.average)
-    for e in range(first_of(team), n + O, stride_of(team)):
+    end = n + O if op[AT.bias] >= 0 else n  # else the bias is a normalization's
+    for e in range(first_of(team), end, stride_of(team)):
         if e >= n:
             extended_step(x, store, op[AT.bias] + e - n, store[op[AT.bias_gradient] + e - n])
         else:

@@ -17,7 +17,7 @@ from math import exp, log, log1p, pow, sqrt, tanh
 import numpy as np
 from numba import cuda
 
-from . import activations, losses
+from . import activations, cuda_norm, losses
 from .cuda_muon import muon_ops
 from .cuda_updates import (
     extended_step,
@@ -29,13 +29,14 @@ from .cuda_updates import (
     step,
     update,
 )
-from .cuda_words import (
+from .cuda_words import (  # noqa: F401 - cuda_norm finds some here
     ACCUMULATE,
     AT,
     CLIP_NORM,
     COMBINE,
     DEPTH,
     EPS,
+    EPSILON,
     FIRST,
     FORWARD,
     JOB,
@@ -50,6 +51,7 @@ from .cuda_words import (
     SIMULATED,
     SLICE,
     SLOPE,
+    SMOOTHING,
     STEP,
     THREADS,
     TILE,
@@ -318,7 +320,8 @@ def dense_backward_weight(team, op, constants, batch, memory):
     right = Factor(memory.arena, op[AT.d_output], 1, op[AT.ld_output], -1)
     n, shard = batch.n, op[AT.shard_rows]
     shards, shard = ((n + shard - 1) // shard, shard) if shard > 0 else (1, n)
-    shape = Shape(I + 1, op[AT.O], n, shards, shard)
+    ones = 1 if op[AT.bias] >= 0 else 0  # else the bias is a normalization's
+    shape = Shape(I + ones, op[AT.O], n, shards, shard)
     rules, mode = rules_of(op, constants, batch, memory, I), kept_as(op, batch)
     place = op[AT.weight] if mode == STEP else op[AT.weight_gradient]
     sink = Sink(mode, 0, place, op[AT.O], 0, 0, -1, 0, 1.0, 0.0)
@@ -333,7 +336,7 @@ def gradient_pieces(team, tables, constants, batch, memory):
     real, piece = memory.store.dtype.type, 0
     for k in range(tables.parameters.shape[0]):
         op = tables.parameters[k]
-        n, O = op[AT.I] * op[AT.O], op[AT.O]
+        n, O = op[AT.I] * op[AT.O], op[AT.O] if op[AT.bias_gradient] >= 0 else 0
         of_weight = extension_of(real, op, constants, batch, memory, 0)
         of_bias = extension_of(real, op, constants, batch, memory, 1)
         pieces = (n + O + PIECE - 1) // PIECE
@@ -432,7 +435,8 @@ def is_touched(batch, memory, data, i):
 def csr_update(team, op, constants, batch, memory, data):
     """Steps on kept gradients, if lazy of the features that the batch touches."""
     rules, n, O = rules_of(op, constants, batch, memory, 0), op[AT.I] * op[AT.O], op[AT.O]
-    for e in range(first_of(team), n + O, stride_of(team)):
+    end = n + O if op[AT.bias] >= 0 else n
+    for e in range(first_of(team), end, stride_of(team)):
         if e >= n:
             gradient = memory.store[op[AT.bias_gradient] + e - n]
             step(rules.of_bias, memory.store, op[AT.bias] + e - n, gradient)
@@ -450,7 +454,8 @@ def extended_csr_update(team, op, constants, batch, memory, data):
     real, n, O = memory.store.dtype.type, op[AT.I] * op[AT.O], op[AT.O]
     of_weight = extension_of(real, op, constants, batch, memory, 0)
     of_bias = extension_of(real, op, constants, batch, memory, 1)
-    for e in range(first_of(team), n + O, stride_of(team)):
+    end = n + O if op[AT.bias] >= 0 else n
+    for e in range(first_of(team), end, stride_of(team)):
         if e >= n:
             gradient = memory.store[op[AT.bias_gradient] + e - n]
             extended_step(of_bias, memory.store, op[AT.bias] + e - n, gradient)
@@ -628,6 +633,9 @@ def meet_grid():
     cuda.cg.this_grid().sync()
 
 
+norm_op = cuda_norm.compiled(globals())
+
+
 @device
 def share_of(job, memory, data, store):
     """The memory and the data of one model."""
@@ -770,7 +778,7 @@ def walker(meet, function):
             elif kind >= WORDS.MUON_SQUARES and kind <= WORDS.MUON_UPDATE:
                 muon(team, op, constants, batch, memory)
             forward = kind == WORDS.DENSE_FORWARD or kind == WORDS.CSR_FORWARD
-            if forward and op[AT.activation] == WORDS.custom:
+            if (forward or kind == WORDS.NORMALIZE) and op[AT.activation] == WORDS.custom:
                 meet()
                 activate_custom(team, op, batch, memory)
             if op[AT.meet]:

@@ -126,7 +126,8 @@ def update(team, op, constants, batch, memory):
     """Steps on kept gradients, which those of the shards are added to first."""
     rules, n, O = rules_of(op, constants, batch, memory, op[AT.I]), op[AT.I] * op[AT.O], op[AT.O]
     shards = (batch.n - 1) // op[AT.shard_rows] + 1 if op[AT.shard_rows] > 0 else 1
-    for e in range(first_of(team), n + O, stride_of(team)):
+    end = n + O if op[AT.bias] >= 0 else n
+    for e in range(first_of(team), end, stride_of(team)):
         bias = e >= n
         place = op[AT.bias_gradient] + e - n if bias else op[AT.weight_gradient] + e
         gradient = memory.store[place]
@@ -145,7 +146,8 @@ def extended_update(team, op, constants, batch, memory):
     of_weight = extension_of(real, op, constants, batch, memory, 0)
     of_bias = extension_of(real, op, constants, batch, memory, 1)
     shards = (batch.n - 1) // op[AT.shard_rows] + 1 if op[AT.shard_rows] > 0 else 1
-    for e in range(first_of(team), n + O, stride_of(team)):
+    end = n + O if op[AT.bias] >= 0 else n  # else the bias is a normalization's
+    for e in range(first_of(team), end, stride_of(team)):
         bias = e >= n
         place = op[AT.bias_gradient] + e - n if bias else op[AT.weight_gradient] + e
         gradient = memory.store[place]

@@ -26,7 +26,7 @@ FIELDS = (
     *("weight_slot_1", "weight_gradient", "bias", "bias_slot_0", "bias_slot_1", "bias_gradient"),
     *("shard_rows", "shard_bytes", "function", "slope", "ld_slope"),
     *("weight_slot_2", "weight_average", "bias_slot_2", "bias_average", "clip_scale", "extended"),
-    "first_constant",
+    *("first_constant", "normalization", "statistics", "mean", "variance"),
     *("left", "right", "result", "ld_matrix", "norms", "nesterov"),
 )
 AT: Any = namedtuple("AT", FIELDS)(*range(len(FIELDS)))
@@ -77,10 +77,10 @@ FORWARD, SLOPE, STEP, OVERWRITE, ACCUMULATE, COMBINE = range(6)
 #: Columns of an op's constants; those of losses follow from FIRST on.
 CONSTANTS = (
     *("beta_2", "epsilon", "tiny", "eps", "l1_ratio", "clip_value", "clip_norm", "max_norm"),
-    *("scale", "shift"),
+    *("smoothing", "scale", "shift"),
 )
 BETA_2, EPSILON, TINY, EPS, L1_RATIO, CLIP_VALUE, CLIP_NORM, MAX_NORM = range(8)
-SCALE, SHIFT, FIRST = range(8, 11)
+SMOOTHING, SCALE, SHIFT, FIRST = range(8, 12)
 N_SCALARS = len(SCALARS)
 
 

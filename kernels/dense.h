@@ -430,6 +430,9 @@ INLINE void step_bias(sink *s, const REAL *g, int64_t offset, int64_t n) {
          &unused);
 }
 
+/* A bias that follows a normalisation is not the product's: NORM_UPDATE steps on it. */
+INLINE int has_bias(const hl_op *op) { return op->bias >= 0; }
+
 static void sink_bias(sink *s, unit u, const STORED *D, int64_t ldd) {
     REAL sums[3 * VL];
     int64_t width = padded(u.width);
@@ -538,7 +541,7 @@ static void dense_backward_weight(const hl_op *op, const hl_batch *batch, int64_
         units_gradient(&s, first, last, units);
         for (int64_t k = first; k < last; k++) {
             const unit u = unit_of(op, k);
-            if (u.bias) sink_bias(&s, u, D + u.j, op->ld_output);
+            if (u.bias && has_bias(op)) sink_bias(&s, u, D + u.j, op->ld_output);
             if (op->gradient != HL_update) continue;
             s.squares = v_zero();
             for (int64_t run = 0; run < u.runs; run++)
@@ -591,7 +594,7 @@ static void update(const hl_op *op, const hl_batch *batch, int64_t begin, int64_
             int64_t place = op->weight_gradient + offset * (int64_t)sizeof(REAL);
             step_weights(&s, whole_gradient(op, batch, place, u.length), offset, u.length);
         }
-        if (u.bias) {
+        if (u.bias && has_bias(op)) {
             int64_t place = op->bias_gradient + u.j * (int64_t)sizeof(REAL);
             step_bias(&s, whole_gradient(op, batch, place, padded(u.width)), u.j, padded(u.width));
         }
@@ -626,7 +629,7 @@ static void gradient_squares(const hl_op *op, const hl_batch *batch, int64_t beg
             sum += mean_squares(op, &of_weight, in_store(batch, op->weight) + offset,
                                 in_store(batch, op->weight_gradient) + offset, u.length);
         }
-        if (u.bias)
+        if (u.bias && has_bias(op))
             sum += mean_squares(op, &of_bias, in_store(batch, op->bias) + u.j,
                                 in_store(batch, op->bias_gradient) + u.j, padded(u.width));
         ((double *)(batch->store + op->norms))[k] = sum;

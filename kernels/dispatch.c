@@ -72,6 +72,7 @@ const char *hl_vocabulary(const char *name) {
     if (!strcmp(name, "gradients")) return HL_GRADIENTS(NAME);
     if (!strcmp(name, "optimizers")) return HL_OPTIMIZERS(NAME);
     if (!strcmp(name, "scalars")) return HL_SCALARS(NAME);
+    if (!strcmp(name, "normalizations")) return HL_NORMALIZATIONS(NAME);
     return NULL;
 }
 #undef NAME

@@ -15,6 +15,7 @@
 #if !PAIRED
 #include "csr.h"
 #include "loss.h"
+#include "norm.h"
 #include "philox.h"
 #include "row.h"
 #endif
@@ -54,6 +55,11 @@ const hl_kernels HL_THIS_TABLE = {
             [HL_OUTPUT] = output_rows,
             [HL_CSR_BACKWARD_WEIGHT] = csr_backward_weight,
             [HL_CSR_UPDATE] = csr_update,
+            [HL_BATCH_STATISTICS] = batch_statistics,
+            [HL_NORMALIZE] = normalize,
+            [HL_NORM_GRADIENT] = norm_gradient,
+            [HL_NORMALIZE_BACKWARD] = normalize_backward,
+            [HL_NORM_UPDATE] = norm_update,
             [HL_MUON_SQUARES] = muon_squares,
             [HL_MUON_SCALE] = muon_scale,
             [HL_MUON_GRAM] = muon_gram,

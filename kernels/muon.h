@@ -211,7 +211,7 @@ static void muon_update(const hl_op *op, const hl_batch *batch, int64_t begin, i
                     squares = add_penalty(op, step_along(op, batch, &c, at, t[r]), squares);
                 }
             }
-        if (u.bias)
+        if (u.bias && has_bias(op))
             step_bias(&s, in_store(batch, op->bias_gradient) + u.j, u.j, padded(u.width));
         refresh_unit(op, batch, u);
         ((double *)(batch->store + op->squares))[k] = v_sum(squares);

@@ -22,12 +22,14 @@ from . import (
     GRADIENTS,
     KINDS,
     LOSSES,
+    NORMALIZATIONS,
     OP_DTYPE,
     OPTIMIZERS,
     SCALARS,
     activations,
     losses,
     muon,
+    numba_norm,
     philox,
     steps,
 )
@@ -40,6 +42,7 @@ _WORDS = {
     **LOSSES,
     **GRADIENTS,
     **OPTIMIZERS,
+    **NORMALIZATIONS,
     **{name: k for k, name in enumerate(SCALARS)},
     "n_scalars": len(SCALARS),
 }
@@ -71,7 +74,7 @@ def digest_of(words, dtype, generator):
     return sha256(repr((words, dtype, generator)).encode()).hexdigest()[:16]
 
 
-_GENERATOR = "".join(map(getsource, (philox, activations, losses, steps, muon)))
+_GENERATOR = "".join(map(getsource, (philox, activations, losses, steps, numba_norm, muon)))
 #: Of what compiled code takes from other files: numba's cache notices changes of this one alone.
 _DIGEST = digest_of(_WORDS, OP_DTYPE, _GENERATOR)
 
@@ -398,6 +401,8 @@ def sink_weight(words, op, batch, memory, i, gradient):
 def sink_bias(words, op, batch, memory, gradient):
     """The gradient of a bias: it is stepped on, or kept."""
     item = memory.store.itemsize
+    if op.bias < 0:  # it is a normalization's
+        return
     if op.gradient == words.update and op.extended:
         extended_steps(words, op, batch, memory.store, gradient, (True, op.bias // item))
         return
@@ -458,8 +463,9 @@ def keep_shard(op, memory, begin, end, place):
     for i in range(op.I):
         at = (op.weight_gradient + place) // item + i * op.O
         sum_products(op, memory, i, begin, end, memory.store[at : at + op.O])
-    at = (op.bias_gradient + place) // item
-    sum_columns(op, memory, begin, end, memory.store[at : at + op.O])
+    if op.bias >= 0:
+        at = (op.bias_gradient + place) // item
+        sum_columns(op, memory, begin, end, memory.store[at : at + op.O])
 
 
 @jit
@@ -548,7 +554,8 @@ def update(words, op, batch, memory):
     if op.shard_rows > 0:
         for shard in range(1, (batch.n - 1) // op.shard_rows + 1):
             apart = shard * op.shard_bytes
-            for first, size in ((op.weight_gradient, op.I * op.O), (op.bias_gradient, op.O)):
+            n_bias = op.O if op.bias >= 0 else 0
+            for first, size in ((op.weight_gradient, op.I * op.O), (op.bias_gradient, n_bias)):
                 whole = memory.store[first // item : first // item + size]
                 part = memory.store[(first + apart) // item : (first + apart) // item + size]
                 add_product(whole, whole.dtype.type(1), part)
@@ -558,6 +565,9 @@ def update(words, op, batch, memory):
     place = op.bias_gradient // item
     sink_bias(words, op, batch, memory, memory.store[place : place + op.O])
     refresh(op, memory)
+
+
+norm_op = numba_norm.compiled(jit, globals())
 
 
 # ---------------------------------------------------------------------------------- walk
@@ -609,7 +619,11 @@ def walk(words, ops, batch, streams, memory, out):
             refresh(op, memory)
         elif op.kind >= words.MUON_SQUARES and op.kind < words.MUON_UPDATE:
             muon_op(words, op, batch, memory)
-        elif op.kind != words.CSR_INDEX and op.kind != words.CSR_CATCH_UP:
+        elif not (
+            norm_op(words, op, batch, memory)
+            or op.kind == words.CSR_INDEX
+            or op.kind == words.CSR_CATCH_UP
+        ):
             raise NotImplementedError("an op that numba has no function for")
     return total
 

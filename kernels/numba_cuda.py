@@ -64,6 +64,7 @@ _OFFSETS = {
     *("weight_slot_1", "weight_gradient", "bias", "bias_slot_0", "bias_slot_1"),
     *("bias_gradient", "shard_bytes", "slope", "weight_slot_2", "weight_average", "bias_slot_2"),
     *("bias_average", "clip_scale", "left", "right", "result", "norms"),
+    *("statistics", "mean", "variance"),
 }
 #: Ops that a walk passes over: all steps of all features are taken at once, and GRADIENT_NORM sums
 #: squares itself.

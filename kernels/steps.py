@@ -211,6 +211,8 @@ def gradient_squares(words, op, batch, memory):
     for bias in range(2):
         x = extension_of(words, op, batch, store, bias == 1)
         place = (op.bias if bias else op.weight) // item
+        if place < 0:  # it is a normalization's
+            continue
         of_gradient = (op.bias_gradient if bias else op.weight_gradient) // item
         for e in range(sizes[bias]):
             total += np.float64(penalised(x, store[place + e], store[of_gradient + e])) ** 2

@@ -390,6 +390,17 @@ def test_what_is_refused(solver, params, message):
 # Other backends.
 
 
+@pytest.mark.parametrize("normalization", ["batch", "layer"])
+def test_normalized_layers_step_alike_on_numba(normalization):
+    """Whose biases are not their products'; nothing else is there to compare with."""
+    pytest.importorskip("numba")
+    how = {"normalization": normalization, "solver": "muon", "tol": 0}
+    one, two = (classifier(backend=b, **how).fit(*data()) for b in ("auto", "numba"))
+    fitted = zip([*one.coefs_, *one.intercepts_], [*two.coefs_, *two.intercepts_], strict=True)
+    for got, expected in fitted:
+        np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-8)
+
+
 @pytest.mark.parametrize("widths", [(4, 7, 5, 3), (4, 3, 6, 6, 1)], ids=str)
 def test_numba_steps_as_the_oracle(widths):
     """Also where it is not the default."""

@@ -115,6 +115,15 @@ def test_where_training_stops(each_way):
         each_way(lambda p=patience: trained(p))
 
 
+@pytest.mark.parametrize("normalization", ["batch", "layer"])
+def test_normalisation(normalization, each_way):
+    """More columns, and more rows, than threads share."""
+    X, y = load_iris(return_X_y=True)
+    model = MLPClassifier((5, 3), normalization=normalization, batch_size=7, device="cuda")
+    model.set_params(max_iter=2, random_state=0)
+    each_way(lambda: model.fit(X[::9], y[::9]).predict_proba(X[::15]))
+
+
 def test_functions_of_the_user(each_way):
     X, y = make_regression(9, 3, random_state=0)
     model = MLPRegressor(

@@ -6,7 +6,7 @@ import ctypes
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -23,8 +23,10 @@ from hotloop.plan import (
     Plan,
     State,
     layer_shapes,
+    record_views,
     slot_fields,
     weight_views,
+    with_vectors,
 )
 from hotloop.spec import Function, Network
 from hotloop.threads import Threads, check_n_jobs, thread_count
@@ -184,13 +186,13 @@ class TableRunner:
         if self.plan.optimizer is not None:
             raise ValueError("gradients needs a plan of compile_gradients; this one trains.")
         network = self.plan.network
-        self._engine.pack("parameters", *weight_views(network, parameters))
+        self._engine.pack("parameters", *record_views(network, parameters))
         scalars = np.zeros((1, len(GROUPS) * len(SCALARS)))
         scalars[0, GROUPS.index("weight") * len(SCALARS) + SCALARS.index("decay")] = decay
         loss, weight, squares = self._engine.gradient(scalars)
-        weights, biases = weight_views(network, out)
-        self._engine.unpack("gradient", weights, biases)
-        for gradient, value in zip(weights, weight_views(network, parameters)[0], strict=True):
+        self._engine.unpack("gradient", *record_views(network, out))
+        weights = (weight_views(network, flat)[0] for flat in (out, parameters))
+        for gradient, value in zip(*weights, strict=True):
             gradient += decay * value
         out /= weight
         return (loss + 0.5 * squares) / weight
@@ -205,13 +207,13 @@ class TableRunner:
             self._engine.catch_up()
         state.step = self._first_step + self.steps
         for which, array in self._arrays(state):
-            self._engine.unpack(which, *weight_views(self.plan.network, array[0]))
+            self._engine.unpack(which, *record_views(self.plan.network, array[0]))
 
     def write_state(self, state: State) -> None:
         """Take weights, step count and moments from `state`, which is not written to."""
         self._first_step = state.step - self.steps
         for which, array in self._arrays(state):
-            self._engine.pack(which, *weight_views(self.plan.network, array[0]))
+            self._engine.pack(which, *record_views(self.plan.network, array[0]))
 
     def close(self) -> None:
         """Give the memory back; the runner is of no use after it."""
@@ -555,6 +557,7 @@ def predict(
     intercepts: list[np.ndarray],
     X: Any,
     *,
+    vectors: Sequence[np.ndarray] = (),
     n_jobs: int | None = 1,
 ) -> np.ndarray:
     """Forward pass with weights as they are now; safe from several threads.
@@ -567,6 +570,8 @@ def predict(
         (I, O) and (O,) of each layer.
     X : ndarray of shape (n, I) or CSR matrix
         Converted to the plan's dtype where it is not.
+    vectors : sequence of ndarray
+        (O,) of the normalizations, in the order of the flat vector.
     n_jobs : int or None, default=1
         Threads that may share the rows.
 
@@ -579,11 +584,8 @@ def predict(
     few = X.shape[0] < plan.inference_small_rows
     engine = engine_of(plan.backend)(plan, {}, *thread_count(1 if few else n_jobs))
     dtype = plan.dtype
-    engine.pack(
-        "parameters",
-        [_readable(w, dtype) for w in coefs],
-        [_readable(b, dtype) for b in intercepts],
-    )
+    arrays = ([_readable(a, dtype) for a in some] for some in (coefs, intercepts, vectors))
+    engine.pack("parameters", *with_vectors(*arrays))
     out = np.empty((X.shape[0], plan.network.n_outputs), dtype=dtype)
     return _predict(engine, X, out, plan)
 

@@ -1191,10 +1191,91 @@ class SWA(Option):
 AVERAGES: Mapping[str, type[Option]] = {"ema": EMA, "swa": SWA}
 
 
+class Normalization(Option):
+    """What a parameter `normalization` may be: see the classes derived from it."""
+
+    _record: ClassVar[type] = spec.LayerNorm
+
+    def record(self) -> spec.Normalization:
+        """What plans are compiled from."""
+        return self._record(**{name: float(v) for name, v in self.get_params(deep=False).items()})
+
+
+class BatchNorm(Normalization):
+    """Each hidden unit's sum is measured from its mean in the batch, by its deviation there.
+
+    ``activation(scale * (z - mean) / sqrt(variance + epsilon) + intercept)``, z being the products
+    of the layer. As ``normalization="batch"``. Predictions take means and variances that were
+    averaged while training.
+
+    Parameters
+    ----------
+    momentum : float, default=0.1
+        Share of each batch in the running mean and variance.
+    epsilon : float, default=1e-5
+        Added to the variance.
+
+    References
+    ----------
+    .. [1] Ioffe, S. and Szegedy, C. (2015), "Batch normalization: Accelerating deep network
+       training by reducing internal covariate shift", ICML. Algorithms 1 and 2.
+
+    Examples
+    --------
+    >>> from hotloop import BatchNorm, MLPClassifier
+    >>> clf = MLPClassifier((64, 64), normalization=BatchNorm(momentum=0.05), batch_size=128)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+    }
+    _record = spec.BatchNorm
+
+    def __init__(self, *, momentum=0.1, epsilon=1e-5):
+        self.momentum = momentum
+        self.epsilon = epsilon
+
+
+class LayerNorm(Normalization):
+    """Each row's sums in a hidden layer are measured from their mean, by their deviation.
+
+    ``activation(scale * (z - mean) / sqrt(variance + epsilon) + intercept)``, z being the products
+    of the layer for a row. As ``normalization="layer"``. The same in training and predictions.
+
+    Parameters
+    ----------
+    epsilon : float, default=1e-5
+        Added to the variance.
+
+    References
+    ----------
+    .. [1] Ba, J. L., Kiros, J. R. and Hinton, G. E. (2016), "Layer normalization",
+       arXiv:1607.06450. Equation 4.
+
+    Examples
+    --------
+    >>> from hotloop import LayerNorm, MLPRegressor
+    >>> reg = MLPRegressor(normalization=LayerNorm(epsilon=1e-3))
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+    }
+
+    def __init__(self, *, epsilon=1e-5):
+        self.epsilon = epsilon
+
+
+#: Names of normalizations.
+NORMALIZATIONS: Mapping[str, type[Normalization]] = {"batch": BatchNorm, "layer": LayerNorm}
+
+
 __all__ = [
     "AVERAGES",
     "CLASSIFIER_LOSSES",
     "EMA",
+    "NORMALIZATIONS",
     "REGRESSOR_LOSSES",
     "SCHEDULES",
     "SGD",
@@ -1204,16 +1285,19 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adaptive",
+    "BatchNorm",
     "Cosine",
     "CosineRestarts",
     "Exponential",
     "Focal",
     "Huber",
     "InvScaling",
+    "LayerNorm",
     "Lion",
     "LogLoss",
     "Muon",
     "NAdam",
+    "Normalization",
     "OneCycle",
     "Option",
     "Polynomial",

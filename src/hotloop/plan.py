@@ -30,10 +30,14 @@ from hotloop.kernels import (
     backend_of,
 )
 from hotloop.kernels import SCALARS as SCALARS
-from hotloop.spec import KNOWN_BY_VALUE, Function, Muon, Network, Optimizer
+from hotloop.matrices import Matrices
+from hotloop.normalization import NORM_START, Normalizations
+from hotloop.spec import KNOWN_BY_VALUE, BatchNorm, Function, Network, Optimizer
 
 #: Parameter groups: each has its own row of scalars in every step.
 GROUPS = ("weight", "bias")
+#: What the flat vector has of the layers, in this order.
+PARTS = ("weight", "bias", *NORM_START)
 
 LINE_BYTES = 64
 #: What products may read instead of float32, and the bytes of such a number.
@@ -64,9 +68,6 @@ FEW_ROWS, FEW_ROWS_BYTES = 4, 64 * 2**20
 SHARDS, SHARDED_FROM = 2, 4
 #: On a GPU: shards are no more than make about so many tiles, of such a size, for all its cores.
 MOST_TILES, SHARD_TILE = 512, 64
-#: Rows of a product of matrices in a step of Muon that a thread takes at a time: whole tiles, and
-#: whole vectors of every instruction set, since a symmetric result is cut there.
-MATRIX_ROWS = 48
 #: How weights may be drawn, besides "auto"; see `init_parameters`.
 INITS = (
     *("glorot_uniform", "glorot_normal", "he_uniform", "he_normal"),
@@ -125,7 +126,8 @@ class Plan:
         None in a plan for gradients or predictions.
     ops, accumulate_ops, inference_ops, parameter_ops : ndarray of OP_DTYPE
         A training step, the same with gradients added to those of earlier batches, a forward
-        pass, and one record a layer that says where its parameters are.
+        pass, and one record a layer that says where its parameters are, then one for each vector of
+        a normalization, see :func:`record_views`.
     evaluation_ops : ndarray of OP_DTYPE
         The forward pass and the losses of its rows, in a plan that has targets.
     catch_up_ops : ndarray of OP_DTYPE
@@ -186,8 +188,9 @@ class Plan:
         columns = f"{'inputs':>8}{'outputs':>8}{'layout':>8}"
         lines = [f"{'op':<24}{'dtype':<18}{columns}  multiply-adds a row"]
         for op in self.ops if len(self.ops) else self.inference_ops:
-            work = int(op["I"] * op["O"]) if op["bias"] >= 0 else 0
-            layout = list(LAYOUTS)[op["layout"]] if op["bias"] >= 0 else "-"
+            weighs = max(op["bias"], op["weight"]) >= 0
+            work = int(op["I"] * op["O"]) if weighs else 0
+            layout = list(LAYOUTS)[op["layout"]] if weighs else "-"
             columns = f"{op['I']:>8}{op['O']:>8}{layout:>8}"
             kind, dtype = names[op["kind"]].lower(), dtypes[op["dtype"]]
             lines.append(f"{kind:<24}{dtype:<18}{columns}  {work}")
@@ -201,8 +204,8 @@ class State:
     Attributes
     ----------
     parameters : ndarray of shape (M, P) or None
-        All weights, each (I, O) row-major, in the order of the layers, then all biases. None
-        where only the moments are wanted.
+        All weights, each (I, O) row-major, in the order of the layers, then all biases, and the
+        vectors of normalizations, see `PARTS`. None where only the moments are wanted.
     slots : dict of str to ndarray of shape (M, P)
         The optimizer's moments, laid out as the parameters; one that is not there is zero.
     step : int
@@ -233,28 +236,57 @@ def functions_of(network: Network) -> tuple[Function, ...]:
 
 @lru_cache(maxsize=64)
 def parameter_views(network: Network) -> Mapping[str, tuple[int, tuple[int, ...]]]:
-    """Offset and shape of each parameter in the flat vector: all weights, then all biases."""
+    """Offset and shape of each parameter in the flat vector, in the order of `PARTS`."""
     views: dict[str, tuple[int, tuple[int, ...]]] = {}
     offset, shape, shapes = 0, network.in_shape, []
     for layer in network.layers:
         shapes.append(layer.param_shapes(shape))
         shape = layer.out_shape(shape)
-    for name in ("weight", "bias"):
+    for name in PARTS:
         for i, params in enumerate(shapes):
-            views[f"{name}_{i}"] = (offset, params[name])
-            offset += math.prod(params[name])
+            if name in params:
+                views[f"{name}_{i}"] = (offset, params[name])
+                offset += math.prod(params[name])
     return MappingProxyType(views)
 
 
 def n_parameters(network: Network) -> int:
     """Length of the flat parameter vector."""
-    return sum(i * o + o for i, o in layer_shapes(network))
+    return max(end for _, end, _ in _places(network))
 
 
 def weight_views(network: Network, flat: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Weights and biases as views into one flat vector of shape (P,); nothing is copied."""
+    weights, vectors = record_views(network, flat)
+    return weights[: len(network.layers)], vectors[: len(network.layers)]
+
+
+def norm_views(network: Network, flat: np.ndarray) -> dict[str, list[np.ndarray]]:
+    """The vectors of normalizations in the same way: "scale", "mean" and "variance", each a list of
+    (O,) that is empty if there is none.
+    """
+    found: dict[str, list[np.ndarray]] = {name: [] for name in NORM_START}
+    for name, (start, shape) in parameter_views(network).items():
+        part = name.partition("_")[0]
+        if part in found:
+            found[part].append(flat[start : start + shape[0]])
+    return found
+
+
+def record_views(network: Network, flat: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Views in the order of a plan's `parameter_ops`: those of :func:`weight_views`, then the
+    vectors of normalizations, each beside a weight without rows.
+    """
     arrays = [flat[start:end].reshape(shape) for start, end, shape in _places(network)]
-    return arrays[: len(network.layers)], arrays[len(network.layers) :]
+    n = len(network.layers)
+    return with_vectors(arrays[:n], arrays[n : 2 * n], arrays[2 * n :])
+
+
+def with_vectors(
+    weights: list[np.ndarray], biases: list[np.ndarray], vectors: list[np.ndarray]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Weights and biases of layers, followed by vectors of normalizations."""
+    return [*weights, *(v[:0].reshape(0, len(v)) for v in vectors)], [*biases, *vectors]
 
 
 @lru_cache(maxsize=64)
@@ -318,6 +350,9 @@ def init_parameters(
         bound = np.sqrt((2.0 if activation == "logistic" else 6.0) / sum(weight.shape))
         weight[...] = rng.uniform(-bound, bound, weight.shape)
         bias[...] = rng.uniform(-bound, bound, bias.shape)
+    for name, vectors in norm_views(network, flat).items():
+        for vector in vectors:
+            vector[...] = NORM_START[name]
     return flat
 
 
@@ -407,10 +442,9 @@ class _Lowering:
         self.functions = functions_of(network)
         self.store = _Buffer()
         self.clip_scale: int | None = None  # where the store has the factor that clips by norm
-        orthogonalizes = optimizer is not None and optimizer.orthogonalizes
-        #: Layers whose weights, between hidden units, step along orthogonal matrices.
-        self.matrices = range(1, len(self.shapes) - 1) if orthogonalizes else range(0)
-        self.directions: dict[int, int] = {}  # where the store has those matrices in the end
+        self.slots = slot_fields(optimizer)
+        self.norms = Normalizations(self)
+        self.matrices = Matrices(self)
         self.network_size = sum(I * O for I, O in self.shapes)
         if self.sparse and self.csr.row_entries is not None:
             I, O = self.shapes[0]
@@ -426,8 +460,9 @@ class _Lowering:
         """
         if self.sparse and layer == 0:
             return "rows"
+        whole = self.rounds or layer in self.matrices.layers
         few = 2 * self.shapes[layer][1] <= self.sizes["vector_lanes"]
-        return "narrow" if few and not self.rounds and layer not in self.matrices else "panels"
+        return "narrow" if few and not whole else "panels"
 
     def narrow(self, layer: int) -> bool:
         return self.layout(layer) == "narrow"
@@ -594,16 +629,19 @@ class _Lowering:
         output: _Rows,
         operands: str,
     ) -> np.ndarray:
+        """The product, with its activation unless that follows a normalization."""
         sparse = self.sparse and layer == 0
         weight = "weight" if operands == self.dtype.name else "operand"
+        own = self.activation_fields(layer)
+        if layer in self.norms.places:
+            own = {"bias": self.norms.zeros, "slope": -1}
         return self.record(
             "CSR_FORWARD" if sparse else "DENSE_FORWARD",
             layer,
-            **{**parameters, **source, "weight": parameters[weight]},
+            **{**parameters, **source, "weight": parameters[weight], **own},
             dtype=DTYPES[operands],
             output=output.place,
             ld_output=output.ld,
-            **self.activation_fields(layer),
         )
 
     def inference(
@@ -624,6 +662,7 @@ class _Lowering:
         for layer, fields in enumerate(parameters):
             output = _Rows(buffers[layer % 2], self.output_stride(layer))
             ops.append(self.forward(layer, fields, source, output, self.dtype.name))
+            ops += self.norms.predict(layer, arena, rows, output)
             source = {"input": output.place, "ld_input": output.ld}
         last = len(self.shapes) - 1
         link = "identity" if raw else self.network.loss.output_activation
@@ -714,7 +753,9 @@ class _Lowering:
         for layer, fields in enumerate(parameters):
             made, of = outputs[layer], self.products_of(layer)
             slopes.append(self.slope_fields(layer, rows))
-            ops.append(self.forward(layer, {**fields, **slopes[layer]}, sources[layer], made, of))
+            z = self.norms.input(layer, made, rows)
+            ops.append(self.forward(layer, {**fields, **slopes[layer]}, sources[layer], z, of))
+            ops += self.norms.forward(layer, (arena, batch_size), z, made, slopes[layer])
             if layer < last:
                 input = operand(layer + 1, self.shapes[layer][1], made)
                 sources.append({"input": input.place, "ld_input": input.ld})
@@ -730,6 +771,10 @@ class _Lowering:
                 break
             fields = {**parameters[layer], **sources[layer], **slopes[layer - 1]}
             ops.append(self.backward_input(layer, fields, delta, d_outputs[layer - 1]))
+            through, d_outputs[layer - 1] = self.norms.backward(
+                layer - 1, d_outputs[layer - 1], rows
+            )
+            ops += through
         ops += self.parameter_ops(parameters, sources, deltas, batch_size, gradients)
         return np.array(ops, dtype=OP_DTYPE), arena.n_bytes
 
@@ -756,11 +801,13 @@ class _Lowering:
         gradients: str,
     ) -> list[np.ndarray]:
         """The rest of a step, after the gradients of the inputs."""
-        ops, updates, matrices = [], [], self.matrix_ops(parameters)
+        ops, updates, matrices = [], [], self.matrices.ops(parameters)
         mode = "update" if gradients == "fused" else "overwrite"
         for layer, fields in enumerate(parameters):
             if gradients == "sharded":
                 fields = fields | {"shard_rows": -(-batch_size // self.shards(batch_size))}
+            if layer in self.norms.places:
+                fields = fields | {"bias": -1}  # NORM_UPDATE has it
             delta = {
                 "d_output": deltas[layer].place,
                 "ld_output": deltas[layer].ld,
@@ -777,72 +824,33 @@ class _Lowering:
             if gradients != "fused" and self.optimizer:
                 updates.append(self.update(layer, fields))
         if self.optimizer is None:
-            return ops
-        return [*ops, *self.norm_ops(parameters), *matrices, *updates, *self.limit_ops(parameters)]
+            return ops + self.norms.late
+        return [
+            *(*ops, *self.norms.late, *self.norm_ops(parameters), *matrices, *updates),
+            *(*self.norms.updates(), *self.limit_ops(parameters)),
+        ]
 
     def norm_ops(self, parameters: list[dict[str, int]]) -> list[np.ndarray]:
         """What finds the norm of all gradients, where they are clipped by it."""
         if self.clip_scale is None:
             return []
-        counts = [fields["units"] for fields in parameters]
-        start = self.store.take(8 * sum(counts))
-        ends = np.cumsum(counts)
         ops = [
             self.parameter_op(
-                "GRADIENT_SQUARES", layer, {**fields, "norms": start + 8 * int(end - count)}
+                "GRADIENT_SQUARES",
+                layer,
+                fields | ({"bias": -1} if layer in self.norms.places else {}),
             )
-            for layer, (fields, count, end) in enumerate(zip(parameters, counts, ends, strict=True))
+            for layer, fields in enumerate(parameters)
         ]
+        ops += self.norms.squares()
+        ends = np.cumsum([int(op["units"]) for op in ops])
+        start = self.store.take(8 * int(ends[-1]))
+        for op, end in zip(ops, ends, strict=True):
+            op["norms"] = start + 8 * int(end - op["units"])
         sums = {"norms": start, "units": 1, "clip_norm": self.optimizer.clip_norm}
         total = self.record("GRADIENT_NORM", 0, **sums, clip_scale=self.clip_scale)
         total["I"] = ends[-1]
         return [*ops, total]
-
-    def matrix_buffers(self, layer: int) -> list[int]:
-        """Room for the matrices of a layer in a step of Muon: twice Z, A, P, and sums of squares,
-        of its units or, for who has no units, its rows.
-        """
-        short, long = sorted(self.shapes[layer])
-        rows = (long, long, short, short)
-        places = [self.take(self.store, n * self.stride(short)) for n in rows]
-        return [*places, self.store.take(8 * max(self.units(layer), self.shapes[layer][0]))]
-
-    def matrix_ops(self, parameters: list[dict[str, int]]) -> list[np.ndarray]:
-        """What makes orthogonal matrices, stage by stage, each for all layers that have one."""
-        stages = [self.orthogonalized(layer, parameters[layer]) for layer in self.matrices]
-        return [op for stage in zip(*stages, strict=True) for op in stage]
-
-    def orthogonalized(self, layer: int, fields: Mapping[str, int]) -> list[np.ndarray]:
-        """The same of one layer. The outcome is where `matrix_fields` says."""
-        assert isinstance(self.optimizer, Muon)
-        short, long = sorted(self.shapes[layer])
-        source, target, gram, polynomial, norms = self.matrix_buffers(layer)
-        a, b, c = self.optimizer.coefficients
-        fields = {**self.optimizer_fields(), **fields, **self.matrix_fields(layer)}
-
-        def product(kind: str, left: int, right: int, result: int, **how: float) -> np.ndarray:
-            places = {"left": left, "right": right, "result": result}
-            size = long if kind == "MUON_APPLY" else short
-            cut = {"units": size, "grain": MATRIX_ROWS}
-            return self.record(kind, layer, **{**fields, **places, **how, **cut})
-
-        start = {**fields, "norms": norms, "result": source, "epsilon": self.optimizer.least_norm}
-        ops = [self.record(kind, layer, **start) for kind in ("MUON_SQUARES", "MUON_SCALE")]
-        for _ in range(self.optimizer.iterations):
-            ops += [
-                product("MUON_GRAM", source, source, gram),
-                product("MUON_POLYNOMIAL", gram, gram, polynomial, scale=c, shift=b),
-                product("MUON_APPLY", source, polynomial, target, scale=1.0, shift=a),
-            ]
-            source, target = target, source
-        self.directions[layer] = source
-        return ops
-
-    def matrix_fields(self, layer: int) -> dict[str, int | float]:
-        """Of all ops of a layer that steps along a matrix."""
-        assert isinstance(self.optimizer, Muon)
-        ld = self.stride(min(self.shapes[layer]))
-        return {"ld_matrix": ld, "nesterov": self.optimizer.nesterov}
 
     def limit_ops(self, parameters: list[dict[str, int]]) -> list[np.ndarray]:
         """What keeps the incoming weights of every unit short. Their units are panels."""
@@ -890,7 +898,7 @@ class _Lowering:
 
     def gradients(self, batch_size: int) -> str:
         """What becomes of the gradients of such batches, see :func:`compile_training`."""
-        if self.matrices or (self.optimizer and self.optimizer.clip_norm is not None):
+        if self.matrices.layers or (self.optimizer and self.optimizer.clip_norm is not None):
             return "kept"
         if not self.runs.divides:
             wide = self.runs.shard_rows is not None and batch_size > self.runs.shard_rows
@@ -913,11 +921,11 @@ class _Lowering:
         if self.optimizer is None:
             return False
         beyond = self.optimizer.extended and not self.runs.divides
-        return beyond or self.optimizer.clip_norm is not None or len(self.matrices) > 0
+        return beyond or self.optimizer.clip_norm is not None or len(self.matrices.layers) > 0
 
     def few_rows(self) -> int:
         n_bytes = self.network_size * self.dtype.itemsize
-        few = not (self.sparse or self.functions) and n_bytes <= FEW_ROWS_BYTES
+        few = not (self.sparse or self.functions or self.norms.places) and n_bytes <= FEW_ROWS_BYTES
         return FEW_ROWS if few else 0
 
     def packs_input(self, layer: int, batch_size: int) -> bool:
@@ -933,10 +941,8 @@ class _Lowering:
         self.take(scratch, int(dense["grain"].max(initial=0)) * self.sizes["unit_size"])
         if dense["pack_input"].any():
             self.take(scratch, self.sizes["packed_size"])
-        if self.matrices and self.runs.divides:  # for a panel of a matrix
-            longest = max(min(self.shapes[layer]) for layer in self.matrices)
-            widest = self.sizes["panel_width"] + self.sizes["vector_lanes"]
-            self.take(scratch, min(longest, self.sizes["reduction"]) * widest)
+        if self.runs.divides:
+            self.take(scratch, self.matrices.scratch())
         return scratch.n_bytes
 
     def backward_weight(
@@ -958,14 +964,11 @@ class _Lowering:
         return self.touched("CSR_CATCH_UP", fields, gradient=GRADIENTS["accumulate"])
 
     def update(self, layer: int, fields: Mapping[str, int]) -> np.ndarray:
-        how: dict[str, int | float] = {"gradient": GRADIENTS["update"]}
+        how = {"gradient": GRADIENTS["update"]}
         if self.layout(layer) == "rows":
             return self.touched("CSR_UPDATE", fields, **how)
-        if layer in self.matrices:
-            assert isinstance(self.optimizer, Muon)
-            how |= {"left": self.directions[layer], **self.matrix_fields(layer)}
-            how |= {"scale": self.optimizer.scale(*self.shapes[layer])}
-            return self.parameter_op("MUON_UPDATE", layer, {**fields, **how})
+        if layer in self.matrices.layers:
+            return self.matrices.update(layer, {**fields, **how})
         return self.parameter_op("UPDATE", layer, {**fields, **how})
 
 
@@ -979,7 +982,7 @@ def _require_steps(lowering: _Lowering, gradients: str) -> None:
     optimizer = lowering.optimizer
     if optimizer is None:
         return
-    whole = optimizer.clip_norm is not None or len(lowering.matrices) > 0
+    whole = optimizer.clip_norm is not None or len(lowering.matrices.layers) > 0
     unsummed = whole and gradients == "sharded"
     if unsummed or (lowering.keeps_gradients() and gradients == "fused"):
         raise ValueError(f'{optimizer!r} needs gradients="kept" here, got {gradients!r}.')
@@ -1007,6 +1010,7 @@ def _compile(
         lowering.parameter_fields(layer, train=train, n_gradients=n_gradients)
         for layer in range(len(network.layers))
     ]
+    lowering.norms.place(parameters, train=train)
     inference_ops, inference_rows, inference_arena, scratch = lowering.inference(parameters, raw)
     ops, arena, evaluation_ops = np.zeros(0, OP_DTYPE), 0, np.zeros(0, OP_DTYPE)
     if lowering.optimizer and lowering.optimizer.clip_norm is not None:
@@ -1020,7 +1024,7 @@ def _compile(
         lowering.record("UPDATE", i, **fields, dtype=DTYPES[lowering.products_of(i)])
         for i, fields in enumerate(parameters)
     ]
-    parameter_ops = np.array(records, dtype=OP_DTYPE)
+    parameter_ops = np.array([*records, *lowering.norms.records()], dtype=OP_DTYPE)
     catch_up_ops = np.zeros(0, OP_DTYPE)
     if lowering.sparse and lowering.optimizer is not None:
         catch_up_ops = np.array([lowering.catch_up(parameters[0])], OP_DTYPE)
@@ -1081,10 +1085,13 @@ def store_bytes(
     """
     lowering = _Lowering(network, dtype, optimizer, sparse=sparse, backend=backend)
     kept = int(optimizer is None or lowering.keeps_gradients())
-    for layer in range(len(lowering.shapes)):
+    parameters = [
         lowering.parameter_fields(layer, train=True, n_gradients=kept)
-    for layer in lowering.matrices:
-        lowering.matrix_buffers(layer)
+        for layer in range(len(lowering.shapes))
+    ]
+    lowering.norms.place(parameters, train=True)
+    for layer in lowering.matrices.layers:
+        lowering.matrices.place(layer)
     if lowering.runs.whole_csr_gradient and sparse and optimizer:
         I, O = lowering.shapes[0]
         lowering.take(lowering.store, I * O)
@@ -1134,6 +1141,8 @@ def compile_training(
     operands = dtype if isinstance(dtype, str) and dtype in ROUNDED else None
     if operands and not backend_of(backend).rounds:
         raise ValueError(f"backend {backend!r} has no {operands}.")
+    if operands and any(layer.normalization for layer in network.layers):
+        raise ValueError(f"no normalization with {operands}; use float32 or float64.")
     kind = np.dtype(np.float32 if operands else dtype)
     lowering = _Lowering(
         network, kind, optimizer, sparse=sparse, operands=operands, backend=backend
@@ -1149,7 +1158,11 @@ def compile_gradients(
     sparse: bool = False,
     backend: str = DEFAULT_BACKEND,
 ) -> Plan:
-    """Compile the loss and gradient of a whole data set, in batches of at most `n_rows` rows."""
+    """Compile the loss and gradient of a whole data set, in batches of at most `n_rows` rows,
+    so that there is no batch normalization.
+    """
+    if any(isinstance(layer.normalization, BatchNorm) for layer in network.layers):
+        raise ValueError("the gradient of a whole data set is of many batches: no BatchNorm.")
     lowering = _Lowering(network, dtype, None, sparse=sparse, backend=backend)
     return _compile(lowering, batch_size=min(n_rows, GRADIENT_ROWS), gradients="kept")
 

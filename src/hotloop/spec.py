@@ -130,8 +130,41 @@ def custom_loss(function: Function, output_activation: str) -> Loss:
 
 
 @dataclass(frozen=True)
+class BatchNorm:
+    """Outputs of a layer's product over their mean and deviation in the batch; in predictions over
+    running ones, which take the share `momentum` of each batch's.
+
+    References
+    ----------
+    Ioffe and Szegedy (2015), "Batch normalization: Accelerating deep network training by
+    reducing internal covariate shift", algorithms 1 and 2.
+    """
+
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+    vectors: ClassVar[tuple[str, ...]] = ("scale", "mean", "variance")
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """Outputs of a layer's product over their mean and deviation in the row.
+
+    References
+    ----------
+    Ba, Kiros and Hinton (2016), "Layer normalization", equation 4.
+    """
+
+    epsilon: float = 1e-5
+    vectors: ClassVar[tuple[str, ...]] = ("scale",)
+
+
+Normalization = BatchNorm | LayerNorm
+
+
+@dataclass(frozen=True)
 class Dense:
-    """A fully connected layer, ``activation(X @ weight + bias)``.
+    """A fully connected layer, ``activation(X @ weight + bias)``, or with a normalization
+    ``activation(scale * normalized(X @ weight) + bias)``.
 
     Attributes
     ----------
@@ -140,10 +173,13 @@ class Dense:
     activation : str or Function
         One of :data:`ACTIVATIONS`, or the user's; ``"identity"`` for an output layer, whose
         activation belongs to the loss.
+    normalization : BatchNorm, LayerNorm or None
+        Between product and activation; None for an output layer.
     """
 
     units: int
     activation: str | Function = "identity"
+    normalization: Normalization | None = None
 
     def __post_init__(self) -> None:
         if self.units < 1:
@@ -158,8 +194,12 @@ class Dense:
         return (self.units,)
 
     def param_shapes(self, in_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """Shapes of the parameters, ``{"weight": (I, O), "bias": (O,)}``."""
-        return {"weight": (in_shape[0], self.units), "bias": (self.units,)}
+        """Shapes of the parameters, ``{"weight": (I, O), "bias": (O,)}``, then the vectors of the
+        normalization.
+        """
+        vectors = self.normalization.vectors if self.normalization else ()
+        shapes = dict.fromkeys(("bias", *vectors), (self.units,))
+        return {"weight": (in_shape[0], self.units), **shapes}
 
 
 @dataclass(frozen=True)
@@ -197,6 +237,8 @@ class Network:
                 f"({self.loss.name} implies {self.loss.output_activation}); give the last layer "
                 f"activation='identity', not {self.layers[-1].activation!r}."
             )
+        if self.layers[-1].normalization is not None:
+            raise ValueError("Network: the output layer has no normalization; leave it at None.")
 
     @property
     def n_outputs(self) -> int:

@@ -11,7 +11,7 @@ import math
 import os
 import pickle
 import sys
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -1016,6 +1016,41 @@ def parameters(coefs: Sequence[Any], intercepts: Sequence[Any]) -> tuple[list[Ar
     dtypes = {array.dtype for array in (*matrices, *vectors)}
     dtype = np.dtype(np.float32 if dtypes <= {np.dtype("f2"), np.dtype("f4")} else np.float64)
     return as_dtype(matrices, dtype), as_dtype(vectors, dtype)
+
+
+def norm_vectors(named: Mapping[str, Sequence[Any]], coefs: Sequence[Array]) -> list[Array]:
+    """Vectors of normalizations as they are now, made fit to compute with.
+
+    Parameters
+    ----------
+    named : mapping of str to sequence of array-like of shape (O,)
+        By the attributes that they are, each with one of every hidden layer.
+    coefs : sequence of ndarray of shape (I, O)
+        Weights of all layers.
+
+    Returns
+    -------
+    list of ndarray of shape (O,)
+        Of the dtype of `coefs`, in the order given.
+
+    Raises
+    ------
+    ValueError
+        If they do not fit the layers, hold no real numbers, or a variance is negative.
+    """
+    widths, vectors = [coef.shape[1] for coef in coefs[:-1]], []
+    for name, arrays in named.items():
+        found = [np.asarray(array) for array in arrays]
+        shapes = [array.shape for array in found]
+        if shapes != [(width,) for width in widths] or {a.dtype.kind for a in found} - {*"fiub"}:
+            raise ValueError(
+                f"{name} must hold one vector of real numbers for each hidden layer, of "
+                f"{widths} units; got shapes {shapes}."
+            )
+        if name == "norm_variances_" and any((array < 0).any() for array in found):
+            raise ValueError("norm_variances_ must not be negative.")
+        vectors += found
+    return as_dtype(vectors, coefs[0].dtype)
 
 
 def as_dtype(arrays: Sequence[Array], dtype: Any) -> list[Array]:

@@ -239,7 +239,14 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     mixup : float, default=0.0
         Not built yet.
     normalization : {'batch', 'layer'}, BatchNorm, LayerNorm or None, default=None
-        Not built yet.
+        What the sums z of each hidden layer become before the activation:
+        ``norm_scales_ * (z - mean) / sqrt(variance + epsilon) + intercepts_``. 'batch' takes
+        mean and variance of each unit over the rows of a batch, whatever their `sample_weight`;
+        predictions and validation scores take `norm_means_` and `norm_variances_`, averages over
+        the batches. A batch of one row becomes `intercepts_`, and says nothing of a variance: a
+        last batch of so few is better avoided by `batch_size`. Not for 'lbfgs'. 'layer' takes
+        them of each row over the units. Not for bfloat16. :class:`BatchNorm` and
+        :class:`LayerNorm` have the parameters, and say where it is from.
     l1_ratio : float, default=0.0
         The part of the penalty that is L1, between 0 and 1, as in scikit-learn's ElasticNet:
         ``alpha * (l1_ratio * sum(|w|) + (1 - l1_ratio) / 2 * sum(w ** 2))``. Its slope is
@@ -311,6 +318,13 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         `intercepts_` are row-major views of one vector; edit or replace them as you like.
     intercepts_ : list of ndarray of shape (n_out,)
         Biases of each layer.
+    norm_scales_ : list of ndarray of shape (n_out,)
+        Factors of each hidden layer; set with a `normalization`. They and the next two are views
+        of the same vector, to edit as you like.
+    norm_means_ : list of ndarray of shape (n_out,)
+        Means that predictions normalise each hidden layer by; set with batch normalization.
+    norm_variances_ : list of ndarray of shape (n_out,)
+        The variances, those without bias; set with batch normalization.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -929,7 +943,14 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     mixup : float, default=0.0
         Not built yet.
     normalization : {'batch', 'layer'}, BatchNorm, LayerNorm or None, default=None
-        Not built yet.
+        What the sums z of each hidden layer become before the activation:
+        ``norm_scales_ * (z - mean) / sqrt(variance + epsilon) + intercepts_``. 'batch' takes
+        mean and variance of each unit over the rows of a batch, whatever their `sample_weight`;
+        predictions and validation scores take `norm_means_` and `norm_variances_`, averages over
+        the batches. A batch of one row becomes `intercepts_`, and says nothing of a variance: a
+        last batch of so few is better avoided by `batch_size`. Not for 'lbfgs'. 'layer' takes
+        them of each row over the units. Not for bfloat16. :class:`BatchNorm` and
+        :class:`LayerNorm` have the parameters, and say where it is from.
     l1_ratio : float, default=0.0
         The part of the penalty that is L1, between 0 and 1, as in scikit-learn's ElasticNet:
         ``alpha * (l1_ratio * sum(|w|) + (1 - l1_ratio) / 2 * sum(w ** 2))``. Its slope is
@@ -999,6 +1020,13 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         `intercepts_` are row-major views of one vector; edit or replace them as you like.
     intercepts_ : list of ndarray of shape (n_out,)
         Biases of each layer.
+    norm_scales_ : list of ndarray of shape (n_out,)
+        Factors of each hidden layer; set with a `normalization`. They and the next two are views
+        of the same vector, to edit as you like.
+    norm_means_ : list of ndarray of shape (n_out,)
+        Means that predictions normalise each hidden layer by; set with batch normalization.
+    norm_variances_ : list of ndarray of shape (n_out,)
+        The variances, those without bias; set with batch normalization.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)

@@ -43,6 +43,7 @@ from ..plan import (
     functions_of,
     init_parameters,
     n_parameters,
+    norm_views,
     reads_in_place,
     store_bytes,
     weight_views,
@@ -62,15 +63,19 @@ HISTORY = {
     "validation_losses": "validation_loss_curve_",
     "n_seen": "t_",
 }
+#: Vectors of normalizations in the flat vector, and the attributes that are views of them.
+NORMS = {"scale": "norm_scales_", "mean": "norm_means_", "variance": "norm_variances_"}
 #: Attributes that not every fit sets: those of an earlier one must not outlive it.
-PASSING = (*HISTORY.values(), "_optimizer", "feature_names_in_", "quantiles_")
+PASSING = (
+    *(*HISTORY.values(), *NORMS.values()),
+    *("_optimizer", "feature_names_in_", "quantiles_"),
+)
 #: Parameters that do nothing yet, and their defaults.
 NOT_BUILT = {
     "dropout": 0.0,
     "input_dropout": 0.0,
     "input_noise": 0.0,
     "mixup": 0.0,
-    "normalization": None,
     "frozen_layers": None,
 }
 #: Parameters that say what a stochastic solver does besides its rule, and their defaults.
@@ -109,13 +114,16 @@ class _Job:
 
 
 def _network(
-    widths: tuple[int, ...], activations: tuple[str | spec.Function, ...], loss: spec.Loss
+    widths: tuple[int, ...],
+    activations: tuple[str | spec.Function, ...],
+    loss: spec.Loss,
+    normalization: spec.Normalization | None = None,
 ) -> spec.Network:
     """Dense layers of `widths`, the first of which is the number of features, and an activation for
     each hidden one.
     """
     pairs = zip(widths[1:-1], activations, strict=True)
-    hidden = [spec.Dense(units, activation) for units, activation in pairs]
+    hidden = [spec.Dense(units, activation, normalization) for units, activation in pairs]
     return spec.Network((widths[0],), (*hidden, spec.Dense(widths[-1])), loss)
 
 
@@ -171,10 +179,13 @@ def _loss_through(output_activation: str) -> spec.Loss:
 
 @lru_cache(maxsize=64)
 def _inference_network(
-    widths: tuple[int, ...], activations: tuple[str | spec.Function, ...], output: str
+    widths: tuple[int, ...],
+    activations: tuple[str | spec.Function, ...],
+    output: str,
+    normalization: spec.Normalization | None = None,
 ) -> spec.Network:
     """The network that ends in that output activation."""
-    return _network(widths, activations, _loss_through(output))
+    return _network(widths, activations, _loss_through(output), normalization)
 
 
 _inference_plan = lru_cache(maxsize=64)(compile_inference)
@@ -243,7 +254,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         "input_dropout": [Interval(Real, 0, 1, closed="left")],
         "input_noise": [Interval(Real, 0, None, closed="left")],
         "mixup": [Interval(Real, 0, None, closed="left")],
-        "normalization": [StrOptions({"batch", "layer"}), None],
+        "normalization": [StrOptions(set(options.NORMALIZATIONS)), options.Normalization, None],
         "l1_ratio": [Interval(Real, 0, 1, closed="both")],
         "max_norm": [Interval(Real, 0, None, closed="neither"), None],
         "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
@@ -397,7 +408,8 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         rows = self._judged(beside, data) if beside.X is not None else None
 
         widths = (data.X.shape[1], *hidden, data.n_outputs)
-        network = _network(widths, self._activations(len(hidden)), self._loss_of(data))
+        activations, norm = self._activations(len(hidden)), self._normalization_record(operands)
+        network = _network(widths, activations, self._loss_of(data), norm)
         self._judge(network, data)
         with validate.random_stream(self.random_state) as rng:
             backend = self._backend_for(network, data)
@@ -454,6 +466,24 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         if reason is not None:
             raise ValueError(f"precision={self.precision!r} cannot be used: {reason}.")
         return self.precision
+
+    def _normalization_record(self, operands: str | None) -> spec.Normalization | None:
+        """What hidden layers are to be normalized by, if this can be trained as asked."""
+        given = self.normalization
+        if given is None:
+            return None
+        chosen: Any = options.chosen("normalization", given, options.NORMALIZATIONS)
+        if operands is not None:
+            raise ValueError(
+                f"normalization={given!r} is computed in float32 or float64, but precision is "
+                f"{self.precision!r}. Use precision='float32', or normalization=None."
+            )
+        if self.solver == "lbfgs" and isinstance(chosen, options.BatchNorm):
+            raise ValueError(
+                f"solver='lbfgs' follows the loss of all rows at once, but normalization={given!r} "
+                "is of batches. Use normalization='layer', or solver='adam' or 'sgd'."
+            )
+        return chosen.record()
 
     def _activations(self, n_hidden: int) -> tuple[str | spec.Function, ...]:
         """Of each hidden layer."""
@@ -539,10 +569,25 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                 f"{want}. warm_start and partial_fit go on with the network there is; set "
                 "warm_start=False and call fit for another one."
             )
-        arrays = [*coefs, *intercepts]
+        norms, fitted = self._norm_vectors(coefs), vars(self).get("_normalization")
+        if fitted != network.layers[0].normalization:
+            raise ValueError(
+                f"normalization={self.normalization!r} asks for {network.layers[0].normalization}, "
+                f"but the network there is has {fitted}. warm_start and partial_fit go on with "
+                "that; set warm_start=False and call fit for another one."
+            )
+        arrays = [*coefs, *intercepts, *norms]
         flat = empty_vector(sum(a.size for a in arrays), self._dtype(arrays[0]))
         with np.errstate(over="ignore"):
             return np.concatenate([a.ravel() for a in arrays], out=flat, casting="same_kind")
+
+    def _norm_vectors(self, coefs: list[Array]) -> list[Array]:
+        """The vectors of normalizations as they are now, in the order of the flat vector."""
+        record = vars(self).get("_normalization")
+        if record is None:
+            return []
+        named = {NORMS[part]: getattr(self, NORMS[part]) for part in record.vectors}
+        return validate.norm_vectors(named, coefs)
 
     def _history(self) -> train.History:
         """What earlier calls left to go on from, copied."""
@@ -750,11 +795,15 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             "out_activation_": job.network.loss.output_activation,
             "coefs_": coefs,
             "intercepts_": intercepts,
+            "_normalization": job.network.layers[0].normalization,
             "loss_": outcome.loss,
             "n_iter_": outcome.n_iter,
             "device_": backends.device_of(job.backend),
             "t_": job.history.n_seen,
         }
+        for part, vectors in norm_views(job.network, outcome.parameters).items():
+            if vectors:
+                attributes[NORMS[part]] = vectors
         if job.data.labels is not None:
             attributes["classes_"] = job.data.labels.classes
             attributes["_sparse_labels"] = job.data.labels.sparse
@@ -810,6 +859,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                     and backends.predicts_few_rows(known["backend"])
                     and X.shape[1] == known["n_features_in_"]
                     and "feature_names_in_" not in known
+                    and "norm_scales_" not in known
                 ):
                     widths = (X.shape[1], *map(len, intercepts))
                     rows = _few_rows(widths, names, self.out_activation_, dtype, raw)
@@ -830,10 +880,12 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         if self.precision == "auto" and np.result_type(X.dtype, dtype) != dtype:
             dtype = np.dtype(np.float64)
             coefs, intercepts = (validate.as_dtype(arrays, dtype) for arrays in (coefs, intercepts))
+        vectors = validate.as_dtype(self._norm_vectors(coefs), dtype)
         X = validate.narrowed(self, X, dtype)
         sparse = scipy.sparse.issparse(X)
+        norm = vars(self).get("_normalization") if vectors else None
         activations = self._activations(len(widths) - 2)
-        network = _inference_network(widths, activations, self.out_activation_)
+        network = _inference_network(widths, activations, self.out_activation_, norm)
         for function in functions_of(network):  # it may be another than was trained with
             backends.judge(function, dtype)
         entries = X.nnz // max(1, X.shape[0]) if sparse else None
@@ -842,7 +894,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         plan = _inference_plan(network, **kind)
         if reads_in_place(plan, X.shape[0]):
             plan = _inference_plan(network, **kind, in_place=True)
-        return backends.predict(plan, coefs, intercepts, X, n_jobs=self.n_jobs)
+        return backends.predict(plan, coefs, intercepts, X, vectors=vectors, n_jobs=self.n_jobs)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -864,11 +916,14 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         return super().__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make `coefs_` and `intercepts_` views of one vector again; leave memory maps alone."""
+        """Make `coefs_`, `intercepts_` and the vectors of normalizations views of one vector again;
+        leave memory maps alone.
+        """
         super().__setstate__(state)
         for name in {*self._get_param_names()} - {*vars(self)}:  # newer than the pickle
             setattr(self, name, getattr(type(self)(), name))
-        arrays = [*vars(self).get("coefs_", ()), *vars(self).get("intercepts_", ())]
+        names = [n for n in ("coefs_", "intercepts_", *NORMS.values()) if n in vars(self)]
+        arrays = [array for name in names for array in getattr(self, name)]
         plain = all(type(array) is np.ndarray and array.dtype.kind == "f" for array in arrays)
         if plain and len({array.dtype for array in arrays}) == 1:
             flat = empty_vector(sum(array.size for array in arrays), arrays[0].dtype)
@@ -876,8 +931,10 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             ends = np.cumsum([array.size for array in arrays])
             parts = np.split(flat, ends[:-1])
             views = [part.reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]
-            n_layers = len(self.coefs_)
-            self.coefs_, self.intercepts_ = views[:n_layers], views[n_layers:]
+            for name in names:
+                n = len(getattr(self, name))
+                setattr(self, name, views[:n])
+                views = views[n:]
 
     # ---- private names that scikit-learn's own tests reach for -------------------------
     # `_optimizer.learning_rate` and `_no_improvement_count` are attributes that fit sets;
