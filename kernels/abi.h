@@ -49,6 +49,11 @@
     F(NORM_GRADIENT, parameters)    /* gradients of scale and bias <- d_output, input */           \
     F(NORMALIZE_BACKWARD, rows)     /* d_input <- d_output through the normalisation of input */   \
     F(NORM_UPDATE, updates)         /* scale, bias <- step; mean, variance <- the batch's */       \
+    F(DROPOUT, rows)        /* output, slope <- that times 0 or `scale`, by random words */        \
+    F(NOISE, rows)          /* output <- that plus `scale` times normal numbers */                 \
+    F(PARTNER_GATHER, rows) /* output <- what GATHER has for the partners of the rows */           \
+    F(PARTNER_LOSS, rows)   /* output <- input, then LOSS by targets and weights of partners */    \
+    F(MIX, rows)            /* output <- mix output + (1 - mix) input, (B, O) */                   \
     F(MUON_SQUARES, muon_squares)       /* norms <- squares of the direction of a step */          \
     F(MUON_SCALE, muon_scale)           /* result <- the direction, of norm 1; (n, m), n >= m */   \
     F(MUON_GRAM, muon_gram)             /* result <- left' . left */                               \
@@ -65,8 +70,9 @@
     F(identity)                                                                                    \
     F(relu)                                                                                        \
     F(logistic)                                                                                    \
-    F(tanh) F(softmax) F(exp) F(custom) F(leaky_relu) F(elu) F(selu) F(gelu) F(gelu_tanh) F(silu)  \
-        F(mish) F(softplus) F(softsign) F(hard_sigmoid) F(hard_swish) F(ordered)
+    F(tanh)                                                                                        \
+    F(softmax) F(exp) F(custom) F(leaky_relu) F(elu) F(selu) F(gelu) F(gelu_tanh) F(silu) F(mish)  \
+        F(softplus) F(softsign) F(hard_sigmoid) F(hard_swish) F(ordered)
 /* From absolute_error to binary_squared_hinge of each output by itself; then of a row: four of a
  * class code, and ordered_quantiles, of outputs that are `ordered`. */
 #define HL_LOSSES(F)                                                                               \
@@ -98,12 +104,13 @@
 /* What mean and variance are taken over: a column of the batch, or a row's outputs. The scale of a
  * normalisation is its op's weight, (1, O), the bias of its layer what is added after it. */
 #define HL_NORMALIZATIONS(F) F(batch_norm) F(layer_norm)
-/* Scalars of a step, one row of these for each parameter group. Those after decay are read by
- * `extended` ops alone: a weight is multiplied by shrink before its step, epsilon by correction;
- * gradient_rate is nadam's second rate, and average what is kept of an average. Those of a matrix
- * are for weights that step along one (muon.h). */
+/* Scalars of a step, one row of these for each parameter group. Those from shrink to average are
+ * read by `extended` ops alone: a weight is multiplied by shrink before its step, epsilon by
+ * correction; gradient_rate is nadam's second rate, and average what is kept of an average. `mix` is
+ * one for all groups: the share of a row in its pair, see hl_draw. Those of a matrix are for weights
+ * that step along one (muon.h). */
 #define HL_SCALARS(F)                                                                              \
-    F(rate) F(momentum) F(decay) F(shrink) F(correction) F(gradient_rate) F(average)               \
+    F(rate) F(momentum) F(decay) F(shrink) F(correction) F(gradient_rate) F(average) F(mix)        \
     F(matrix_rate) F(matrix_momentum) F(matrix_shrink)
 
 /* type, name. Offsets are bytes into the arena (activations, deltas) or the store
@@ -170,14 +177,16 @@
     F(int64_t, statistics) /* arena: of columns (HL_COLUMN_STATISTICS, Opad), of rows (B, 2) */    \
     F(int64_t, mean)       /* store, (Opad,): running, of columns, and so is the next */           \
     F(int64_t, variance)                                                                           \
-    F(double, smoothing) /* share of the batch in the running mean and variance */                 \
+    F(double, smoothing)  /* share of the batch in the running mean and variance */                \
+    F(int64_t, draw)      /* of an op that draws: its number in hl_draw */                         \
+    F(int64_t, threshold) /* of DROPOUT: smaller words drop */                                     \
+    F(double, scale)      /* of what an op says; of DROPOUT: 1 / (1 - rate) */                     \
     F(int32_t, nesterov)   /* 1: of the momentum of a matrix */                                    \
     F(int64_t, left)       /* store, matrices (n or m, ld_matrix), see muon.h */                   \
     F(int64_t, right)                                                                              \
     F(int64_t, result)                                                                             \
     F(int64_t, ld_matrix)                                                                          \
-    F(double, scale) /* of right; of MUON_UPDATE: of the rate */                                   \
-    F(double, shift)
+    F(double, shift)    /* of MUON_POLYNOMIAL and MUON_APPLY, see there */
 
 #define HL_FIELD(type, name) type name;
 typedef struct hl_op {
@@ -276,6 +285,8 @@ typedef struct hl_batch {
     hl_touched *touched;   /* of CSR streams; NULL: all features */
     hl_history *history;
     const hl_function *functions;
+    uint64_t seed; /* of what is drawn, see hl_draw */
+    uint32_t step;
     const double *constants; /* of losses */
 } hl_batch;
 
@@ -302,7 +313,19 @@ typedef void (*hl_packer)(const hl_op *op, char *store, int64_t packed_weight, i
  *                       the bits cut off that float32 has no room for: both are exact, so no
  *                       backend rounds, and a draw is the same in either type up to 2^-24
  *   dropped at a rate   where w < threshold, threshold = min(round(rate * 2^32), 2^32 - 1), ties to
- *                       even; the plan computes it, kernels compare integers */
+ *                       even; the plan computes it, kernels compare integers
+ *   standard normal     the inverse of the normal distribution's function at (w + 1/2) / 2^32 as
+ *                       float64; at ((w >> 9) + 1/2) / 2^23 as float32: both are exact, and never 0
+ *                       or 1, so that no number is beyond 6.4 or 5.3. By Wichura's rational
+ *                       functions (1988, algorithm AS 241), equal on all backends up to rounding
+ * The row is that of the batch, the column that of what is dropped or has noise, the step the number
+ * of optimizer steps that the fit took before, over all calls that went on from each other. The op is
+ * the number of the layer whose outputs are dropped; HL_INPUT_DROPOUT and HL_INPUT_NOISE for the
+ * input; and HL_MIXUP, of which word (0, 0) of each step, (w + 1/2) / 2^32, is the place on the
+ * distribution Beta(alpha, alpha) where the step's `mix` is found. The pairs of mixup are not drawn:
+ * the partner of row r of a batch of n is row (r + n / 2) mod n, n / 2 being rounded down, since the
+ * rows of a batch are in random order already. */
+enum { HL_INPUT_DROPOUT = 1 << 30, HL_INPUT_NOISE, HL_MIXUP };
 typedef struct hl_draw {
     uint64_t seed;
     uint32_t op;

@@ -140,7 +140,7 @@ def muon_ops(products, block_sum):
             unit_norm(team, op, constants, batch, memory)
         elif kind == WORDS.MUON_UPDATE:
             muon_update(team, op, constants, batch, memory)
-        else:
+        elif kind == WORDS.MUON_GRAM or kind == WORDS.MUON_POLYNOMIAL or kind == WORDS.MUON_APPLY:
             product(team, op, constants, batch, memory)
 
     return muon

@@ -64,10 +64,13 @@ from .cuda_words import (  # noqa: F401 - cuda_norm finds some here
     Team,
     device,
     first_of,
+    least,
+    row_of,
     stride_of,
+    weight_of,
 )
 from .custom import source_of
-from .numba_cpu import WORDS
+from .numba_jit import WORDS
 
 if SIMULATED:  # with infinities for what overflows, as on a device
     exp, log, log1p, sqrt, tanh, pow = np.exp, np.log, np.log1p, np.sqrt, np.tanh, np.power
@@ -88,24 +91,6 @@ if SIMULATED:
 any_loss_element, code_loss, ordered, ordered_quantiles = losses.compiled(
     device, exp=exp, log=log, log1p=log1p, tanh=tanh, pow=pow
 )
-
-
-@device
-def least(a, b):
-    """The smaller of two numbers; numba's own min is not there for kernels."""
-    return a if a < b else b
-
-
-@device
-def row_of(batch, r):
-    """Row of the streams that is row r of the batch."""
-    return batch.order[batch.first + r] if batch.ordered else batch.first + r
-
-
-@device
-def weight_of(batch, data, r):
-    """Sample weight of row r of the batch."""
-    return data.weights[row_of(batch, r)] if batch.weighted else 1.0
 
 
 @device
@@ -336,7 +321,8 @@ def gradient_pieces(team, tables, constants, batch, memory):
     real, piece = memory.store.dtype.type, 0
     for k in range(tables.parameters.shape[0]):
         op = tables.parameters[k]
-        n, O = op[AT.I] * op[AT.O], op[AT.O] if op[AT.bias_gradient] >= 0 else 0
+        n = op[AT.I] * op[AT.O] if op[AT.weight_gradient] >= 0 else 0  # else it is not trained
+        O = op[AT.O] if op[AT.bias_gradient] >= 0 else 0
         of_weight = extension_of(real, op, constants, batch, memory, 0)
         of_bias = extension_of(real, op, constants, batch, memory, 1)
         pieces = (n + O + PIECE - 1) // PIECE
@@ -733,6 +719,8 @@ def walker(meet, function):
     """A walk of the table over a batch, by a team that meets in some way, with the user's
     functions.
     """
+    from .cuda_draws import augment, copy_rows, partners_of  # made of what is here
+
     activate_custom, custom_loss = custom_ops(function)
 
     @device
@@ -747,11 +735,16 @@ def walker(meet, function):
                 dense_forward(team, op, constants, batch, memory, data)
             elif kind == WORDS.CSR_FORWARD:
                 csr_forward(team, op, batch, memory, data)
-            elif kind == WORDS.LOSS and op[AT.loss] == WORDS.custom_loss:
-                custom_loss(team, op, batch, memory, data)
-                row_loss = op[AT.row_loss]
-            elif kind == WORDS.LOSS:
-                loss(team, op, constants, batch, memory, data)
+            elif kind == WORDS.LOSS or kind == WORDS.PARTNER_LOSS:
+                targets = batch
+                if kind == WORDS.PARTNER_LOSS:
+                    copy_rows(team, op, batch, memory)
+                    meet()
+                    targets = partners_of(batch)
+                if op[AT.loss] == WORDS.custom_loss:
+                    custom_loss(team, op, targets, memory, data)
+                else:
+                    loss(team, op, constants, targets, memory, data)
                 row_loss = op[AT.row_loss]
             elif kind == WORDS.OUTPUT:
                 output_rows(team, op, batch, memory)
@@ -777,6 +770,9 @@ def walker(meet, function):
                 max_norm(team, op, constants, batch, memory)
             elif kind >= WORDS.MUON_SQUARES and kind <= WORDS.MUON_UPDATE:
                 muon(team, op, constants, batch, memory)
+            else:
+                norm_op(team, op, constants, batch, memory)
+                augment(team, op, constants, batch, memory, data)
             forward = kind == WORDS.DENSE_FORWARD or kind == WORDS.CSR_FORWARD
             if (forward or kind == WORDS.NORMALIZE) and op[AT.activation] == WORDS.custom:
                 meet()
@@ -796,6 +792,7 @@ def runner(meet, function):
     def run(team, tables, memory, data, job, times, report):
         records, orders = times
         n, epoch = job[JOB.n], np.int64(-1)
+        seed = np.uint64(job[JOB.seed_low]) | np.uint64(job[JOB.seed_high]) << np.uint64(32)
         for s in range(job[JOB.first], job[JOB.last]):
             record = records[s]
             if report[REPORT.stopped] != 0:
@@ -803,7 +800,8 @@ def runner(meet, function):
             rows = int(record[RECORD.rows])
             order = orders[job[JOB.order] + int(record[RECORD.epoch]) * n * job[JOB.ordered] :]
             first = int(record[RECORD.start])
-            batch = Batch(first, rows, job[JOB.ordered], job[JOB.weighted], order, record)
+            ordered, weighted = job[JOB.ordered], job[JOB.weighted]
+            batch = Batch(first, rows, ordered, weighted, order, record, seed, 0)
             if rows == 0:
                 meet()  # all have read whether to stop: who sees it later would not meet the others
                 if team.block == 0 and team.thread == 0:

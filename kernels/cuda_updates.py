@@ -21,7 +21,7 @@ from .cuda_words import (
     first_of,
     stride_of,
 )
-from .numba_cpu import WORDS
+from .numba_jit import WORDS
 from .steps import Extension, compiled
 
 if SIMULATED:  # with infinities for what overflows, as on a device

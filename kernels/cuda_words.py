@@ -27,6 +27,7 @@ FIELDS = (
     *("shard_rows", "shard_bytes", "function", "slope", "ld_slope"),
     *("weight_slot_2", "weight_average", "bias_slot_2", "bias_average", "clip_scale", "extended"),
     *("first_constant", "normalization", "statistics", "mean", "variance"),
+    *("draw", "threshold"),
     *("left", "right", "result", "ld_matrix", "norms", "nesterov"),
 )
 AT: Any = namedtuple("AT", FIELDS)(*range(len(FIELDS)))
@@ -34,12 +35,14 @@ AT: Any = namedtuple("AT", FIELDS)(*range(len(FIELDS)))
 PLACES = (
     *("store", "arena", "positions", "partials", "out", "X", "targets", "weights", "codes"),
     *("entries", "indptr", "columns", "first", "last", "order", "n", "ordered", "weighted"),
-    *("report", "size", "inverted"),
+    *("report", "size", "inverted", "seed_low", "seed_high"),
 )
 JOB: Any = namedtuple("JOB", PLACES)(*range(len(PLACES)))
 #: Of a record, which is a step, or the end of an epoch if it has no rows. `factor` takes the loss
 #: of its rows to its share in the loss of the epoch, `penalty` is the L2 penalty's part in that.
-ENTRIES = ("epoch", "start", "rows", "inverse_weight", "factor", "penalty", "accumulate", "scalars")
+#: `step` is the number of the step, for what is drawn; scalars follow.
+_STEP = ("epoch", "start", "rows", "inverse_weight", "factor", "penalty", "accumulate", "step")
+ENTRIES = (*_STEP, "scalars")
 RECORD: Any = namedtuple("RECORD", ENTRIES)(*range(len(ENTRIES)))
 #: What a model reports; the losses of its epochs follow. `ruled`: whether the stopping rule is on.
 REPORTED = (
@@ -55,8 +58,9 @@ Data = namedtuple(
 )
 #: Who works: a thread of a block of a team, and what its block shares.
 Team = namedtuple("Team", "thread block blocks left right sums")
-#: The rows of a step, and what its optimizer is to know.
-Batch = namedtuple("Batch", "first n ordered weighted order record")
+#: The rows of a step, what its optimizer is to know, and the seed of what is drawn. Row r is the
+#: partner of that row, `turn` rows further on, where turn is not 0.
+Batch = namedtuple("Batch", "first n ordered weighted order record seed turn")
 #: A factor of a product: element (r, k) is at start + r * row + k * depth; row `ones` is all 1.
 Factor = namedtuple("Factor", "array start row depth ones")
 #: Of products: rows, columns, and the reduction, which may be cut into shards of `shard` elements.
@@ -99,3 +103,23 @@ def first_of(team):
 def stride_of(team):
     """Threads of the team."""
     return team.blocks * THREADS
+
+
+@device
+def least(a, b):
+    """The smaller of two numbers; numba's own min is not there for kernels."""
+    return a if a < b else b
+
+
+@device
+def row_of(batch, r):
+    """Row of the streams that is row r of the batch, or its partner."""
+    turned = r + batch.turn
+    place = batch.first + (turned if turned < batch.n else turned - batch.n)
+    return batch.order[place] if batch.ordered else place
+
+
+@device
+def weight_of(batch, data, r):
+    """Sample weight of row r of the batch."""
+    return data.weights[row_of(batch, r)] if batch.weighted else 1.0

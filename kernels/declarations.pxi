@@ -77,6 +77,8 @@ cdef extern from "abi.h" nogil:
         hl_touched *touched
         hl_history *history
         const hl_function *functions
+        uint64_t seed
+        uint32_t step
         const double *constants
 
     ctypedef void (*hl_kernel)(const hl_op *, const hl_batch *, int64_t, int64_t) noexcept

@@ -298,6 +298,7 @@ cdef class Engine:
     cdef double poll_at
     cdef double *asks_at  # NULL where no signal can be answered
     cdef readonly int64_t steps
+    cdef int64_t first_step
     cdef readonly int64_t epochs
     cdef readonly int threads  # most that took part in a step of the last call
     cdef int n_threads, limit, trials
@@ -414,6 +415,11 @@ cdef class Engine:
                 mode = hl_flush_denormals()
                 kernels_of(op).read(op, &self.batch, packed, scratch, plain)
                 hl_restore_denormals(mode)
+
+    def draw_from(self, uint64_t seed, int64_t step):
+        """Random words are those of a seed from now on, and the next step has that number."""
+        self.batch.seed = seed
+        self.first_step = step - self.steps
 
     def catch_up(self):
         """Has all features of a CSR stream take the steps that they missed."""
@@ -538,6 +544,7 @@ cdef class Engine:
                 continue
             self.batch.inverse_weight = 1 / weight
             self.batch.scalars = &scalars[used[0], 0]
+            self.batch.step = <uint32_t> (self.first_step + self.steps)
             if self.history != NULL and self.must_settle(self.batch.scalars):
                 loss += self.settle()
             weight = 0.5 * self.squares(self.batch.scalars)

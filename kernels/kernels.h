@@ -17,6 +17,7 @@
 #include "loss.h"
 #include "norm.h"
 #include "philox.h"
+#include "augment.h"
 #include "row.h"
 #endif
 
@@ -60,6 +61,11 @@ const hl_kernels HL_THIS_TABLE = {
             [HL_NORM_GRADIENT] = norm_gradient,
             [HL_NORMALIZE_BACKWARD] = normalize_backward,
             [HL_NORM_UPDATE] = norm_update,
+            [HL_DROPOUT] = dropout,
+            [HL_NOISE] = noise,
+            [HL_PARTNER_GATHER] = partner_gather,
+            [HL_PARTNER_LOSS] = partner_loss,
+            [HL_MIX] = mix_rows,
             [HL_MUON_SQUARES] = muon_squares,
             [HL_MUON_SCALE] = muon_scale,
             [HL_MUON_GRAM] = muon_gram,

@@ -124,7 +124,7 @@ def muon(words, op, batch, memory):
         muon_scale(words, op, batch, memory)
     elif op.kind == words.MUON_GRAM:
         muon_gram(op, memory)
-    else:
+    elif op.kind == words.MUON_POLYNOMIAL or op.kind == words.MUON_APPLY:
         muon_product(op, memory)
 
 

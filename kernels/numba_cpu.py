@@ -7,47 +7,18 @@ array of the plan's dtype; `O` elements from a place on are a row.
 
 import time
 from collections import namedtuple
-from hashlib import sha256
-from inspect import getsource
-from math import exp, log, tanh
+from math import exp, log, sqrt, tanh
 
 import numpy as np
 from llvmlite import ir as llvm
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
-from . import (
-    ACTIVATIONS,
-    DTYPES,
-    GRADIENTS,
-    KINDS,
-    LOSSES,
-    NORMALIZATIONS,
-    OP_DTYPE,
-    OPTIMIZERS,
-    SCALARS,
-    activations,
-    losses,
-    muon,
-    numba_norm,
-    philox,
-    steps,
-)
+from . import DTYPES, GRADIENTS, KINDS, activations, losses, muon, numba_norm, steps
 from .custom import compiled
-
-#: Names of abi.h's vocabularies with their values, an argument of what is compiled.
-_WORDS = {
-    **KINDS,
-    **ACTIVATIONS,
-    **LOSSES,
-    **GRADIENTS,
-    **OPTIMIZERS,
-    **NORMALIZATIONS,
-    **{name: k for k, name in enumerate(SCALARS)},
-    "n_scalars": len(SCALARS),
-}
-Words = namedtuple("Words", list(_WORDS))  # type: ignore[misc]
-WORDS = Words(**_WORDS)
+from .numba_draws import draw as draw  # for those who look at words
+from .numba_draws import dropout, mix_rows, noise
+from .numba_jit import WORDS, jit
 
 #: What a run reads: X dense (n * I,), or its CSR arrays; codes (n,) or targets (n * O,); weights
 #: (n,). What there is not is empty.
@@ -57,37 +28,18 @@ Streams = namedtuple("Streams", "X indices indptr codes targets weights")
 #: (zero between steps), the features that a batch has, the user's functions (functions * 3,),
 #: each an hl_function, and the constants of losses.
 Memory = namedtuple("Memory", "arena store plain row gradient touched marks functions constants")
-#: The rows of a step, and what its optimizer is to know.
-Batch = namedtuple("Batch", "order first n scalars inverse_weight")
+#: The rows of a step, what its optimizer is to know, and what is drawn for it. Row r is the partner
+#: of that row, `turn` rows further on, where turn is not 0.
+Batch = namedtuple("Batch", "order first n scalars inverse_weight seed step turn")
 #: Epochs of n rows in batches of `size`; mean losses and the stopping rule are kept up to date.
-Epochs = namedtuple("Epochs", "orders n size scalars losses stop")
+#: `drawn`: the seed of what is drawn, and the number of the first step of all calls.
+Epochs = namedtuple("Epochs", "orders n size scalars losses stop drawn")
 #: How far they have come. done: epochs, rows of the one under way, scalars used up, steps of all
 #: calls; loss: of the epoch under way.
 Progress = namedtuple("Progress", "done loss")
 
 #: How long a call of compiled code may take: signals are answered between calls.
 CALL_SECONDS = 0.02
-
-
-def digest_of(words, dtype, generator):
-    """A name for a vocabulary, a record and the source of the generator."""
-    return sha256(repr((words, dtype, generator)).encode()).hexdigest()[:16]
-
-
-_GENERATOR = "".join(map(getsource, (philox, activations, losses, steps, numba_norm, muon)))
-#: Of what compiled code takes from other files: numba's cache notices changes of this one alone.
-_DIGEST = digest_of(_WORDS, OP_DTYPE, _GENERATOR)
-
-
-def jit(function):
-    """Compiles when first called: once for this source on a machine, or in each process where
-    nothing can be kept.
-    """
-    function.__qualname__ += f"_{_DIGEST}"  # which the cache names its files by
-    try:
-        return njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # no folder to write to
-        return njit(nogil=True, error_model="numpy")(function)
 
 
 @intrinsic
@@ -103,45 +55,16 @@ def call(typing, address, arguments):
     return types.void(address, arguments), generate
 
 
-random_block, uniform32, uniform64 = philox.compiled(jit)
 loss_element, code_loss, ordered, ordered_quantiles = losses.compiled(jit)
-step, extended_steps, gradient_squares, gradient_norm, max_norm = steps.of_records(jit)
+extended_steps, gradient_squares, gradient_norm, max_norm = steps.of_records(jit)
 muon_op, muon_update = muon.of_records(jit)
 
 
 @jit
-def draw_words(drawn, row, column, words):
-    """Words (B, n) <- the generator's from a row and a column on, for a (seed, step, op)."""
-    seed, step, op = drawn
-    last = column + words.shape[1]
-    for r in range(words.shape[0]):
-        for k in range(column // 4, (last + 3) // 4):
-            four = random_block(seed, step, op, row + r, k)
-            for i in range(max(4 * k, column), min(4 * k + 4, last)):
-                words[r, i - column] = four[i - 4 * k]
-
-
-@jit
-def draw_uniform(words, out):
-    """Out <- the words as numbers in [0, 1) of its dtype."""
-    for i in range(words.size):
-        word = np.uint64(words.flat[i])
-        out.flat[i] = uniform32(word) if out.itemsize == 4 else uniform64(word)
-
-
-def draw(seed, step, op, row, column, out):
-    """Fills an array (B, n) of uint32, float32 or float64: the same as `draw` of the engine."""
-    words = out if out.dtype == np.uint32 else np.empty(out.shape, np.uint32)
-    drawn = np.uint64(seed), np.uint64(step), np.uint64(op)
-    draw_words(drawn, row, column, words)
-    if words is not out:
-        draw_uniform(words, out)
-
-
-@jit
 def row_of(batch, r):
-    """Row of the streams that is row r of the batch."""
-    return batch.order[batch.first + r] if batch.order.size else batch.first + r
+    """Row of the streams that is row r of the batch, or its partner."""
+    place = batch.first + (r + batch.turn if r + batch.turn < batch.n else r + batch.turn - batch.n)
+    return batch.order[place] if batch.order.size else place
 
 
 # ------------------------------------------------------------------------------ forward
@@ -382,6 +305,33 @@ def dense_backward_input(words, op, batch, memory):
 
 
 @jit
+def step(words, op, batch, store, group, gradient, places):
+    """Steps as many elements as the gradient has, at places of weight and slots in the store."""
+    weight, slot_0, slot_1 = places
+    real, at = store.dtype.type, group * words.n_scalars
+    rate, decay = real(batch.scalars[at + words.rate]), real(batch.scalars[at + words.decay])
+    momentum = batch.scalars[at + words.momentum]
+    beta, rest = real(momentum), real(1 - momentum)
+    beta_2, rest_2 = real(op.beta_2), real(1 - op.beta_2)
+    inverse, epsilon = real(batch.inverse_weight), real(op.epsilon)
+    tiny = np.finfo(store.dtype).tiny  # what is smaller is taken for zero: arithmetic on it is slow
+    for j in range(gradient.size):
+        w = store[weight + j]
+        g = (gradient[j] + decay * w) * inverse
+        first = store[slot_0 + j]
+        if op.optimizer == words.adam:
+            first = beta * first + rest * g
+            second = beta_2 * store[slot_1 + j] + rest_2 * (g * g)
+            store[slot_1 + j] = second if second >= tiny else real(0)
+            w -= rate * first / (sqrt(second) + epsilon)
+        else:
+            first = beta * first - rate * g
+            w += beta * first - rate * g if op.optimizer == words.nesterov else first
+        store[slot_0 + j] = first if abs(first) >= tiny else real(0)
+        store[weight + j] = w
+
+
+@jit
 def sink_weight(words, op, batch, memory, i, gradient):
     """The gradient of row i of a weight: it is stepped on, or kept."""
     item, ld = memory.store.itemsize, weight_stride(op)
@@ -570,6 +520,42 @@ def update(words, op, batch, memory):
 norm_op = numba_norm.compiled(jit, globals())
 
 
+# ------------------------------------------------------------------------------- augment
+
+
+@jit
+def partners_of(batch):
+    """The batch whose rows are the partners of those of this one."""
+    of_all = batch.order, batch.first, batch.n, batch.scalars, batch.inverse_weight
+    return Batch(*of_all, batch.seed, batch.step, batch.n // 2)
+
+
+@jit
+def partner_loss(words, op, batch, streams, memory):
+    """Deltas and the sum of losses of the same outputs by targets and weights of the partners."""
+    item = memory.arena.itemsize
+    for r in range(batch.n):
+        source, at = op.input // item + r * op.ld_input, op.output // item + r * op.ld_output
+        memory.arena[at : at + op.O] = memory.arena[source : source + op.O]
+    return loss(words, op, partners_of(batch), streams, memory)
+
+
+@jit
+def augment(words, op, batch, streams, memory):
+    """An op that changes rows at random; whether it is one."""
+    if op.kind == words.DROPOUT:
+        dropout(op, batch, memory)
+    elif op.kind == words.NOISE:
+        noise(op, batch, memory)
+    elif op.kind == words.PARTNER_GATHER:
+        gather(op, partners_of(batch), streams, memory)
+    elif op.kind == words.MIX:
+        mix_rows(words, op, batch, memory)
+    else:
+        return False
+    return True
+
+
 # ---------------------------------------------------------------------------------- walk
 
 
@@ -578,7 +564,7 @@ def walk(words, ops, batch, streams, memory, out):
     """All ops on a batch; returns the sum of its losses. CSR_INDEX and CSR_CATCH_UP, which the
     compiled kernels put off steps by, have nothing to do where all are taken at once.
     """
-    total = 0.0
+    total, mix = 0.0, 1.0
     for k in range(ops.size):
         op = ops[k]
         if op.kind == words.GATHER:
@@ -587,8 +573,11 @@ def walk(words, ops, batch, streams, memory, out):
             dense_forward(words, op, batch, streams, memory)
         elif op.kind == words.CSR_FORWARD:
             csr_forward(words, op, batch, streams, memory)
+        elif op.kind == words.PARTNER_LOSS:
+            mix = batch.scalars[words.mix]
+            total += (1 - mix) * partner_loss(words, op, batch, streams, memory)
         elif op.kind == words.LOSS:
-            total += loss(words, op, batch, streams, memory)
+            total += mix * loss(words, op, batch, streams, memory)
         elif op.kind == words.OUTPUT:
             output_rows(words, op, batch, memory, out)
         elif op.kind == words.DENSE_BACKWARD_INPUT:
@@ -619,10 +608,11 @@ def walk(words, ops, batch, streams, memory, out):
             refresh(op, memory)
         elif op.kind >= words.MUON_SQUARES and op.kind < words.MUON_UPDATE:
             muon_op(words, op, batch, memory)
-        elif not (
-            norm_op(words, op, batch, memory)
-            or op.kind == words.CSR_INDEX
-            or op.kind == words.CSR_CATCH_UP
+        elif (
+            op.kind != words.CSR_INDEX
+            and op.kind != words.CSR_CATCH_UP
+            and not norm_op(words, op, batch, memory)
+            and not augment(words, op, batch, streams, memory)
         ):
             raise NotImplementedError("an op that numba has no function for")
     return total
@@ -668,10 +658,12 @@ def train(words, tables, streams, memory, epochs, progress, most):
                 return True
             most -= 1
             rows = min(epochs.size, epochs.n - done[1])
-            batch = Batch(order, done[1], rows, epochs.scalars[0], 0.0)
+            seed, step = epochs.drawn[0], epochs.drawn[1] + np.uint64(done[3])
+            batch = Batch(order, done[1], rows, epochs.scalars[0], 0.0, seed, step, 0)
             weight = sum_weights(streams, batch)
             if weight != 0:
-                batch = Batch(order, done[1], rows, epochs.scalars[done[2]], 1 / weight)
+                scalars = epochs.scalars[done[2]]
+                batch = Batch(order, done[1], rows, scalars, 1 / weight, seed, step, 0)
                 penalty = 0.5 * squares(words, parameters, memory.store, batch.scalars)
                 total = walk(words, ops, batch, streams, memory, memory.arena)
                 progress.loss[0] += (total + penalty) * batch.inverse_weight * rows
@@ -701,7 +693,8 @@ def predict(words, ops, streams, memory, rows, chunk, out):
     first, last = rows
     total = 0.0
     for begin in range(first, last, chunk):
-        batch = Batch(order, begin, min(chunk, last - begin), no_scalars, 1.0)
+        rows_here, nothing = min(chunk, last - begin), np.uint64(0)
+        batch = Batch(order, begin, rows_here, no_scalars, 1.0, nothing, nothing, 0)
         total += walk(words, ops, batch, streams, memory, out)
     return total
 
@@ -731,6 +724,7 @@ class Engine:
         self._n_rows = streams["X"].shape[0] if "X" in streams else 0
         self._progress = Progress(np.zeros(4, np.int64), np.zeros(1))
         self._busy = False
+        self._drawn = np.zeros(2, np.uint64)
         self._functions = [compiled(f, plan.dtype.name) for f in plan.functions]  # keeps them alive
         widest = max((int(op["O"]) for op in plan.ops), default=0)
         csr = plan.ops[plan.ops["kind"] == KINDS["CSR_BACKWARD_WEIGHT"]]
@@ -777,6 +771,10 @@ class Engine:
                 raise ValueError(f"the store has no {which} of this plan to read")
             weight[...], bias[...] = there, bias_there
 
+    def draw_from(self, seed, step):
+        """Random words are those of a seed from now on, and the next step has that number."""
+        self._drawn[:] = seed, (step - self.steps) % 2**32
+
     def catch_up(self):
         """Nothing: no feature misses a step."""
 
@@ -791,7 +789,7 @@ class Engine:
             orders = np.empty((0, 0), np.intp) if orders is None else orders
             rules = np.empty(0) if stop is None else stop
             size = self.plan.batch_size
-            epochs = Epochs(_frozen(orders), n, size, _frozen(scalars), losses, rules)
+            epochs = Epochs(_frozen(orders), n, size, _frozen(scalars), losses, rules, self._drawn)
             where = WORDS, self._tables, self._streams, self._memory, epochs, self._progress
             most, more = 1, True
             while more:
@@ -808,7 +806,7 @@ class Engine:
         order, memory, scalars = _frozen(np.empty(0, np.intp)), self._memory, _frozen(scalars)
         for first in range(0, self._n_rows, self.plan.batch_size):
             rows = min(self.plan.batch_size, self._n_rows - first)
-            batch = Batch(order, first, rows, scalars[0], 0.0)
+            batch = Batch(order, first, rows, scalars[0], 0.0, np.uint64(0), np.uint64(0), 0)
             ops = self._accumulate if first else self._tables[0]
             loss += walk(WORDS, ops, batch, self._streams, memory, memory.arena)
             weight += sum_weights(self._streams, batch)

@@ -353,6 +353,8 @@ class Pool:
             "weighted": weights,
             "size": self.size,
             "inverted": n if self.positions > 1 and call.ordered else -1,
+            "seed_low": call.engine.seed % 2**32,
+            "seed_high": call.engine.seed >> 32,
         }
         return np.array([places.get(name, 0) for name in PLACES], np.int64)
 
@@ -602,7 +604,8 @@ class Engine:
         self._host = np.zeros(self.pool.size, plan.dtype)
         self._host_is_new, self._host_is_current = True, True
         self._report = np.zeros(len(REPORTED))
-        self._steps = 0
+        self._steps = self._first_step = 0
+        self.seed = 0
         self._busy = False
 
     @property
@@ -652,6 +655,10 @@ class Engine:
                 self.pool.part(self.slot).copy_to_device(self._host)
             self._host_is_new = False
 
+    def draw_from(self, seed, step):
+        """Random words are those of a seed from now on, and the next step has that number."""
+        self.seed, self._first_step = seed, step - self._steps
+
     def catch_up(self):
         """Nothing: no feature misses a step."""
 
@@ -665,6 +672,8 @@ class Engine:
         if weights is not None:
             weights = weights[orders] if orders is not None else np.tile(weights, (shape[0], 1))
         records = records_of(self.plan, shape, scalars, weights)
+        steps = np.cumsum(records[:, RECORD.rows] > 0) - 1
+        records[:, RECORD.step] = (self._first_step + self._steps + steps) % 2**32
         self._report = report = np.zeros(len(REPORTED) - 1 + len(losses))
         if stop is not None:
             report[REPORT.ruled] = 1

@@ -3,7 +3,6 @@
 Compiled among the ops of `numba_cpu`, by whose names these functions go.
 """
 
-from math import sqrt
 from types import FunctionType
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
         activate_custom,
         activate_with_slopes,
         extended_steps,
+        sqrt,
         step,
     )
 
@@ -220,8 +220,7 @@ _FUNCTIONS = (
 
 def compiled(jit, names):
     """`norm_op`, compiled by numba's `jit` among the names of `numba_cpu`."""
-    own = {name: v for name, v in globals().items() if name.isupper()}
-    made = {**names, **own, "sqrt": sqrt}
+    made = {**names, **{name: v for name, v in globals().items() if name.isupper()}}
     for function in _FUNCTIONS:
         name = function.__name__
         made[name] = jit(FunctionType(function.__code__, made, name))

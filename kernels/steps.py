@@ -170,32 +170,6 @@ def extension_of(words, op, batch, store, bias):
     )
 
 
-def step(words, op, batch, store, group, gradient, places):
-    """Steps as many elements as the gradient has, at places of weight and slots in the store."""
-    weight, slot_0, slot_1 = places
-    real, at = store.dtype.type, group * words.n_scalars
-    rate, decay = real(batch.scalars[at + words.rate]), real(batch.scalars[at + words.decay])
-    momentum = batch.scalars[at + words.momentum]
-    beta, rest = real(momentum), real(1 - momentum)
-    beta_2, rest_2 = real(op.beta_2), real(1 - op.beta_2)
-    inverse, epsilon = real(batch.inverse_weight), real(op.epsilon)
-    tiny = np.finfo(store.dtype).tiny  # what is smaller is taken for zero: arithmetic on it is slow
-    for j in range(gradient.size):
-        w = store[weight + j]
-        g = (gradient[j] + decay * w) * inverse
-        first = store[slot_0 + j]
-        if op.optimizer == words.adam:
-            first = beta * first + rest * g
-            second = beta_2 * store[slot_1 + j] + rest_2 * (g * g)
-            store[slot_1 + j] = second if second >= tiny else real(0)
-            w -= rate * first / (sqrt(second) + epsilon)
-        else:
-            first = beta * first - rate * g
-            w += beta * first - rate * g if op.optimizer == words.nesterov else first
-        store[slot_0 + j] = first if abs(first) >= tiny else real(0)
-        store[weight + j] = w
-
-
 def extended_steps(words, op, batch, store, gradient, parameter):
     """`step` of an extended op. `parameter` is whether it is a bias, and where it begins."""
     bias, place = parameter
@@ -238,7 +212,6 @@ def max_norm(words, op, batch, memory):
 
 def of_records(jit):
     """What steps on op records, compiled by `jit`: numba's, for the processor."""
-    known = _known(jit, sqrt)
-    found = step, extended_steps, gradient_squares, gradient_norm, max_norm
+    known, found = _known(jit, sqrt), (extended_steps, gradient_squares, gradient_norm, max_norm)
     _add(jit, known, extension_of, *found)
     return tuple(known[function.__name__] for function in found)

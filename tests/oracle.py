@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from scipy.special import erf, expit, log_expit, log_softmax, xlogy
+from scipy.special import betaincinv, erf, expit, log_expit, log_softmax, ndtri, xlogy
 
 OUTPUT_ACTIVATION = {
     "log_loss": "softmax",
@@ -441,6 +441,81 @@ def train(net, slots, data, orders, scalars, batch_size, step):
             net = net.with_parameters(new)
         losses.append(total / len(order))
     return net, slots, losses
+
+
+# Dropout, noise and mixup: what training does at random, by the words of the generator.
+
+INPUT_DROPOUT, INPUT_NOISE, MIXUP = 2**30, 2**30 + 1, 2**30 + 2
+
+
+@dataclass(frozen=True)
+class Random:
+    """What is drawn for a fit."""
+
+    seed: int
+    dropout: tuple = ()  # rate of each hidden layer
+    input_dropout: float = 0.0
+    input_noise: float = 0.0
+    mixup: float = 0.0
+
+    def kept(self, op, step, rate, shape):
+        """0 for what is dropped, or the factor of what is not."""
+        if not rate:
+            return np.ones(shape)
+        words = random_words((self.seed, step, op, 0, 0), shape).astype(np.float64)
+        return (words >= min(np.rint(rate * 2**32), 2**32 - 1)) / (1 - rate)
+
+    def noise(self, step, shape, bits):
+        """Standard normal numbers from so many bits of a word."""
+        words = random_words((self.seed, step, INPUT_NOISE, 0, 0), shape) >> (32 - bits)
+        return ndtri((words + 0.5) / 2.0**bits)
+
+    def mix(self, step):
+        """The share of a row in its pair."""
+        word = int(random_words((self.seed, step, MIXUP, 0, 0), (1, 1))[0, 0])
+        return betaincinv(self.mixup, self.mixup, (word + 0.5) / 2**32) if self.mixup else 1.0
+
+    def input(self, step, X, bits):
+        """A batch as the first layer gets it."""
+        mix = self.mix(step)
+        X = mix * X + (1 - mix) * X[partners(len(X))]
+        if self.input_noise:
+            X = X + self.input_noise * self.noise(step, X.shape, bits)
+        return X * self.kept(INPUT_DROPOUT, step, self.input_dropout, X.shape)
+
+
+def partners(n):
+    """Row that each of the n rows of a batch is mixed with."""
+    return (np.arange(n) + n // 2) % n
+
+
+def random_gradients(net, random, step, batch, decay=0.0, bits=32):
+    """Loss and gradients of a step that draws, as :func:`gradients` has them without that.
+
+    batch : (X, Y, sample_weight or None)
+    """
+    X, Y, sample_weight = batch
+    w = np.ones(len(Y)) if sample_weight is None else sample_weight
+    other, mix = partners(len(Y)), random.mix(step)
+    values, made = [random.input(step, X, bits)], [None]
+    for layer, name in enumerate(net.activations):
+        z = values[-1] @ net.weights[layer] + net.biases[layer]
+        h = ACTIVATE[name](z)
+        kept = random.kept(layer, step, random.dropout[layer], h.shape)
+        values.append(h * kept)
+        slope = DERIVATIVE_AT[name](z) if name in DERIVATIVE_AT else DERIVATIVE[name](h)
+        made.append(slope * kept)
+    P = ACTIVATE[OUTPUT_ACTIVATION[net.loss]](values[-1] @ net.weights[-1] + net.biases[-1])
+    pairs = [(mix, Y, w), (1 - mix, Y[other], w[other])]
+    delta = sum(share * (P - y) * weight[:, None] for share, y, weight in pairs)
+    value = sum(share * data_loss(net.loss, y, P, weight, net.clip) for share, y, weight in pairs)
+    dW, db = [], []
+    for layer in reversed(range(len(net.weights))):
+        dW.insert(0, (values[layer].T @ delta + decay * net.weights[layer]) / w.sum())
+        db.insert(0, delta.sum(axis=0) / w.sum())
+        if layer:
+            delta = (delta @ net.weights[layer].T) * made[layer]
+    return value + penalty(net, decay, w.sum()), [*dW, *db]
 
 
 # More optimizers: one step of one array p at rate lr by its gradient g, t = 1, 2, ...; slots is a

@@ -24,6 +24,7 @@ import hotloop
 import oracle
 import test_custom as custom
 import test_device_arrays as device_arrays
+import test_dropout as dropout
 import test_losses as more_losses
 import test_muon as muon
 import test_optimizers as optimizers
@@ -207,6 +208,27 @@ def test_more_pieces_and_shards_than_one(monkeypatch, team):
     assert_training_matches(problem, "adam", 31, gradients=None)
 
 
+@both_dtypes
+@pytest.mark.parametrize("name", ["one layer", "logistic", "csr", "mixed numbers", "small"])
+def test_dropout_noise_and_mixup(name, dtype, team):
+    """The oracle's masks, noise and pairs, in a block and in a grid."""
+    case = dropout.CASES[name]
+    dropout.assert_trains_as_the_oracle(case, "cuda", dtype, first_step=2**32 - 2)
+
+
+@both_dtypes
+def test_masks_are_bit_for_bit_the_oracles(dtype, team):
+    got = dropout.factors("cuda", dtype, n=8, units=9)
+    np.testing.assert_array_equal(got, dropout.masks_of(0.3, got.shape, dtype))
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-11), ("float32", 2e-6)])
+def test_noise_is_the_oracles(dtype, bound):
+    z = dropout.noise("cuda", dtype, (6, 50))
+    want = dropout.oracle.Random(dropout.SEED).noise(3, z.shape, 32 if dtype == "float64" else 23)
+    assert (np.abs(z - want) <= bound * np.maximum(np.abs(want), 1e-3)).all()
+
+
 def test_gradients_of_many_batches_add_up(monkeypatch, team):
     monkeypatch.setattr(plan, "GRADIENT_ROWS", 8)
     for sparse in (False, True):
@@ -260,11 +282,12 @@ def test_a_block_and_the_grid_compute_the_same_bits(monkeypatch):
 
 def test_cuda_has_a_function_for_every_op():
     """All kinds are told apart by its walk, but for those that others need or that it skips."""
-    from hotloop.kernels import cuda_ops
+    from hotloop.kernels import cuda_draws, cuda_muon, cuda_ops
 
-    told = inspect.getsource(cuda_ops.walker)
+    told = inspect.getsource(cuda_ops.walker) + inspect.getsource(cuda_draws.augment)
+    told += inspect.getsource(cuda_muon.muon_ops)
     missing = [kind for kind in KINDS if f"WORDS.{kind}" not in told]
-    assert missing == ["CSR_INDEX", "CSR_CATCH_UP", "ROUND"]
+    assert missing == ["CSR_INDEX", "CSR_CATCH_UP", "ROUND", "GRADIENT_SQUARES"]
 
 
 # The tests are tested.

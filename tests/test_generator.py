@@ -230,7 +230,7 @@ import numpy as np
 from numba import cuda
 from hotloop.kernels import philox
 
-random_block, uniform32, uniform64 = philox.compiled(cuda.jit(device=True))
+random_block, uniform32, uniform64, _ = philox.compiled(cuda.jit(device=True))
 
 @cuda.jit
 def draw(place, words, singles, doubles):

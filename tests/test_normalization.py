@@ -113,7 +113,7 @@ def oracle_train(net, data, orders, batch_size, optimizer):
 
     def step(parameters, grads):
         nonlocal slots
-        rate, momentum, _ = next(scalars)
+        rate, momentum = next(scalars)[:2]
         rates, momenta = [rate] * len(grads), [momentum] * len(grads)
         if optimizer == "adam":
             adam = OPTIMIZERS["adam"]

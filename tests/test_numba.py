@@ -166,15 +166,17 @@ def test_what_is_read_only_is_not_another_type(changed):
 def test_compiled_code_is_kept_apart_for_each_source():
     """Its file is named by all that it takes from other files, which numba does not look at."""
     numba_cpu = sys.modules[backends.engine_of("numba").__module__]
-    words = {**numba_cpu._WORDS, "relu": 99}
+    numba_jit = sys.modules[numba_cpu.jit.__module__]
+    words = {**numba_jit._WORDS, "relu": 99}
     changed = (
-        (words, kernels.OP_DTYPE, numba_cpu._GENERATOR),
-        (numba_cpu._WORDS, kernels.OP_DTYPE, ""),
+        (words, kernels.OP_DTYPE, numba_jit._SOURCES),
+        (numba_jit._WORDS, kernels.OP_DTYPE, ""),
     )
     for parts in changed:
-        assert numba_cpu.digest_of(*parts) != numba_cpu._DIGEST
-    assert numba_cpu._DIGEST in numba_cpu.walk.py_func.__qualname__
-    assert any(numba_cpu._DIGEST in path for path in cached_files(numba_cpu.walk))
+        assert numba_jit.digest_of(*parts) != numba_jit._DIGEST
+    assert "def dropout(" in numba_jit._SOURCES
+    assert numba_jit._DIGEST in numba_cpu.walk.py_func.__qualname__
+    assert any(numba_jit._DIGEST in path for path in cached_files(numba_cpu.walk))
 
 
 def cached_files(dispatcher):
@@ -203,7 +205,8 @@ def test_a_second_process_takes_compiled_code_from_the_cache():
 def test_numba_has_a_function_for_every_op():
     """All kinds are told apart by its walk, but for ROUND, which is of bfloat16."""
     numba_cpu = sys.modules[backends.engine_of("numba").__module__]
-    told = inspect.getsource(numba_cpu.walk.py_func)
+    walks = numba_cpu.walk, numba_cpu.augment, numba_cpu.muon_op
+    told = "".join(inspect.getsource(function.py_func) for function in walks)
     assert [kind for kind in KINDS if f"words.{kind}" not in told] == ["ROUND"]
 
 

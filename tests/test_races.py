@@ -137,6 +137,15 @@ def test_functions_of_the_user(each_way):
     each_way(lambda: model.fit(X, y).coefs_)
 
 
+def test_what_is_drawn(each_way):
+    """Dropout, noise, and mixup with its two losses of a row."""
+    X, y = load_iris(return_X_y=True)
+    X, y = X[::10], y[::10]
+    drawn = {"dropout": 0.3, "input_dropout": 0.1, "input_noise": 0.2, "mixup": 0.4}
+    model = MLPClassifier((5, 4), max_iter=2, batch_size=8, device="cuda", random_state=0, **drawn)
+    each_way(lambda: model.fit(X, y).coefs_)
+
+
 def test_many_models(each_way):
     """Blocks that never meet share nothing that one of them writes."""
     X, y = load_iris(return_X_y=True)

@@ -16,7 +16,7 @@ import scipy.sparse
 import sklearn
 
 from hotloop import kernels
-from hotloop.kernels import CPU_BACKENDS, DTYPES, backend_of
+from hotloop.kernels import CPU_BACKENDS, DTYPES, backend_of, philox
 from hotloop.plan import (
     GROUPS,
     SCALARS,
@@ -127,7 +127,8 @@ class TableRunner:
             `n_epochs` says how many.
         scalars : ndarray of float64, shape (M, E * S, groups, scalars)
             Rate, momentum and decay of each parameter group in each of the S steps an epoch
-            has. A step uses up a row; a batch without weight is no step.
+            has, and what share a row has in its pair under mixup. A step uses up a row; a batch
+            without weight is no step.
         stop : ndarray of float64, shape (M, 4), optional
             Best loss, tol, epochs without improvement, epochs to allow: scikit-learn's rule,
             applied after each epoch and kept up to date.
@@ -192,8 +193,9 @@ class TableRunner:
         loss, weight, squares = self._engine.gradient(scalars)
         self._engine.unpack("gradient", *record_views(network, out))
         weights = (weight_views(network, flat)[0] for flat in (out, parameters))
-        for gradient, value in zip(*weights, strict=True):
-            gradient += decay * value
+        for layer, gradient, value in zip(network.layers, *weights, strict=True):
+            if layer.trained:
+                gradient += decay * value
         out /= weight
         return (loss + 0.5 * squares) / weight
 
@@ -212,6 +214,7 @@ class TableRunner:
     def write_state(self, state: State) -> None:
         """Take weights, step count and moments from `state`, which is not written to."""
         self._first_step = state.step - self.steps
+        self._engine.draw_from(state.seed, state.step)
         for which, array in self._arrays(state):
             self._engine.pack(which, *record_views(self.plan.network, array[0]))
 
@@ -277,7 +280,7 @@ def _readable_rows(X: Any, plan: Plan) -> Any:
 
 def _require_room(out: np.ndarray, X: Any, plan: Plan) -> None:
     """Refuse an array that outputs cannot be written to."""
-    shape = (X.shape[0], plan.network.n_outputs)
+    shape = (X.shape[0], plan.n_outputs)
     if out.shape != shape or out.dtype != plan.dtype or not out.flags.carray:
         raise ValueError(
             f"out must be a writable C-contiguous array of {plan.dtype} and shape {shape}, "
@@ -586,7 +589,7 @@ def predict(
     dtype = plan.dtype
     arrays = ([_readable(a, dtype) for a in some] for some in (coefs, intercepts, vectors))
     engine.pack("parameters", *with_vectors(*arrays))
-    out = np.empty((X.shape[0], plan.network.n_outputs), dtype=dtype)
+    out = np.empty((X.shape[0], plan.n_outputs), dtype=dtype)
     return _predict(engine, X, out, plan)
 
 
@@ -615,6 +618,11 @@ def shuffle(rng: np.random.RandomState, orders: np.ndarray) -> None:
     for epoch, order in enumerate(orders):
         order[:] = orders[max(epoch - 1, 0)]
         rng.shuffle(order)
+
+
+def random_words(seed: int, steps: np.ndarray, op: int) -> np.ndarray:
+    """The generator's word (0, 0) of an op in each of some steps, uint64; see abi.h, hl_draw."""
+    return philox.block(seed, steps, op, 0, 0)[0]
 
 
 def config() -> dict[str, Any]:
@@ -690,6 +698,7 @@ __all__ = [
     "open_runner",
     "predict",
     "predicts_few_rows",
+    "random_words",
     "shuffle",
     "times_faster",
     "to_device",

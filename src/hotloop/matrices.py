@@ -25,8 +25,9 @@ class Matrices:
         self.lowering = lowering
         self.optimizer = lowering.optimizer
         orthogonalizes = self.optimizer is not None and self.optimizer.orthogonalizes
-        #: Neither the first nor the last.
-        self.layers = range(1, len(lowering.shapes) - 1) if orthogonalizes else range(0)
+        #: Neither the first nor the last, and those that are trained.
+        self.layers = [k for k in lowering.trained if 0 < k < len(lowering.shapes) - 1]
+        self.layers *= orthogonalizes
         self.made: dict[int, int] = {}  # where the store has orthogonal matrices in the end
 
     def place(self, layer: int) -> list[int]:

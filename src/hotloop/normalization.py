@@ -79,7 +79,8 @@ class Normalizations:
                 slots = {f"{name}_{slot}": self.unused for slot in self.lowering.slots}
                 slots[f"{name}_average"] = places[name]
                 fields = {"weight": places[name], "bias": places[name]}
-                for sort in (*self.lowering.slots, "gradient"):
+                frozen = self.lowering.optimizer and layer not in self.lowering.trained
+                for sort in (*self.lowering.slots, *([] if frozen else ["gradient"])):
                     place = (slots | places).get(f"{name}_{sort}", -1)
                     fields |= {f"weight_{sort}": place, f"bias_{sort}": place}
                 layout = LAYOUTS["panels"]
@@ -158,6 +159,8 @@ class Normalizations:
         """What sums up the squares of the gradients of scales and biases."""
         ops = []
         for layer in self.places:
+            if layer not in self.lowering.trained:
+                continue
             op = self.op("GRADIENT_SQUARES", layer, **self.lowering.optimizer_fields())
             op["layout"], op["grain"] = LAYOUTS["panels"], 1
             op["units"] = self.lowering.panels(self.lowering.shapes[layer][1])
@@ -168,6 +171,8 @@ class Normalizations:
         """What steps on scales and biases, and takes note of the statistics of the batch."""
         ops = []
         for layer, read in self.read.items():
+            if layer not in self.lowering.trained:
+                continue
             norm = self.layers[layer].normalization
             fields = {**read, **self.running(layer), **self.lowering.optimizer_fields()}
             op = self.op("NORM_UPDATE", layer, **fields, gradient=GRADIENTS["update"])

@@ -30,6 +30,7 @@ from hotloop.kernels import (
     backend_of,
 )
 from hotloop.kernels import SCALARS as SCALARS
+from hotloop.kernels.philox import threshold
 from hotloop.matrices import Matrices
 from hotloop.normalization import NORM_START, Normalizations
 from hotloop.spec import KNOWN_BY_VALUE, BatchNorm, Function, Network, Optimizer
@@ -38,6 +39,9 @@ from hotloop.spec import KNOWN_BY_VALUE, BatchNorm, Function, Network, Optimizer
 GROUPS = ("weight", "bias")
 #: What the flat vector has of the layers, in this order.
 PARTS = ("weight", "bias", *NORM_START)
+
+#: Numbers by which ops draw from the generator (abi.h), besides those of layers.
+INPUT_DROPOUT, INPUT_NOISE, MIXUP = range(2**30, 2**30 + 3)
 
 LINE_BYTES = 64
 #: What products may read instead of float32, and the bytes of such a number.
@@ -183,6 +187,11 @@ class Plan:
     views: Mapping[str, tuple[int, tuple[int, ...]]] = field(repr=False)
     n_parameters: int
 
+    @property
+    def n_outputs(self) -> int:
+        """Columns of predictions."""
+        return int(self.inference_ops[-1]["O"])
+
     def __str__(self) -> str:
         names, dtypes = list(KINDS), list(DTYPES)
         columns = f"{'inputs':>8}{'outputs':>8}{'layout':>8}"
@@ -210,11 +219,15 @@ class State:
         The optimizer's moments, laid out as the parameters; one that is not there is zero.
     step : int
         Optimizer steps taken so far.
+    seed : int
+        Key of the random words of dropout, noise and mixup, 64 bits; the number of a step says
+        which are its own.
     """
 
     parameters: np.ndarray | None
     slots: dict[str, np.ndarray]
     step: int = 0
+    seed: int = 0
 
 
 def layer_shapes(network: Network) -> list[tuple[int, int]]:
@@ -337,7 +350,7 @@ def init_parameters(
     linear neural networks", section 3. Klambauer, Unterthiner, Mayr and Hochreiter (2017),
     "Self-normalizing neural networks", for selu.
     """
-    flat = empty_vector(n_parameters(network), dtype)
+    flat = without_weights(network, dtype)
     weights, biases = weight_views(network, flat)
     hidden = [layer.activation for layer in network.layers[:-1]]
     drawn_for = [*hidden, output or (hidden[-1] if hidden else "identity")]
@@ -350,6 +363,12 @@ def init_parameters(
         bound = np.sqrt((2.0 if activation == "logistic" else 6.0) / sum(weight.shape))
         weight[...] = rng.uniform(-bound, bound, weight.shape)
         bias[...] = rng.uniform(-bound, bound, bias.shape)
+    return flat
+
+
+def without_weights(network: Network, dtype: np.dtype | type) -> np.ndarray:
+    """A flat vector of which only the vectors of normalizations are set, to where they start."""
+    flat = empty_vector(n_parameters(network), dtype)
     for name, vectors in norm_views(network, flat).items():
         for vector in vectors:
             vector[...] = NORM_START[name]
@@ -432,6 +451,11 @@ class _Lowering:
         self.runs = backend_of(backend)
         self.dtype = np.dtype(dtype)
         self.operands = operands or self.dtype.name
+        if sparse and network.changes_input and optimizer:
+            raise ValueError(
+                "input_dropout, input_noise and mixup change whole rows, which need a dense X; of "
+                "a sparse X drop outputs of hidden layers (dropout)."
+            )
         self.rounds = self.operands != self.dtype.name
         self.optimizer = optimizer
         self.in_place = in_place
@@ -440,6 +464,7 @@ class _Lowering:
         self.sizes = self.runs.geometry(DTYPES[self.dtype.name])
         self.shapes = layer_shapes(network)
         self.functions = functions_of(network)
+        self.trained = [k for k, layer in enumerate(network.layers) if layer.trained]
         self.store = _Buffer()
         self.clip_scale: int | None = None  # where the store has the factor that clips by norm
         self.slots = slot_fields(optimizer)
@@ -645,10 +670,11 @@ class _Lowering:
         )
 
     def inference(
-        self, parameters: list[dict[str, int]], raw: bool
+        self, parameters: list[dict[str, int]], raw: bool, depth: int | None
     ) -> tuple[np.ndarray, int, _Buffer, int]:
-        """Forward ops over two buffers in turn; their rows, the arena they need, and where in it
-        the scratch is, which has room for a panel of any weight that is read in place.
+        """Forward ops over two buffers in turn, of all layers or some; their rows, the arena they
+        need, and where in it the scratch is, which has room for a panel of any weight that is read
+        in place.
         """
         widest = max(self.output_stride(layer) for layer in range(len(self.shapes)))
         rows = _chunk_rows(2 * widest * self.dtype.itemsize) * self.runs.chunks
@@ -659,17 +685,16 @@ class _Lowering:
         scratch = self.take(arena, longest * widest_panel)
         buffers = [self.take(arena, rows * widest) for _ in range(2)]
         source = {"from_stream": 1}
-        for layer, fields in enumerate(parameters):
+        for layer, fields in enumerate(parameters[:depth]):
             output = _Rows(buffers[layer % 2], self.output_stride(layer))
             ops.append(self.forward(layer, fields, source, output, self.dtype.name))
             ops += self.norms.predict(layer, arena, rows, output)
             source = {"input": output.place, "ld_input": output.ld}
-        last = len(self.shapes) - 1
-        link = "identity" if raw else self.network.loss.output_activation
+        link = "identity" if raw or depth else self.network.loss.output_activation
         ops.append(
             self.record(
                 "OUTPUT",
-                last,
+                layer,
                 output=output.place,
                 ld_output=output.ld,
                 activation=ACTIVATIONS[link],
@@ -704,8 +729,11 @@ class _Lowering:
         return shared, outputs, d_outputs
 
     def keeps_slopes(self, layer: int) -> bool:
-        """Whether the slopes of a layer's activation are not known from its outputs."""
-        return self.network.layers[layer].activation not in KNOWN_BY_VALUE
+        """Whether slopes are kept beside outputs, which do not tell them: of other activations than
+        those known by value, and of outputs that are dropped.
+        """
+        made_by = self.network.layers[layer]
+        return made_by.activation not in KNOWN_BY_VALUE or made_by.dropout > 0
 
     def slope_fields(self, layer: int, rows: Callable[[int], _Rows]) -> dict[str, int]:
         """Room for the slopes that a layer keeps beside its outputs."""
@@ -743,10 +771,10 @@ class _Lowering:
             ops.append(
                 self.record("CSR_INDEX", 0, **{**parameters[0], "units": 1, "gradient": mode})
             )
-            if self.optimizer and not self.csr.lazy:
+            if self.optimizer and not self.csr.lazy and 0 in self.trained:
                 ops.append(self.catch_up(parameters[0]))
         else:
-            ops.append(self.record("GATHER", 0, output=gathered.place, ld_output=gathered.ld))
+            ops += self.input_ops(gathered, rows)
             input = operand(0, self.shapes[0][0], gathered)
             sources[0] = {"input": input.place, "ld_input": input.ld}
         slopes: list[dict[str, int]] = []
@@ -756,18 +784,15 @@ class _Lowering:
             z = self.norms.input(layer, made, rows)
             ops.append(self.forward(layer, {**fields, **slopes[layer]}, sources[layer], z, of))
             ops += self.norms.forward(layer, (arena, batch_size), z, made, slopes[layer])
+            ops += self.dropout_ops(layer, made, slopes[layer])
             if layer < last:
                 input = operand(layer + 1, self.shapes[layer][1], made)
                 sources.append({"input": input.place, "ld_input": input.ld})
-        made = outputs[last]
-        end = {"output": made.place, "d_output": made.place, "ld_output": made.ld}
-        if self.network.loss.function is not None:
-            end["function"] = self.functions.index(self.network.loss.function)
-        ops.append(self.record("LOSS", last, **end, row_loss=row_loss))
+        ops += self.loss_ops(outputs[last], row_loss, rows)
         deltas: dict[int, _Rows] = {}
         for layer in range(last, -1, -1):
             delta = deltas[layer] = operand(layer, self.shapes[layer][1], d_outputs[layer])
-            if layer == 0:
+            if layer == self.trained[0]:
                 break
             fields = {**parameters[layer], **sources[layer], **slopes[layer - 1]}
             ops.append(self.backward_input(layer, fields, delta, d_outputs[layer - 1]))
@@ -777,6 +802,64 @@ class _Lowering:
             ops += through
         ops += self.parameter_ops(parameters, sources, deltas, batch_size, gradients)
         return np.array(ops, dtype=OP_DTYPE), arena.n_bytes
+
+    def input_ops(self, gathered: _Rows, rows: Callable[[int], _Rows]) -> list[np.ndarray]:
+        """Rows of a dense input, and what becomes of them at random: mixup, noise, dropout."""
+        network, output = self.network, {"output": gathered.place, "ld_output": gathered.ld}
+        columns = {"O": self.shapes[0][0], **output}
+        ops = [self.record("GATHER", 0, **output)]
+        if network.mixup:
+            partners = rows(gathered.ld)
+            places = {"output": partners.place, "ld_output": partners.ld}
+            ops.append(self.record("PARTNER_GATHER", 0, **places))
+            ops.append(self.mix(columns, partners))
+        if network.input_noise:
+            noise = {"draw": INPUT_NOISE, "scale": network.input_noise}
+            ops.append(self.record("NOISE", 0, **columns, **noise))
+        if network.input_dropout:
+            drop = self.drop_fields(INPUT_DROPOUT, network.input_dropout)
+            ops.append(self.record("DROPOUT", 0, **columns, **drop))
+        return ops
+
+    def drop_fields(self, draw: int, rate: float) -> dict[str, int | float]:
+        return {"draw": draw, "threshold": threshold(rate), "scale": 1 / (1 - rate)}
+
+    def dropout_ops(self, layer: int, made: _Rows, slopes: Mapping[str, int]) -> list[np.ndarray]:
+        """Drops outputs of a layer, if need be, and their slopes with them."""
+        rate = self.network.layers[layer].dropout
+        if not rate:
+            return []
+        output = {"output": made.place, "ld_output": made.ld, **slopes}
+        return [self.record("DROPOUT", layer, **output, **self.drop_fields(layer, rate))]
+
+    def loss_ops(
+        self, made: _Rows, row_loss: int, rows: Callable[[int], _Rows]
+    ) -> list[np.ndarray]:
+        """From outputs to their deltas. Under mixup the losses by both targets of a pair are
+        mixed: the second is computed from a copy of the outputs.
+        """
+        last, function = len(self.shapes) - 1, self.network.loss.function
+        end = {"ld_output": made.ld}
+        if function is not None:
+            end["function"] = self.functions.index(function)
+        places = {"output": made.place, "d_output": made.place, "row_loss": row_loss}
+        loss = self.record("LOSS", last, **end, **places)
+        if not self.network.mixup:
+            return [loss]
+        other, other_loss = rows(made.ld), rows(1)
+        places = {"output": other.place, "d_output": other.place, "row_loss": other_loss.place}
+        copied = {"input": made.place, "ld_input": made.ld}
+        return [
+            self.record("PARTNER_LOSS", last, **end, **copied, **places),
+            loss,
+            self.mix(
+                {"O": self.shapes[last][1], "output": made.place, "ld_output": made.ld}, other
+            ),
+            self.mix({"O": 1, "output": row_loss, "ld_output": 1}, other_loss),
+        ]
+
+    def mix(self, columns: Mapping[str, int], partners: _Rows) -> np.ndarray:
+        return self.record("MIX", 0, **columns, input=partners.place, ld_input=partners.ld)
 
     def backward_input(
         self, layer: int, fields: Mapping[str, int], delta: _Rows, d_input: _Rows
@@ -803,7 +886,8 @@ class _Lowering:
         """The rest of a step, after the gradients of the inputs."""
         ops, updates, matrices = [], [], self.matrices.ops(parameters)
         mode = "update" if gradients == "fused" else "overwrite"
-        for layer, fields in enumerate(parameters):
+        for layer in self.trained:
+            fields = parameters[layer]
             if gradients == "sharded":
                 fields = fields | {"shard_rows": -(-batch_size // self.shards(batch_size))}
             if layer in self.norms.places:
@@ -841,6 +925,7 @@ class _Lowering:
                 fields | ({"bias": -1} if layer in self.norms.places else {}),
             )
             for layer, fields in enumerate(parameters)
+            if layer in self.trained
         ]
         ops += self.norms.squares()
         ends = np.cumsum([int(op["units"]) for op in ops])
@@ -864,6 +949,7 @@ class _Lowering:
                 {**fields, **how, "units": 1 if self.narrow(layer) else self.panels(O)},
             )
             for layer, (fields, (_, O)) in enumerate(zip(parameters, self.shapes, strict=True))
+            if layer in self.trained
         ]
 
     def parameter_op(self, kind: str, layer: int, fields: Mapping[str, int | float]) -> np.ndarray:
@@ -996,7 +1082,12 @@ def _require_steps(lowering: _Lowering, gradients: str) -> None:
 
 
 def _compile(
-    lowering: _Lowering, *, batch_size: int = 0, gradients: str | None = None, raw: bool = False
+    lowering: _Lowering,
+    *,
+    batch_size: int = 0,
+    gradients: str | None = None,
+    raw: bool = False,
+    depth: int | None = None,
 ) -> Plan:
     network = lowering.network
     gradients = gradients or lowering.gradients(batch_size)
@@ -1011,7 +1102,9 @@ def _compile(
         for layer in range(len(network.layers))
     ]
     lowering.norms.place(parameters, train=train)
-    inference_ops, inference_rows, inference_arena, scratch = lowering.inference(parameters, raw)
+    inference_ops, inference_rows, inference_arena, scratch = lowering.inference(
+        parameters, raw, depth
+    )
     ops, arena, evaluation_ops = np.zeros(0, OP_DTYPE), 0, np.zeros(0, OP_DTYPE)
     if lowering.optimizer and lowering.optimizer.clip_norm is not None:
         lowering.clip_scale = lowering.take(lowering.store, 1)
@@ -1024,9 +1117,12 @@ def _compile(
         lowering.record("UPDATE", i, **fields, dtype=DTYPES[lowering.products_of(i)])
         for i, fields in enumerate(parameters)
     ]
+    if lowering.optimizer:
+        for i in set(range(len(parameters))) - set(lowering.trained):
+            records[i]["weight_gradient"] = records[i]["bias_gradient"] = -1
     parameter_ops = np.array([*records, *lowering.norms.records()], dtype=OP_DTYPE)
     catch_up_ops = np.zeros(0, OP_DTYPE)
-    if lowering.sparse and lowering.optimizer is not None:
+    if lowering.sparse and lowering.optimizer is not None and 0 in lowering.trained:
         catch_up_ops = np.array([lowering.catch_up(parameters[0])], OP_DTYPE)
     tables = (ops, accumulate_ops, inference_ops, evaluation_ops, parameter_ops, catch_up_ops)
     for table in tables:
@@ -1163,6 +1259,11 @@ def compile_gradients(
     """
     if any(isinstance(layer.normalization, BatchNorm) for layer in network.layers):
         raise ValueError("the gradient of a whole data set is of many batches: no BatchNorm.")
+    if network.draws:
+        raise ValueError(
+            "dropout, input_dropout, input_noise and mixup are for training in steps; the loss of "
+            "all rows and its gradient are not drawn."
+        )
     lowering = _Lowering(network, dtype, None, sparse=sparse, backend=backend)
     return _compile(lowering, batch_size=min(n_rows, GRADIENT_ROWS), gradients="kept")
 
@@ -1178,10 +1279,12 @@ def compile_inference(
     dtype: np.dtype | type,
     sparse: bool = False,
     raw: bool = False,
+    depth: int | None = None,
     in_place: bool = False,
     backend: str = DEFAULT_BACKEND,
 ) -> Plan:
-    """Compile a forward pass; with `raw` the output activation is left out.
+    """Compile a forward pass; with `raw` the output activation is left out, and with a `depth` all
+    but so many layers, whose outputs are then those of the plan.
 
     With `in_place` it reads weights where they lie, each thread panel by panel for each piece of
     the rows; see :func:`reads_in_place` (measured by benchmarks/predictions.py, "few").
@@ -1189,4 +1292,4 @@ def compile_inference(
     if in_place and not backend_of(backend).in_place:
         raise ValueError(f"backend {backend!r} does not read weights in place.")
     lowering = _Lowering(network, dtype, None, sparse=sparse, in_place=in_place, backend=backend)
-    return _compile(lowering, raw=raw)
+    return _compile(lowering, raw=raw, depth=depth)

@@ -6,6 +6,7 @@ knows its own shapes and nothing of kernels, buffers or scikit-learn.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -175,11 +176,18 @@ class Dense:
         activation belongs to the loss.
     normalization : BatchNorm, LayerNorm or None
         Between product and activation; None for an output layer.
+    trained : bool
+        Whether steps change its parameters.
+    dropout : float
+        Rate at which training drops each output: it is 0, or else ``1 / (1 - dropout)`` times what
+        it would be.
     """
 
     units: int
     activation: str | Function = "identity"
     normalization: Normalization | None = None
+    trained: bool = True
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.units < 1:
@@ -188,6 +196,8 @@ class Dense:
             raise ValueError(
                 f"Dense: activation must be one of {ACTIVATIONS}, got {self.activation!r}."
             )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"Dense: dropout must be in [0, 1), got {self.dropout!r}.")
 
     def out_shape(self, in_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of one output row for one input row of shape ``(I,)``."""
@@ -214,15 +224,24 @@ class Network:
         At least one; the last is the output layer and has identity activation.
     loss : Loss
         One of :data:`LOSSES`, or of :func:`custom_loss`.
+    input_dropout, input_noise : float
+        What training does to each input: drops it at a rate, after it added normal noise of such a
+        standard deviation.
+    mixup : float
+        Before that training mixes each row with another of the batch, in a ratio drawn from
+        Beta(mixup, mixup) for each step, and their losses likewise. 0 stands for no mixing.
     """
 
     in_shape: tuple[int, ...]
     layers: tuple[Dense, ...]
     loss: Loss
+    input_dropout: float = 0.0
+    input_noise: float = 0.0
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.layers:
-            raise ValueError("Network: at least one layer is needed, got none.")
+        if not any(layer.trained for layer in self.layers):
+            raise ValueError("Network: at least one layer that is trained is needed, got none.")
         row = LOSSES.get(self.loss.name)
         if self.loss.function is None and (
             row is None or replace(self.loss, parameters=row.parameters) != row
@@ -239,10 +258,31 @@ class Network:
             )
         if self.layers[-1].normalization is not None:
             raise ValueError("Network: the output layer has no normalization; leave it at None.")
+        if self.layers[-1].dropout:
+            raise ValueError("Network: outputs are never dropped; give the last layer dropout=0.")
+        if not 0 <= self.input_dropout < 1:
+            raise ValueError(
+                f"Network: input_dropout must be in [0, 1), got {self.input_dropout!r}."
+            )
+        for name in ("input_noise", "mixup"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"Network: {name} must be 0 or more and finite, got {getattr(self, name)!r}."
+                )
 
     @property
     def n_outputs(self) -> int:
         return self.layers[-1].units
+
+    @property
+    def changes_input(self) -> bool:
+        """Whether training changes its input at random, which has to be dense then."""
+        return bool(self.input_dropout or self.input_noise or self.mixup)
+
+    @property
+    def draws(self) -> bool:
+        """Whether training draws random words."""
+        return self.changes_input or any(layer.dropout for layer in self.layers)
 
 
 @dataclass(frozen=True, kw_only=True)

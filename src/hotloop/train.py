@@ -17,10 +17,11 @@ from typing import Any, Protocol
 import numpy as np
 import scipy.optimize
 import scipy.sparse
+import scipy.special
 from sklearn.exceptions import ConvergenceWarning
 
-from .backends import Runner, open_runner, shuffle, times_faster
-from .plan import GROUPS, SCALARS, Plan, State, compile_gradients
+from .backends import Runner, open_runner, random_words, shuffle, times_faster
+from .plan import GROUPS, MIXUP, SCALARS, Plan, State, compile_gradients
 from .schedules import Adaptive, Schedule, Steps
 
 Array = np.ndarray
@@ -136,6 +137,10 @@ class History:
         Samples that have gone by, over all calls.
     n_epochs : int
         Epochs of this call.
+    n_steps : int
+        Optimizer steps over all calls, by whose numbers random words are drawn.
+    seed : int or None
+        Of these words; None as long as none are drawn.
     """
 
     loss_curve: list[float] = field(default_factory=list)
@@ -146,6 +151,8 @@ class History:
     validation_losses: list[float] | None = None
     n_seen: int = 0
     n_epochs: int = 0
+    n_steps: int = 0
+    seed: int | None = None
 
     @property
     def loss(self) -> float:
@@ -417,7 +424,10 @@ class EpochLoop:
         self._rates = np.empty(0)  # of the steps of a call
         self._steps_noted = 0
         self._state = State(
-            start[np.newaxis], {k: v[np.newaxis] for k, v in moments.items()}, optimizer.step
+            start[np.newaxis],
+            {k: v[np.newaxis] for k, v in moments.items()},
+            history.n_steps,
+            history.seed or 0,
         )
         self._weights.begin(self._state)
 
@@ -526,7 +536,17 @@ class EpochLoop:
         scalars[..., GROUPS.index("bias"), SCALARS.index("shrink")] = 1  # biases do not decay
         self._rates = scalars[0, :, 0, SCALARS.index("rate")]
         scalars[..., GROUPS.index("weight"), SCALARS.index("decay")] = self.settings.alpha
+        if self.plan.network.mixup:
+            shares = self._shares(n_epochs * self.n_steps)
+            scalars[..., SCALARS.index("mix")] = shares[:, np.newaxis]
         return scalars
+
+    def _shares(self, n_steps: int) -> Array:
+        """What share each row has in its pair in the next steps, from Beta(mixup, mixup)."""
+        steps = self.history.n_steps + np.arange(n_steps)
+        places = (random_words(self.history.seed or 0, steps, MIXUP) + 0.5) / 2**32
+        alpha = self.plan.network.mixup
+        return scipy.special.betaincinv(alpha, alpha, places)
 
     def _steps(self, n_epochs: int) -> Steps:
         """The steps of the next epochs."""
@@ -549,6 +569,7 @@ class EpochLoop:
         history = self.history
         n_steps = self._runner.steps - self._steps_noted
         self._steps_noted += n_steps
+        history.n_steps += n_steps
         history.loss_curve.extend(map(float, losses))
         history.n_epochs += len(losses)
         history.n_seen += len(losses) * self.n_rows

@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -969,6 +969,111 @@ def hidden_layer_sizes(value: Any) -> tuple[int, ...]:
     if any(size <= 0 for size in sizes):
         raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
     return tuple(int(size) for size in sizes)
+
+
+def frozen_layers(value: Any, n_layers: int) -> frozenset[int]:
+    """Numbers of the layers that are not to be trained.
+
+    Parameters
+    ----------
+    value : array-like of int or None
+        The estimator's parameter; -1 is the output layer.
+    n_layers : int
+        Layers that have weights.
+
+    Returns
+    -------
+    frozenset of int
+        From 0, the first layer after the input.
+
+    Raises
+    ------
+    ValueError
+        For anything but numbers of layers, or for all of them.
+    """
+    numbers = [] if value is None else list(value)
+    if not all(isinstance(k, Integral) and -n_layers <= k < n_layers for k in numbers):
+        raise ValueError(
+            f"frozen_layers must be numbers from {-n_layers} to {n_layers - 1}, since there are "
+            f"{n_layers} layers with weights; got {value}."
+        )
+    frozen = frozenset(int(k) % n_layers for k in numbers)
+    if len(frozen) == n_layers:
+        raise ValueError(
+            f"frozen_layers={value} leaves nothing to train of {n_layers} layers. Leave one out."
+        )
+    return frozen
+
+
+def dropout(value: Any, n_hidden: int) -> tuple[float, ...]:
+    """Rate at which training drops the outputs of each hidden layer.
+
+    Parameters
+    ----------
+    value : float or array-like of float
+        The estimator's parameter: one rate for all, or one for each.
+    n_hidden : int
+        Hidden layers.
+
+    Returns
+    -------
+    tuple of float
+        Of length `n_hidden`.
+
+    Raises
+    ------
+    ValueError
+        For anything but numbers in [0, 1), or as many of them as there are hidden layers.
+    """
+    rates = [value] * n_hidden if isinstance(value, Real) else list(value)
+    if not all(isinstance(rate, Real) and 0 <= rate < 1 for rate in rates):
+        raise ValueError(f"dropout must be rates in [0, 1), got {value!r}.")
+    if len(rates) != n_hidden:
+        raise ValueError(
+            f"dropout must be one rate, or one for each of the {n_hidden} hidden layers, got "
+            f"{value!r}."
+        )
+    return tuple(float(rate) for rate in rates)
+
+
+def initial_parameters(init: Any, network: Network, dtype: Any) -> list[Array]:
+    """Weights and biases that the user wants to start from.
+
+    Parameters
+    ----------
+    init : (list of array-like, list of array-like)
+        Those of each layer, as `coefs_` and `intercepts_` have them.
+    network : Network
+        What is to be trained.
+    dtype : dtype
+        What is computed with.
+
+    Returns
+    -------
+    list of ndarray
+        All weights, then all biases, C-contiguous and of that dtype.
+
+    Raises
+    ------
+    ValueError
+        If it is no such pair, of other shapes, or not finite.
+    """
+    if len(init) != 2 or any(isinstance(part, str) for part in init):
+        raise ValueError(
+            f"init must be a name or a pair of lists, weights and biases of each layer; got {init}."
+        )
+    coefs, intercepts = parameters(*init)
+    have = [coefs[0].shape[0], *(len(b) for b in intercepts)]
+    want = [network.in_shape[0], *(layer.units for layer in network.layers)]
+    if have != want:
+        raise ValueError(
+            f"init holds layers of {have} units, but X, hidden_layer_sizes and y ask for {want}."
+        )
+    with np.errstate(over="ignore"):
+        arrays = as_dtype([*coefs, *intercepts], dtype)
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ValueError(f"init must hold numbers that are finite in {np.dtype(dtype)}.")
+    return arrays
 
 
 def parameters(coefs: Sequence[Any], intercepts: Sequence[Any]) -> tuple[list[Array], list[Array]]:

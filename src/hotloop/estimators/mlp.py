@@ -231,13 +231,24 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         'balanced' for each; the weights of a sample's labels are multiplied. They count in
         validation scores, too. `partial_fit`, which does not see all samples, takes no 'balanced'.
     dropout : float or array-like of float of shape (n_layers - 2,), default=0.0
-        Not built yet.
+        The rate in [0, 1) at which each training step drops outputs of hidden layers: each is 0
+        with that probability, else ``1 / (1 - dropout)`` times what it would be, so that its mean
+        stays (Srivastava et al. 2014, "Dropout", JMLR 15, sections 4 and 10). One rate for all
+        hidden layers, or one for each. Predictions drop nothing, and so do scores of
+        `early_stopping`. What is dropped is up to `random_state` alone: it is the same on every
+        backend and any number of threads. Not for 'lbfgs', like the next three.
     input_dropout : float, default=0.0
-        Not built yet.
+        The same rate for the inputs. Needs a dense X.
     input_noise : float, default=0.0
-        Not built yet.
+        Standard deviation of the normal numbers that each training step adds to all inputs,
+        before it drops any. Needs a dense X, and columns that are scaled alike.
     mixup : float, default=0.0
-        Not built yet.
+        Mixes rows in pairs (Zhang et al. 2018, "mixup", ICLR, section 2): each step trains on
+        ``m * x_i + (1 - m) * x_j`` by the loss
+        ``m * w_i * loss(y_i) + (1 - m) * w_j * loss(y_j)``, w being sample weights. m is drawn
+        from Beta(mixup, mixup) for each step; i are the rows of the batch, in random order, j is
+        half a batch further on. 0 mixes nothing; 0.1 to 0.4 are usual. Noise and dropout come
+        after it. Needs a dense X.
     normalization : {'batch', 'layer'}, BatchNorm, LayerNorm or None, default=None
         What the sums z of each hidden layer become before the activation:
         ``norm_scales_ * (z - mean) / sqrt(variance + epsilon) + intercepts_``. 'batch' takes
@@ -263,7 +274,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         Largest absolute value of an element of the gradient, the penalty included: larger ones are
         set to it, after `clip_norm`. Not for 'lbfgs'.
     init : {'auto', 'glorot_uniform', 'glorot_normal', 'he_uniform', 'he_normal', 'lecun_uniform', \
-            'lecun_normal', 'orthogonal'}, default='auto'
+            'lecun_normal', 'orthogonal'} or pair of lists of array-like, default='auto'
         How weights are drawn, with ``I`` inputs and ``O`` outputs of a layer: with variance
         ``2 / (I + O)`` [1]_, ``2 / I`` [12]_ or ``1 / I`` [13]_, uniform or normal; or a matrix
         with orthogonal columns (rows, if these are fewer) of length 1, and of ``sqrt(2)`` under
@@ -272,13 +283,17 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         functions, it is scikit-learn's very draw ('glorot_uniform', of the biases, too); else
         'he_normal', but 'lecun_normal' for 'selu' and 'glorot_uniform' for 'softsign' and
         'hard_sigmoid'.
+        A pair is the weights and the biases of each layer to start from, as `coefs_` and
+        `intercepts_` of a fitted estimator; nothing is drawn then.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
         Hands out an average of the weights instead of the last ones: 'ema' or
         :class:`~hotloop.EMA`, a moving average over steps, which goes on in `partial_fit`; 'swa' or
         :class:`~hotloop.SWA`, the mean over the last epochs. `loss_curve_` is of the weights that
         training goes on with. Not for 'lbfgs'.
     frozen_layers : array-like of int or None, default=None
-        Not built yet.
+        Layers whose weights and biases stay as they are, from 0, the first after the input, to
+        -1, the output layer. For `init`, `warm_start` or `partial_fit` to start from weights
+        that were learnt elsewhere.
     scoring : str, callable or None, default=None
         What is watched after every epoch on validation rows, those that `early_stopping` sets
         aside or X_val and y_val of `fit`. None: the accuracy. 'loss': the negative of
@@ -935,13 +950,24 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         arrays of X's library (of numba, if scikit-learn does not know that library), except for
         labels that are strings or sparse.
     dropout : float or array-like of float of shape (n_layers - 2,), default=0.0
-        Not built yet.
+        The rate in [0, 1) at which each training step drops outputs of hidden layers: each is 0
+        with that probability, else ``1 / (1 - dropout)`` times what it would be, so that its mean
+        stays (Srivastava et al. 2014, "Dropout", JMLR 15, sections 4 and 10). One rate for all
+        hidden layers, or one for each. Predictions drop nothing, and so do scores of
+        `early_stopping`. What is dropped is up to `random_state` alone: it is the same on every
+        backend and any number of threads. Not for 'lbfgs', like the next three.
     input_dropout : float, default=0.0
-        Not built yet.
+        The same rate for the inputs. Needs a dense X.
     input_noise : float, default=0.0
-        Not built yet.
+        Standard deviation of the normal numbers that each training step adds to all inputs,
+        before it drops any. Needs a dense X, and columns that are scaled alike.
     mixup : float, default=0.0
-        Not built yet.
+        Mixes rows in pairs (Zhang et al. 2018, "mixup", ICLR, section 2): each step trains on
+        ``m * x_i + (1 - m) * x_j`` by the loss
+        ``m * w_i * loss(y_i) + (1 - m) * w_j * loss(y_j)``, w being sample weights. m is drawn
+        from Beta(mixup, mixup) for each step; i are the rows of the batch, in random order, j is
+        half a batch further on. 0 mixes nothing; 0.1 to 0.4 are usual. Noise and dropout come
+        after it. Needs a dense X.
     normalization : {'batch', 'layer'}, BatchNorm, LayerNorm or None, default=None
         What the sums z of each hidden layer become before the activation:
         ``norm_scales_ * (z - mean) / sqrt(variance + epsilon) + intercepts_``. 'batch' takes
@@ -967,7 +993,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         Largest absolute value of an element of the gradient, the penalty included: larger ones are
         set to it, after `clip_norm`. Not for 'lbfgs'.
     init : {'auto', 'glorot_uniform', 'glorot_normal', 'he_uniform', 'he_normal', 'lecun_uniform', \
-            'lecun_normal', 'orthogonal'}, default='auto'
+            'lecun_normal', 'orthogonal'} or pair of lists of array-like, default='auto'
         How weights are drawn, with ``I`` inputs and ``O`` outputs of a layer: with variance
         ``2 / (I + O)`` [1]_, ``2 / I`` [12]_ or ``1 / I`` [13]_, uniform or normal; or a matrix
         with orthogonal columns (rows, if these are fewer) of length 1, and of ``sqrt(2)`` under
@@ -976,13 +1002,17 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         functions, it is scikit-learn's very draw ('glorot_uniform', of the biases, too); else
         'he_normal', but 'lecun_normal' for 'selu' and 'glorot_uniform' for 'softsign' and
         'hard_sigmoid'.
+        A pair is the weights and the biases of each layer to start from, as `coefs_` and
+        `intercepts_` of a fitted estimator; nothing is drawn then.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
         Hands out an average of the weights instead of the last ones: 'ema' or
         :class:`~hotloop.EMA`, a moving average over steps, which goes on in `partial_fit`; 'swa' or
         :class:`~hotloop.SWA`, the mean over the last epochs. `loss_curve_` is of the weights that
         training goes on with. Not for 'lbfgs'.
     frozen_layers : array-like of int or None, default=None
-        Not built yet.
+        Layers whose weights and biases stay as they are, from 0, the first after the input, to
+        -1, the output layer. For `init`, `warm_start` or `partial_fit` to start from weights
+        that were learnt elsewhere.
     scoring : str, callable or None, default=None
         What is watched after every epoch on validation rows, those that `early_stopping` sets
         aside or X_val and y_val of `fit`. None: R2, as `score` has it. 'loss': the negative of

@@ -8,13 +8,19 @@ from abc import ABC, abstractmethod
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial, wraps
+from itertools import chain
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 from weakref import ref
 
 import numpy as np
 import scipy.sparse
-from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    RegressorMixin,
+    TransformerMixin,
+)
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted, indexable
 
@@ -47,6 +53,7 @@ from ..plan import (
     reads_in_place,
     store_bytes,
     weight_views,
+    without_weights,
 )
 from ..validate import TrainingData
 from . import watching
@@ -62,6 +69,8 @@ HISTORY = {
     "best_validation_score": "best_validation_score_",
     "validation_losses": "validation_loss_curve_",
     "n_seen": "t_",
+    "n_steps": "_n_steps",
+    "seed": "_seed",
 }
 #: Vectors of normalizations in the flat vector, and the attributes that are views of them.
 NORMS = {"scale": "norm_scales_", "mean": "norm_means_", "variance": "norm_variances_"}
@@ -70,14 +79,8 @@ PASSING = (
     *(*HISTORY.values(), *NORMS.values()),
     *("_optimizer", "feature_names_in_", "quantiles_"),
 )
-#: Parameters that do nothing yet, and their defaults.
-NOT_BUILT = {
-    "dropout": 0.0,
-    "input_dropout": 0.0,
-    "input_noise": 0.0,
-    "mixup": 0.0,
-    "frozen_layers": None,
-}
+#: Parameters of an estimator, and fields of a network, by which training changes its input.
+INPUT_CHANGES = ("input_dropout", "input_noise", "mixup")
 #: Parameters that say what a stochastic solver does besides its rule, and their defaults.
 STOCHASTIC = {"max_norm": None, "clip_norm": None, "clip_value": None, "averaging": None}
 #: Parameters that belong to a solver, and their defaults.
@@ -125,6 +128,14 @@ def _network(
     pairs = zip(widths[1:-1], activations, strict=True)
     hidden = [spec.Dense(units, activation, normalization) for units, activation in pairs]
     return spec.Network((widths[0],), (*hidden, spec.Dense(widths[-1])), loss)
+
+
+def _without_training(network: spec.Network, frozen: frozenset[int]) -> spec.Network:
+    """The network with some layers that steps leave as they are."""
+    if not frozen:
+        return network
+    layers = (replace(layer, trained=k not in frozen) for k, layer in enumerate(network.layers))
+    return replace(network, layers=tuple(layers))
 
 
 # Plans hold no weights and depend on their arguments alone: the fits of a grid search and
@@ -203,7 +214,9 @@ def _few_rows(
     return backends.FewRows(_inference_plan(network, dtype=dtype, raw=raw, backend="compiled"))
 
 
-class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
+class MultilayerPerceptron(
+    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC
+):
     """What both estimators share: all but the meaning of y and of outputs."""
 
     coefs_: list[Array]
@@ -259,7 +272,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         "max_norm": [Interval(Real, 0, None, closed="neither"), None],
         "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
         "clip_value": [Interval(Real, 0, None, closed="neither"), None],
-        "init": [StrOptions({"auto", *INITS})],
+        "init": [StrOptions({"auto", *INITS}), tuple, list],
         "averaging": [StrOptions(set(options.AVERAGES)), *options.AVERAGES.values(), None],
         "frozen_layers": ["array-like", None],
         "scoring": [str, callable, None],
@@ -275,9 +288,6 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _validate_params(self) -> None:
         validate_parameters(self)
-        for name, default in NOT_BUILT.items():
-            if getattr(self, name, default) != default:
-                raise NotImplementedError(f"{name} is not built yet; leave it at {default!r}.")
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters, also those of objects that are parameters, as ``solver__weight_decay``.
@@ -410,11 +420,16 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         widths = (data.X.shape[1], *hidden, data.n_outputs)
         activations, norm = self._activations(len(hidden)), self._normalization_record(operands)
         network = _network(widths, activations, self._loss_of(data), norm)
+        frozen = validate.frozen_layers(self.frozen_layers, len(network.layers))
+        network = _without_training(network, frozen)
+        network = self._augmented(network, data)
         self._judge(network, data)
         with validate.random_stream(self.random_state) as rng:
             backend = self._backend_for(network, data)
             start = self._initial(network, data, backend, rng) if afresh else self._current(network)
             history = train.History() if afresh else self._history()
+            if network.draws and history.seed is None:
+                history.seed = int(rng.randint(0, 2**64, dtype=np.uint64))
             watched = given, rows, scorer, budget
             job = _Job(network, data, start, history, incremental, operands, backend, *watched)
 
@@ -489,6 +504,31 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         """Of each hidden layer."""
         return validate.activations(self.activation, n_hidden)
 
+    def _augmented(self, network: spec.Network, data: TrainingData) -> spec.Network:
+        """The network as it is trained: with what is dropped, mixed and made noisy."""
+        rates = validate.dropout(self.dropout, len(network.layers) - 1)
+        hidden = [
+            replace(layer, dropout=rate)
+            for layer, rate in zip(network.layers[:-1], rates, strict=True)
+        ]
+        changes = {name: float(getattr(self, name)) for name in INPUT_CHANGES}
+        network = replace(network, layers=(*hidden, network.layers[-1]), **changes)
+        if network.draws and self.solver == "lbfgs":
+            asked = [name for name in INPUT_CHANGES if changes[name]]
+            asked += ["dropout"] if any(rates) else []
+            raise ValueError(
+                f"solver='lbfgs' minimises one loss of all rows, which {' and '.join(asked)} would "
+                "change at random from step to step. Use solver='adam' or 'sgd', or set "
+                f"{'=0, '.join(asked)}=0."
+            )
+        if network.changes_input and data.is_sparse:
+            asked = [name for name in INPUT_CHANGES if changes[name]]
+            raise ValueError(
+                f"X is sparse, and {' and '.join(asked)} would change whole rows of it, zeros "
+                "included. Drop outputs of hidden layers instead (dropout), or pass a dense X."
+            )
+        return network
+
     def _judge(self, network: spec.Network, data: TrainingData) -> None:
         """Refuse functions of the user that cannot be trained with."""
         dtype = self._dtype(data.X)  # lbfgs computes in float64, and predicts in this
@@ -525,6 +565,12 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
     ) -> Array:
         """Random parameters, if there is room for all that training needs."""
         self._require_room(network, data, backend)
+        if not isinstance(self.init, str):
+            given = validate.initial_parameters(self.init, network, self._dtype(data.X))
+            start = without_weights(network, self._dtype(data.X))
+            for here, there in zip(given, chain(*weight_views(network, start)), strict=True):
+                there[...] = here
+            return start
         # Without hidden layers, too, scikit-learn draws for the activation there would be.
         alone = self.activation if isinstance(self.activation, str) else None
         return init_parameters(network, rng, self._dtype(data.X), self.init, alone)
@@ -541,6 +587,8 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             n_rows, n_vectors = min(self._batch_size(n_rows), n_rows), 1 + len(record.slots)
             n_vectors += 2 * (self.averaging is not None)
         n_units = sum(layer.units for layer in network.layers)
+        n_units += sum(layer.units for layer in network.layers if layer.dropout) // 2  # slopes
+        n_units += (network.in_shape[0] + network.n_outputs) // 2 if network.mixup else 0
         n_numbers = n_vectors * n_parameters(network) + 2 * n_rows * n_units
         how = {"sparse": data.is_sparse, "backend": backend}
         stored = _store_bytes(network, dtype, record, **how)
@@ -870,8 +918,10 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                 pass  # not fitted, n_jobs is none, or coefs_ edited past use: said below
         return self._output(self._checked(X), raw=raw)
 
-    def _output(self, X: Any, *, raw: bool = False) -> Array:
-        """Output for checked X, of shape (n, O); before the output activation if `raw`."""
+    def _output(self, X: Any, *, raw: bool = False, depth: int | None = None) -> Array:
+        """Output for checked X, of shape (n, O); before the output activation if `raw`, of the
+        layer that a `depth` comes down to.
+        """
         coefs, intercepts = validate.parameters(self.coefs_, self.intercepts_)
         widths = (coefs[0].shape[0], *map(len, intercepts))
         if X.shape[1] != widths[0]:
@@ -890,14 +940,61 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             backends.judge(function, dtype)
         entries = X.nnz // max(1, X.shape[0]) if sparse else None
         backend = self._backend(backends.work_of(network, X.shape[0], entries) / 3)
-        kind = {"dtype": dtype, "sparse": sparse, "raw": raw, "backend": backend}
+        kind = {"dtype": dtype, "sparse": sparse, "raw": raw, "depth": depth, "backend": backend}
         plan = _inference_plan(network, **kind)
         if reads_in_place(plan, X.shape[0]):
             plan = _inference_plan(network, **kind, in_place=True)
         return backends.predict(plan, coefs, intercepts, X, vectors=vectors, n_jobs=self.n_jobs)
 
+    def transform(self, X: Any) -> Array:
+        """Outputs of the last hidden layer.
+
+        What the network has made of the input, for another estimator to learn from.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The input.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_units), float32 or float64
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X cannot be used, or there is no hidden layer.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn.neighbors import KNeighborsClassifier
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from hotloop import MLPClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> hidden = MLPClassifier(8, solver="lbfgs", random_state=0, max_iter=1000)
+        >>> pipeline = make_pipeline(hidden, KNeighborsClassifier()).fit(X, y)
+        >>> pipeline[:-1].transform(X[:2]).shape
+        (2, 8)
+        """
+        checked = self._checked(X)
+        if len(self.coefs_) < 2:
+            raise ValueError(
+                "transform gives outputs of the last hidden layer, and this network has none. Fit "
+                "it with hidden_layer_sizes."
+            )
+        return device_arrays.likewise(X, self._output(checked, depth=len(self.coefs_) - 1))
+
+    @property
+    def _n_features_out(self) -> int:
+        """Units of the last hidden layer, for get_feature_names_out."""
+        return self.coefs_[-1].shape[0]
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         tags.input_tags.sparse = True
         return tags
 
