@@ -50,26 +50,26 @@ def why_no_torch() -> str | None:
 
 def problem(widths: tuple[int, ...], batch: int) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
     """A network, its initial parameters, and data for an epoch."""
-    from hotloop import plan, spec
+    from hotloop import spec, vectors
 
     layers = (*(spec.Dense(units, "relu") for units in widths), spec.Dense(CLASSES))
     network = spec.Network((FEATURES,), layers, spec.LOSSES["log_loss"])
     rng = np.random.default_rng(0)
     X = rng.normal(size=(STEPS * batch, FEATURES)).astype(np.float32)
     y = rng.permutation(np.arange(len(X)) % CLASSES).astype(np.int32)
-    start = plan.init_parameters(network, np.random.RandomState(0), np.float32)
+    start = vectors.init_parameters(network, np.random.RandomState(0), np.float32)
     return network, start, X, y
 
 
 def hotloop_trainer(backend: str, network: Any, start: np.ndarray, X: Any, y: Any) -> Trainer:
     """Hotloop's runner on a backend."""
-    from hotloop import backends, plan, spec
+    from hotloop import backends, plan, spec, vectors
 
     optimizer = spec.Adam()
     compiled = plan.compile_training(
         network, dtype=np.float32, batch_size=len(X) // STEPS, optimizer=optimizer, backend=backend
     )
-    state = plan.new_state(start.copy(), optimizer)
+    state = vectors.new_state(start.copy(), optimizer)
     runner = backends.open_runner(compiled, state, {"X": X, "y": y}, n_jobs=-1)
     steps = 0
 
@@ -92,11 +92,11 @@ def torch_trainer(
     """PyTorch's loop, each step launched op by op or the whole step replayed as a graph."""
     import torch
 
-    from hotloop import plan
+    from hotloop import vectors
 
     torch.set_float32_matmul_precision("highest")  # no TF32
     modules: list[Any] = []
-    for weight, bias in zip(*plan.weight_views(network, start), strict=True):
+    for weight, bias in zip(*vectors.weight_views(network, start), strict=True):
         linear = torch.nn.Linear(*weight.shape)
         linear.weight.data.copy_(torch.from_numpy(weight.T.copy()))
         linear.bias.data.copy_(torch.from_numpy(bias.copy()))

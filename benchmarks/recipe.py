@@ -31,7 +31,7 @@ import hotloop
 from records import append, new_parser, new_record, table_line
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
-from datasets import Dataset, bundled, from_folder  # noqa: E402
+from datasets import Dataset, bundled, from_folder
 
 #: What to try first where the defaults are not good enough.
 RECIPE: dict[str, Any] = {

@@ -67,7 +67,7 @@ def random_rows(n: int, d: int, dtype: str) -> scipy.sparse.csr_matrix:
 
 def measure_step(request: dict) -> dict:
     """Time steps by the runner; the work of a fresh process."""
-    from hotloop import backends, plan, spec
+    from hotloop import backends, plan, spec, vectors
 
     d, alpha, updates = request["step"]
     n, batch, hidden, dtype = 5120, 256, 64, np.float32
@@ -84,10 +84,10 @@ def measure_step(request: dict) -> dict:
         optimizer=optimizer,
         sparse=plan.CSRInput(updates == "lazy", ROW_ENTRIES),
     )
-    parameters = plan.init_parameters(network, np.random.RandomState(0), dtype)
+    parameters = vectors.init_parameters(network, np.random.RandomState(0), dtype)
     y = rng.integers(10, size=n).astype(np.int32)
     streams = {"X": X, "y": y}
-    runner = backends.open_runner(compiled, plan.new_state(parameters, optimizer), streams)
+    runner = backends.open_runner(compiled, vectors.new_state(parameters, optimizer), streams)
     steps = n // batch
     scalars = np.zeros((1, steps, len(plan.GROUPS), len(plan.SCALARS)))
     scalars[..., plan.SCALARS.index("rate")] = 1e-3

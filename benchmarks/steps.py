@@ -70,7 +70,7 @@ class Training:
         loss: Any = None,
         optimizer: Any = None,
     ) -> None:
-        from hotloop import backends, plan, spec
+        from hotloop import backends, plan, spec, vectors
 
         self.steps = max(2, 4096 // step.batch)
         *hidden, outputs = step.widths[1:]
@@ -88,8 +88,8 @@ class Training:
         compiled = plan.compile_training(
             network, dtype=step.dtype, batch_size=step.batch, optimizer=optimizer
         )
-        start = plan.init_parameters(network, np.random.RandomState(0), np.dtype(step.dtype))
-        self._state = plan.new_state(start, optimizer)
+        start = vectors.init_parameters(network, np.random.RandomState(0), np.dtype(step.dtype))
+        self._state = vectors.new_state(start, optimizer)
         self._runner = backends.open_runner(compiled, self._state, streams, n_jobs=n_jobs)
         scalars = {"rate": 1e-4, "momentum": 0.9, "shrink": 1.0, "correction": 1.0}
         scalars |= {"matrix_rate": 1e-4, "matrix_momentum": 0.9, "matrix_shrink": 1.0}

@@ -4,7 +4,7 @@ from math import sqrt
 
 import numpy as np
 
-from .cuda_updates import extended_step, extension_of, rules_of
+from .cuda_updates import extended_step, extension_of
 from .cuda_words import (
     AT,
     COMBINE,
@@ -111,7 +111,7 @@ def norm_ops(block_sum):
     return squares, unit_norm
 
 
-def muon_ops(products, block_sum):
+def muon_ops(products, block_sum, rules_of):
     """All ops of Muon as one function, of what it has in common with other ops."""
     squares, unit_norm = norm_ops(block_sum)
 
@@ -133,6 +133,7 @@ def muon_ops(products, block_sum):
 
     @device
     def muon(team, op, constants, batch, memory):
+        """Runs an op of Muon, or nothing if it is none."""
         kind = op[AT.kind]
         if kind == WORDS.MUON_SQUARES:
             squares(team, op, constants, batch, memory)

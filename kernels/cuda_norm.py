@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import COLUMN_STATISTICS
-from .cuda_updates import rule_of
 
 if TYPE_CHECKING:
     from .cuda_ops import (
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
         first_of,
         kept_as,
         meet_block,
+        rule_of,
         sqrt,
         step,
         stride_of,
@@ -255,8 +255,7 @@ _FUNCTIONS = (
 
 def compiled(names):
     """`norm_op` as a device function among the names of `cuda_ops`."""
-    own = {name: v for name, v in globals().items() if name.isupper()}
-    made = {**names, **own, "rule_of": rule_of}
+    made = {**names, **{name: v for name, v in globals().items() if name.isupper()}}
     for function in _FUNCTIONS:
         name = function.__name__
         made[name] = names["device"](FunctionType(function.__code__, made, name))

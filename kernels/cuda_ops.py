@@ -18,6 +18,7 @@ import numpy as np
 from numba import cuda
 
 from . import activations, cuda_norm, losses
+from .cuda_functions import no_function, with_function
 from .cuda_muon import muon_ops
 from .cuda_updates import (
     extended_step,
@@ -25,9 +26,8 @@ from .cuda_updates import (
     extension_of,
     max_norm,
     penalised,
-    rules_of,
+    rule_of,
     step,
-    update,
 )
 from .cuda_words import (  # noqa: F401 - cuda_norm finds some here
     ACCUMULATE,
@@ -59,6 +59,7 @@ from .cuda_words import (  # noqa: F401 - cuda_norm finds some here
     Data,
     Factor,
     Memory,
+    Rules,
     Shape,
     Sink,
     Team,
@@ -69,7 +70,6 @@ from .cuda_words import (  # noqa: F401 - cuda_norm finds some here
     stride_of,
     weight_of,
 )
-from .custom import source_of
 from .numba_jit import WORDS
 
 if SIMULATED:  # with infinities for what overflows, as on a device
@@ -254,7 +254,20 @@ def products(team, left, right, shape, sink, rules, memory):
                     finish(sink, rules, memory, shard * rules.apart, (r, c), sums[i, j])
 
 
-muon = muon_ops(products, block_sum)
+@device
+def rules_of(op, constants, batch, memory, bias_row):
+    """How weight and bias of an op are stepped on, or where their gradients are kept."""
+    real = memory.store.dtype.type
+    return Rules(
+        rule_of(real, op, constants, batch.record, 0),
+        rule_of(real, op, constants, batch.record, 1),
+        bias_row,
+        op[AT.bias] if op[AT.gradient] == WORDS.update else op[AT.bias_gradient],
+        op[AT.shard_bytes],
+    )
+
+
+muon = muon_ops(products, block_sum, rules_of)
 
 
 @device
@@ -311,6 +324,27 @@ def dense_backward_weight(team, op, constants, batch, memory):
     place = op[AT.weight] if mode == STEP else op[AT.weight_gradient]
     sink = Sink(mode, 0, place, op[AT.O], 0, 0, -1, 0, 1.0, 0.0)
     products(team, left, right, shape, sink, rules, memory)
+
+
+@device
+def update(team, op, constants, batch, memory):
+    """Steps on kept gradients, which those of the shards are added to first."""
+    if op[AT.extended]:
+        extended_update(team, op, constants, batch, memory)
+        return
+    rules, n, O = rules_of(op, constants, batch, memory, op[AT.I]), op[AT.I] * op[AT.O], op[AT.O]
+    shards = (batch.n - 1) // op[AT.shard_rows] + 1 if op[AT.shard_rows] > 0 else 1
+    end = n + O if op[AT.bias] >= 0 else n
+    for e in range(first_of(team), end, stride_of(team)):
+        bias = e >= n
+        place = op[AT.bias_gradient] + e - n if bias else op[AT.weight_gradient] + e
+        gradient = memory.store[place]
+        for shard in range(1, shards):
+            gradient += memory.store[place + shard * rules.apart]
+        if bias:
+            step(rules.of_bias, memory.store, op[AT.bias] + e - n, gradient)
+        else:
+            step(rules.of_weight, memory.store, op[AT.weight] + e, gradient)
 
 
 @device
@@ -645,45 +679,6 @@ def share_of(job, memory, data, store):
     )
 
 
-@device
-def no_function(index, y, z):
-    """Value and derivative of a function of the user, by its number in the plan."""
-    return z, z
-
-
-def with_function(function, real, number, others):
-    """The same, of one more function; its derivative by differences if the user gave none."""
-    kind, cast, width = function.kind, np.dtype(real).type, 6e-6
-    value = device(source_of(function.value, kind))
-
-    @device
-    def value_at(y, z):
-        return value(y, z) if kind == "loss" else value(z)
-
-    if function.derivative is not None:
-        derivative = device(source_of(function.derivative, kind))
-
-        @device
-        def slope_at(y, z):
-            return derivative(y, z) if kind == "loss" else derivative(z)
-
-    else:
-
-        @device
-        def slope_at(y, z):
-            h = width * (abs(z) if abs(z) > 1 else 1.0)
-            above, below = np.float64(z) + h, np.float64(z) - h
-            return (value_at(y, above) - value_at(y, below)) / (above - below)
-
-    @device
-    def choose(index, y, z):
-        if index == number:
-            return cast(value_at(y, z)), cast(slope_at(y, z))
-        return others(index, y, z)
-
-    return choose
-
-
 def custom_ops(function):
     """What calls the user's functions: an activation of rows that were just written, and a loss."""
 
@@ -754,8 +749,6 @@ def walker(meet, function):
                 dense_backward_weight(team, op, constants, batch, memory)
             elif kind == WORDS.CSR_BACKWARD_WEIGHT:
                 csr_backward_weight(team, op, constants, batch, memory, data)
-            elif kind == WORDS.UPDATE and op[AT.extended]:
-                extended_update(team, op, constants, batch, memory)
             elif kind == WORDS.UPDATE:
                 update(team, op, constants, batch, memory)
             elif kind == WORDS.CSR_UPDATE and op[AT.extended]:
@@ -768,9 +761,8 @@ def walker(meet, function):
                 clip_gradient(team, op, constants, memory, n_square_pieces(tables), pieces)
             elif kind == WORDS.MAX_NORM:
                 max_norm(team, op, constants, batch, memory)
-            elif kind >= WORDS.MUON_SQUARES and kind <= WORDS.MUON_UPDATE:
-                muon(team, op, constants, batch, memory)
             else:
+                muon(team, op, constants, batch, memory)
                 norm_op(team, op, constants, batch, memory)
                 augment(team, op, constants, batch, memory, data)
             forward = kind == WORDS.DENSE_FORWARD or kind == WORDS.CSR_FORWARD

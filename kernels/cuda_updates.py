@@ -16,7 +16,6 @@ from .cuda_words import (
     SIMULATED,
     TINY,
     Rule,
-    Rules,
     device,
     first_of,
     stride_of,
@@ -74,19 +73,6 @@ def rule_of(real, op, constants, record, which):
 
 
 @device
-def rules_of(op, constants, batch, memory, bias_row):
-    """How weight and bias of an op are stepped on, or where their gradients are kept."""
-    real = memory.store.dtype.type
-    return Rules(
-        rule_of(real, op, constants, batch.record, 0),
-        rule_of(real, op, constants, batch.record, 1),
-        bias_row,
-        op[AT.bias] if op[AT.gradient] == WORDS.update else op[AT.bias_gradient],
-        op[AT.shard_bytes],
-    )
-
-
-@device
 def extension_of(real, op, constants, batch, memory, which):
     """How the weight (0) or the bias (1) of an extended op is stepped on."""
     rule = rule_of(real, op, constants, batch.record, which)
@@ -119,24 +105,6 @@ def extension_of(real, op, constants, batch, memory, which):
         slot_2 - place,
         average - place if average >= 0 else 0,
     )
-
-
-@device
-def update(team, op, constants, batch, memory):
-    """Steps on kept gradients, which those of the shards are added to first."""
-    rules, n, O = rules_of(op, constants, batch, memory, op[AT.I]), op[AT.I] * op[AT.O], op[AT.O]
-    shards = (batch.n - 1) // op[AT.shard_rows] + 1 if op[AT.shard_rows] > 0 else 1
-    end = n + O if op[AT.bias] >= 0 else n
-    for e in range(first_of(team), end, stride_of(team)):
-        bias = e >= n
-        place = op[AT.bias_gradient] + e - n if bias else op[AT.weight_gradient] + e
-        gradient = memory.store[place]
-        for shard in range(1, shards):
-            gradient += memory.store[place + shard * rules.apart]
-        if bias:
-            step(rules.of_bias, memory.store, op[AT.bias] + e - n, gradient)
-        else:
-            step(rules.of_weight, memory.store, op[AT.weight] + e, gradient)
 
 
 @device

@@ -18,7 +18,7 @@ from hotloop.kernels import DEFAULT_BACKEND
 
 import oracle
 from bounds import Bounded
-from hotloop import backends, plan, spec
+from hotloop import backends, plan, spec, vectors
 
 LOSSES = tuple(oracle.OUTPUT_ACTIVATION)
 ACTIVATIONS = ("identity", "relu", "logistic", "tanh")
@@ -166,7 +166,7 @@ def open_training(
         gradients=gradients,
         backend=problem.stack.backend,
     )
-    state = plan.new_state(problem.parameters.copy(), chosen) if state is None else state
+    state = vectors.new_state(problem.parameters.copy(), chosen) if state is None else state
     return backends.open_runner(compiled, state, problem.streams, n_jobs=n_jobs), state
 
 
@@ -212,7 +212,7 @@ def _how(stack):
 def gradients(problem, *, alpha=0.1, parameters=None):
     """Loss and flat gradient (P,) of the whole data set on hotloop."""
     compiled = plan.compile_gradients(problem.network, **_how(problem.stack))
-    state = plan.new_state(problem.parameters.copy(), OPTIMIZERS["sgd"])
+    state = vectors.new_state(problem.parameters.copy(), OPTIMIZERS["sgd"])
     runner = backends.open_runner(compiled, state, problem.streams)
     parameters = problem.parameters if parameters is None else parameters
     out = np.full_like(problem.parameters, np.nan)
@@ -230,7 +230,7 @@ def predict(problem, X=None, parameters=None):
     """Output activations (n, O) of hotloop's inference."""
     compiled = plan.compile_inference(problem.network, **_how(problem.stack))
     flat = problem.parameters if parameters is None else parameters
-    coefs, intercepts = plan.weight_views(problem.network, flat)
+    coefs, intercepts = vectors.weight_views(problem.network, flat)
     return backends.predict(compiled, coefs, intercepts, problem.streams["X"] if X is None else X)
 
 
@@ -247,7 +247,7 @@ def evaluate(problem, *, chunk_rows=None, parameters=None, n_jobs=1):
     )
     compiled = replace(compiled, inference_rows=chunk_rows or compiled.inference_rows)
     flat = problem.parameters if parameters is None else parameters
-    state = plan.new_state(flat.copy(), OPTIMIZERS["adam"])
+    state = vectors.new_state(flat.copy(), OPTIMIZERS["adam"])
     runner = backends.open_runner(compiled, state, problem.streams, n_jobs=n_jobs)
     out = np.full((stack.n, problem.network.n_outputs), np.nan, stack.dtype)
     loss = runner.evaluate(problem.streams, out)

@@ -16,7 +16,7 @@ from sklearn.datasets import load_diabetes, load_iris
 from sklearn.model_selection import GridSearchCV
 
 import oracle
-from hotloop import MLPClassifier, MLPRegressor, backends, plan, spec
+from hotloop import MLPClassifier, MLPRegressor, backends, plan, spec, vectors
 from stacks import (
     Stack,
     build,
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 def test_these_are_all_there_are():
     assert spec.ACTIVATIONS == (*spec.KNOWN_BY_VALUE, *NAMES)
     assert set(spec.KNOWN_BY_VALUE) == set(oracle.DERIVATIVE)
-    assert set(plan.AUTO) == set(NAMES)
+    assert set(vectors.AUTO) == set(NAMES)
 
 
 # Elements.
@@ -64,7 +64,7 @@ def elements(name, z, dtype):
     out = np.empty_like(parameters)
     runner.gradients(parameters, out, decay=0.0)
     runner.close()
-    (_, of_values), (of_slopes, _) = plan.weight_views(network, out)
+    (_, of_values), (of_slopes, _) = vectors.weight_views(network, out)
     delta = out[-1]
     return of_values[:, 0] / delta, of_slopes / delta / np.asarray(small, dtype)
 
@@ -260,7 +260,7 @@ def test_an_elements_bits_do_not_depend_on_its_place(name, dtype):
         if DEFAULT_BACKEND == "compiled":
             compiled = plan.compile_inference(problem.network, dtype=np.dtype(dtype))
             few = backends.FewRows(compiled)
-            arrays = plan.weight_views(problem.network, problem.parameters)
+            arrays = vectors.weight_views(problem.network, problem.parameters)
             np.testing.assert_array_equal(few.predict(X[:4], *arrays), whole[:4])
     z = points(dtype)[:101]
     pairs = elements(name, z, dtype), elements(name, z[::-1].copy(), dtype)
@@ -322,10 +322,10 @@ def test_20_steps_from_equal_weights_end_where_pytorchs_do(name):
     )
     estimator.set_params(max_iter=20, tol=0, init="glorot_normal")
     network = spec.Network((10,), _layers((20, 10), (name,) * 2), spec.LOSSES["squared_error"])
-    start = plan.init_parameters(network, np.random.RandomState(0), np.float64, "glorot_normal")
+    start = vectors.init_parameters(network, np.random.RandomState(0), np.float64, "glorot_normal")
     estimator.fit(X, y)
     assert estimator.n_iter_ == 20
-    weights, biases = plan.weight_views(network, start)
+    weights, biases = vectors.weight_views(network, start)
     parts = [torch.tensor(a, requires_grad=True) for a in (*weights, *biases)]
     optimizer = torch.optim.SGD(parts, lr=0.05)
     for _ in range(20):
@@ -454,11 +454,11 @@ def drawn(init, activation="relu", widths=(300, 200, 250, 80), seed=0):
     layers = _layers(widths[1:-1], (activation,) * (len(widths) - 2))[:-1]
     layers = (*layers, spec.Dense(widths[-1]))
     network = spec.Network((widths[0],), layers, spec.LOSSES["squared_error"])
-    vector = plan.init_parameters(network, np.random.RandomState(seed), np.float64, init)
-    return plan.weight_views(network, vector)
+    vector = vectors.init_parameters(network, np.random.RandomState(seed), np.float64, init)
+    return vectors.weight_views(network, vector)
 
 
-@pytest.mark.parametrize("init", [name for name in plan.INITS if name != "orthogonal"])
+@pytest.mark.parametrize("init", [name for name in vectors.INITS if name != "orthogonal"])
 def test_weights_have_the_variance_they_should(init):
     """To 3 percent; a uniform draw stays in its bounds, a normal one does not."""
     weights, biases = drawn(init)
@@ -487,7 +487,7 @@ def test_orthogonal_weights_are(activation, gain):
 
 @every_name
 def test_auto_is_what_the_activation_asks_for(name):
-    for got, expected in zip(drawn("auto", name), drawn(plan.AUTO[name], name), strict=True):
+    for got, expected in zip(drawn("auto", name), drawn(vectors.AUTO[name], name), strict=True):
         for a, b in zip(got, expected, strict=True):
             np.testing.assert_array_equal(a, b)
 
@@ -495,7 +495,7 @@ def test_auto_is_what_the_activation_asks_for(name):
 def test_init_is_a_parameter():
     X, y = load_iris(return_X_y=True)
     fits = {
-        init: MLPClassifier((20,), init=init, **HOW).fit(X, y) for init in ("auto", *plan.INITS)
+        init: MLPClassifier((20,), init=init, **HOW).fit(X, y) for init in ("auto", *vectors.INITS)
     }
     firsts = {fitted.coefs_[0].tobytes() for fitted in fits.values()}
     assert len(firsts) == len(fits)

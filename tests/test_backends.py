@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from hotloop import backends, plan
+from hotloop import backends, plan, vectors
 from stacks import (
     OPTIMIZERS,
     Stack,
@@ -221,7 +221,7 @@ def test_a_written_state_is_read_back_bit_for_bit(optimizer, dtype):
         for array in (state.parameters, *state.slots.values()):
             array[:] = rng.random(array.shape)
         runner.write_state(state)
-        back = plan.new_state(np.zeros_like(problem.parameters), OPTIMIZERS[optimizer])
+        back = vectors.new_state(np.zeros_like(problem.parameters), OPTIMIZERS[optimizer])
         runner.read_state(back)
         runner.close()
         np.testing.assert_array_equal(back.parameters, state.parameters)

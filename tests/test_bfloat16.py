@@ -19,7 +19,7 @@ from sklearn.base import clone
 
 import hotloop
 import oracle
-from hotloop import backends, plan, spec
+from hotloop import backends, plan, spec, vectors
 from stacks import (
     ACTIVATIONS,
     LOSSES,
@@ -61,7 +61,7 @@ def test_ties_are_rounded_to_even(x, rounded, operands):
     compiled = plan.compile_training(
         layers, dtype=operands, batch_size=1, optimizer=OPTIMIZERS["sgd"]
     )
-    state = plan.new_state(np.array([1, 0], np.float32), OPTIMIZERS["sgd"])
+    state = vectors.new_state(np.array([1, 0], np.float32), OPTIMIZERS["sgd"])
     streams = {"X": np.full((1, 1), x, np.float32), "y": np.zeros((1, 1), np.float32)}
     runner = backends.open_runner(compiled, state, streams)
     scalars = np.zeros((1, 1, len(plan.GROUPS), len(plan.SCALARS)))

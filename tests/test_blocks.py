@@ -7,7 +7,7 @@ import pytest
 
 import oracle
 from bounds import assert_within
-from hotloop import backends, plan
+from hotloop import backends, plan, vectors
 from stacks import (
     OPTIMIZERS,
     Stack,
@@ -57,7 +57,7 @@ def test_chunks_of_rows_do_not_show(outputs, loss, sparse, dtype):
     results = []
     for chunk_rows in (7, 10_000):
         cut = replace(compiled, chunk_rows=chunk_rows, inference_rows=chunk_rows)
-        state = plan.new_state(problem.parameters.copy(), OPTIMIZERS["adam"])
+        state = vectors.new_state(problem.parameters.copy(), OPTIMIZERS["adam"])
         runner = backends.open_runner(cut, state, problem.streams)
         n_steps = 2 * steps_per_epoch(60, 25)
         losses = runner.run(make_orders(problem, 2), make_scalars("adam", n_steps))
@@ -86,7 +86,7 @@ def test_units_that_go_together_do_not_show(inputs, dtype):
     alone["grain"] = 1
     results = []
     for ops in (compiled.ops, in_place, alone):
-        state = plan.new_state(problem.parameters.copy(), OPTIMIZERS["adam"])
+        state = vectors.new_state(problem.parameters.copy(), OPTIMIZERS["adam"])
         runner = backends.open_runner(replace(compiled, ops=ops), state, problem.streams)
         runner.run(make_orders(problem, 2), make_scalars("adam", 2 * steps_per_epoch(700, 600)))
         runner.read_state(state)

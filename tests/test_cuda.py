@@ -282,10 +282,10 @@ def test_a_block_and_the_grid_compute_the_same_bits(monkeypatch):
 
 def test_cuda_has_a_function_for_every_op():
     """All kinds are told apart by its walk, but for those that others need or that it skips."""
-    from hotloop.kernels import cuda_draws, cuda_muon, cuda_ops
+    from hotloop.kernels import cuda_draws, cuda_muon, cuda_norm, cuda_ops
 
     told = inspect.getsource(cuda_ops.walker) + inspect.getsource(cuda_draws.augment)
-    told += inspect.getsource(cuda_muon.muon_ops)
+    told += inspect.getsource(cuda_muon.muon_ops) + inspect.getsource(cuda_norm.norm_op)
     missing = [kind for kind in KINDS if f"WORDS.{kind}" not in told]
     assert missing == ["CSR_INDEX", "CSR_CATCH_UP", "ROUND", "GRADIENT_SQUARES"]
 

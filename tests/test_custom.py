@@ -17,7 +17,7 @@ from sklearn.datasets import make_classification
 from sklearn.model_selection import GridSearchCV
 
 import oracle
-from hotloop import MLPClassifier, MLPRegressor, backends, plan, spec
+from hotloop import MLPClassifier, MLPRegressor, backends, plan, spec, vectors
 
 numba = pytest.importorskip("numba", reason="custom functions are compiled by numba")
 
@@ -230,14 +230,14 @@ class TestTraining:
             spec.custom_loss(spec.Function("loss", log_cosh, log_cosh_slope), "identity"),
         )
         compiled = plan.compile_gradients(network, dtype=np.float64, backend=backend)
-        flat = plan.init_parameters(network, np.random.RandomState(0), np.float64)
-        state = plan.new_state(flat.copy(), spec.SGD())
+        flat = vectors.init_parameters(network, np.random.RandomState(0), np.float64)
+        state = vectors.new_state(flat.copy(), spec.SGD())
         runner = backends.open_runner(compiled, state, {"X": X, "y": Y})
         gradient = np.empty_like(flat)
         value = runner.gradients(flat, gradient, decay=0.3)
 
         def objective(parameters):
-            (w1, w2), (b1, b2) = plan.weight_views(network, parameters)
+            (w1, w2), (b1, b2) = vectors.weight_views(network, parameters)
             z = X @ w1 + b1
             d = z * special.expit(z) @ w2 + b2 - Y
             squares = sum((w * w).sum() for w in (w1, w2))

@@ -14,7 +14,7 @@ from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV
 
 import oracle
-from hotloop import MLPClassifier, MLPRegressor, backends, plan, spec
+from hotloop import MLPClassifier, MLPRegressor, backends, plan, spec, vectors
 from stacks import OPTIMIZERS, Stack, build, make_orders, make_scalars, steps_per_epoch
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -96,7 +96,7 @@ def runner_of(case, problem, dtype, *, n_jobs=1, first_step=0, **changes):
         gradients=case.gradients if problem.stack.backend == "compiled" else None,
         backend=problem.stack.backend,
     )
-    state = plan.new_state(problem.parameters.copy(), OPTIMIZERS[case.optimizer])
+    state = vectors.new_state(problem.parameters.copy(), OPTIMIZERS[case.optimizer])
     state.seed, state.step = case.random.seed, first_step
     compiled = replace(compiled, **changes)
     return backends.open_runner(compiled, state, problem.streams, n_jobs=n_jobs), state
@@ -224,13 +224,13 @@ def factors(backend, dtype, *, rate=0.3, n=32, units=37, step=5, n_jobs=1, **cha
     network = spec.Network(
         (1,), (spec.Dense(units, dropout=rate), spec.Dense(n)), spec.LOSSES["squared_error"]
     )
-    flat = np.zeros(plan.n_parameters(network), dtype)
-    plan.weight_views(network, flat)[1][0][:] = 1
+    flat = np.zeros(vectors.n_parameters(network), dtype)
+    vectors.weight_views(network, flat)[1][0][:] = 1
     compiled = plan.compile_training(
         network, dtype=dtype, batch_size=n, optimizer=spec.SGD(nesterov=False), backend=backend,
         gradients="fused" if backend == "compiled" else None,
     )  # fmt: skip
-    state = plan.new_state(flat, compiled.optimizer)
+    state = vectors.new_state(flat, compiled.optimizer)
     state.seed, state.step = SEED, step
     streams = {"X": np.zeros((n, 1), dtype), "y": -np.eye(n, dtype=dtype)}
     runner = backends.open_runner(replace(compiled, **changes), state, streams, n_jobs=n_jobs)
@@ -238,7 +238,7 @@ def factors(backend, dtype, *, rate=0.3, n=32, units=37, step=5, n_jobs=1, **cha
     scalars[..., plan.SCALARS.index("rate")] = -n
     runner.run(None, scalars, n_epochs=1)
     runner.read_state(state)
-    return plan.weight_views(network, state.parameters[0])[0][1].T
+    return vectors.weight_views(network, state.parameters[0])[0][1].T
 
 
 def masks_of(rate, shape, dtype, step=5):
@@ -296,7 +296,7 @@ def noise(backend, dtype, shape=(64, 501)):
         network, dtype=dtype, batch_size=n, optimizer=spec.SGD(nesterov=False), backend=backend,
         gradients="fused" if backend == "compiled" else None,
     )  # fmt: skip
-    state = plan.new_state(np.zeros(plan.n_parameters(network), dtype), compiled.optimizer)
+    state = vectors.new_state(np.zeros(vectors.n_parameters(network), dtype), compiled.optimizer)
     state.seed, state.step = SEED, 3
     streams = {"X": np.zeros(shape, dtype), "y": -np.eye(n, dtype=dtype)}
     runner = backends.open_runner(compiled, state, streams)
@@ -304,7 +304,7 @@ def noise(backend, dtype, shape=(64, 501)):
     scalars[..., plan.SCALARS.index("rate")] = -n
     runner.run(None, scalars, n_epochs=1)
     runner.read_state(state)
-    return plan.weight_views(network, state.parameters[0])[0][0].T
+    return vectors.weight_views(network, state.parameters[0])[0][0].T
 
 
 @every_backend
@@ -352,7 +352,7 @@ def test_twenty_steps_agree_with_pytorch_under_our_masks():
     linear = [torch.nn.Linear(i, o, dtype=torch.float64) for i, o in zip(
         case.widths[:-1], case.widths[1:], strict=True)]  # fmt: skip
     with torch.no_grad():
-        for k, (w, b) in enumerate(zip(*plan.weight_views(problem.network, problem.parameters),
+        for k, (w, b) in enumerate(zip(*vectors.weight_views(problem.network, problem.parameters),
                                        strict=True)):  # fmt: skip
             linear[k].weight[:], linear[k].bias[:] = torch.tensor(w.T), torch.tensor(b)
     optimizer = torch.optim.SGD(
@@ -371,7 +371,7 @@ def test_twenty_steps_agree_with_pytorch_under_our_masks():
         loss.backward()
         optimizer.step()
         assert losses[step] == pytest.approx(loss.item(), rel=1e-6)
-    weights, biases = plan.weight_views(problem.network, state.parameters[0])
+    weights, biases = vectors.weight_views(problem.network, state.parameters[0])
     for layer, w, b in zip(linear, weights, biases, strict=True):
         np.testing.assert_allclose(w.T, layer.weight.detach(), rtol=0, atol=1e-6)
         np.testing.assert_allclose(b, layer.bias.detach(), rtol=0, atol=1e-6)

@@ -14,7 +14,7 @@ import sklearn
 from hotloop.kernels.engine import Engine
 
 import hotloop
-from hotloop import backends, plan, spec
+from hotloop import backends, plan, spec, vectors
 from hotloop.estimators import perceptron
 from stacks import ACTIVATIONS, LOSSES, Stack, build, child, predict
 
@@ -26,7 +26,7 @@ def one_by_one(problem, *inputs):
     """Outputs for each input; None for one that is refused."""
     compiled = plan.compile_inference(problem.network, dtype=np.dtype(problem.stack.dtype))
     rows = backends.FewRows(compiled)
-    weights, biases = plan.weight_views(problem.network, problem.parameters)
+    weights, biases = vectors.weight_views(problem.network, problem.parameters)
     return [rows.predict(X, weights, biases) for X in inputs]
 
 
@@ -63,7 +63,7 @@ def test_rows_have_the_bits_of_a_batch_after_every_output_activation(loss, dtype
 
 def among_nan(problem):
     """The same parameters, and memory around each weight that must not be used."""
-    weights, biases = plan.weight_views(problem.network, problem.parameters)
+    weights, biases = vectors.weight_views(problem.network, problem.parameters)
     around = [np.full(w.size + 128, np.nan, w.dtype) for w in weights]
     for wide, weight in zip(around, weights, strict=True):
         wide[64:-64] = weight.ravel()
@@ -144,7 +144,7 @@ def test_a_plan_without_packed_weights_has_none_to_give():
     """Rather than whatever lies before the store."""
     problem = build(Stack((5, 40, 3), ("relu",), "squared_error", 4, "float32"))
     compiled = plan.compile_inference(problem.network, dtype=np.dtype("float32"), in_place=True)
-    state = plan.State(problem.parameters.reshape(1, -1), {})
+    state = vectors.State(problem.parameters.reshape(1, -1), {})
     runner = backends.open_runner(compiled, state, {})
     with pytest.raises(ValueError, match="no parameters of this plan"):
         runner.read_state(state)
@@ -176,7 +176,7 @@ def test_what_is_not_plain_is_refused():
     kinds = X.astype(float), X.astype(">f4"), X.tolist(), X.view(np.matrix), None, bad, X * np.nan
     assert all(output is None for output in one_by_one(problem, *shapes, *kinds))
     rows = backends.FewRows(plan.compile_inference(problem.network, dtype=np.dtype("float32")))
-    weights, biases = plan.weight_views(problem.network, problem.parameters)
+    weights, biases = vectors.weight_views(problem.network, problem.parameters)
     assert rows.predict(X, weights, biases) is not None
     for k, wrong in enumerate((weights[0].T, weights[0].astype(float), weights[0][:, ::-1], 1.0)):
         assert rows.predict(X, [wrong, weights[1]], biases) is None, k

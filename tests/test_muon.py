@@ -18,7 +18,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 import oracle
-from hotloop import MLPClassifier, MLPRegressor, Muon, backends, plan, spec
+from hotloop import MLPClassifier, MLPRegressor, Muon, backends, plan, spec, vectors
 from stacks import Stack, build, make_orders, steps_per_epoch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Maximum iterations")
@@ -62,7 +62,7 @@ def run(problem, record=RECORD, *, batch=10, n_epochs=2, n_jobs=1):
         sparse=stack.sparse,
         backend=stack.backend,
     )
-    state = plan.new_state(problem.parameters.copy(), record)
+    state = vectors.new_state(problem.parameters.copy(), record)
     runner = backends.open_runner(compiled, state, problem.streams, n_jobs=n_jobs)
     n_steps = n_epochs * steps_per_epoch(stack.n, batch)
     losses = runner.run(make_orders(problem, n_epochs), scalars_of(record, n_steps))[0]
@@ -195,7 +195,7 @@ def test_a_step_has_the_singular_vectors_of_the_momentum(n_in, n_out, dtype):
     problem = problem_of((5, n_in, n_out, 3), dtype)
     state, _ = run(problem, record, batch=40, n_epochs=1)
     weights, old = (
-        plan.weight_views(problem.network, p)[0][1].astype(np.float64)
+        vectors.weight_views(problem.network, p)[0][1].astype(np.float64)
         for p in (state.parameters[0], problem.parameters)
     )
     made = (old - weights) / (LR * record.scale(n_in, n_out))
@@ -215,13 +215,13 @@ def test_a_gradient_of_nothing_moves_nothing():
     problem.parameters[:] = 0
     state, losses = run(problem)
     assert np.isfinite(losses).all()
-    weights, _ = plan.weight_views(problem.network, state.parameters[0])
+    weights, _ = vectors.weight_views(problem.network, state.parameters[0])
     assert not weights[1].any()
     problem.streams["X"][0, 0] = np.nan
     state, losses = run(problem)
     assert np.isnan(losses).all()
     assert all(
-        np.isnan(w).all() for w in plan.weight_views(problem.network, state.parameters[0])[0]
+        np.isnan(w).all() for w in vectors.weight_views(problem.network, state.parameters[0])[0]
     )
 
 
@@ -243,7 +243,7 @@ def test_an_interrupt_leaves_whole_steps():
         compiled = plan.compile_training(
             problem.network, dtype="f4", batch_size=10, optimizer=RECORD, backend=DEFAULT_BACKEND
         )
-        state = plan.new_state(problem.parameters.copy(), RECORD)
+        state = vectors.new_state(problem.parameters.copy(), RECORD)
         return backends.open_runner(compiled, state, problem.streams), state
 
     runner, state = opened()
@@ -370,6 +370,17 @@ def test_a_grid_search_over_its_fields():
     search = GridSearchCV(classifier(solver=Muon()), grid, cv=2).fit(X, y)
     assert search.best_params_["solver__momentum"] in (0.8, 0.95)
     assert clone(search.best_estimator_).solver.adjust_lr_fn == "original"
+
+
+def test_frozen_matrices_stay():
+    """Others between hidden layers step on."""
+    X, y = data()
+    start = classifier(solver="muon", max_iter=1).fit(X, y)
+    clf = classifier(solver="muon", frozen_layers=[1], max_iter=1).fit(X, y)
+    free = classifier(solver="muon", max_iter=1, learning_rate_init=1e-300).fit(X, y)
+    np.testing.assert_array_equal(clf.coefs_[1], free.coefs_[1])
+    assert not (clf.coefs_[2] == free.coefs_[2]).any()
+    assert not (clf.coefs_[1] == start.coefs_[1]).any()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV, train_test_split
 
 import normalized
 import oracle
-from hotloop import BatchNorm, LayerNorm, MLPClassifier, MLPRegressor, backends, plan, spec
+from hotloop import BatchNorm, LayerNorm, MLPClassifier, MLPRegressor, backends, plan, spec, vectors
 from stacks import OPTIMIZERS, make_scalars
 from state import state_of
 
@@ -92,7 +92,7 @@ def hotloop_train(net, data, orders, how):
         gradients=how.get("gradients", "fused"),
         backend=how["backend"],
     )
-    state = plan.new_state(net.flat.astype(dtype), OPTIMIZERS[optimizer])
+    state = vectors.new_state(net.flat.astype(dtype), OPTIMIZERS[optimizer])
     streams = streams_of(net, data, dtype, sparse=how.get("sparse", False))
     n_steps = len(orders) * -(-len(orders[0]) // batch_size)
     scalars = make_scalars(optimizer, n_steps, alpha=DECAY)
@@ -254,9 +254,9 @@ def test_predictions_are_the_oracles(sparse, in_place, axis, backend):
         compiled = plan.compile_inference(
             network_of(net), dtype="float64", sparse=sparse, in_place=in_place, backend=backend
         )
-        vectors = [*net.scales, *net.means, *net.variances]
+        others = [*net.scales, *net.means, *net.variances]
         rows = scipy.sparse.csr_matrix(X) if sparse else X
-        got = backends.predict(compiled, net.weights, net.biases, rows, vectors=vectors)
+        got = backends.predict(compiled, net.weights, net.biases, rows, vectors=others)
         expected = normalized.forward(net, X, running=True)[0][-1]
         np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-13)
 
@@ -272,8 +272,8 @@ def test_running_statistics_fold_into_weights():
     plain = spec.Network((9,), tuple(layers), spec.LOSSES["squared_error"])
     folded = backends.predict(plan.compile_inference(plain, dtype="f8"), weights, biases, X)
     compiled = plan.compile_inference(network_of(net), dtype="f8")
-    vectors = [*net.scales, *net.means, *net.variances]
-    got = backends.predict(compiled, net.weights, net.biases, X, vectors=vectors)
+    others = [*net.scales, *net.means, *net.variances]
+    got = backends.predict(compiled, net.weights, net.biases, X, vectors=others)
     np.testing.assert_allclose(got, folded, rtol=1e-12, atol=1e-13)
 
 
@@ -325,7 +325,7 @@ def trained_with(activation, axis, backend):
     compiled = plan.compile_training(
         network, dtype="f8", batch_size=6, optimizer=OPTIMIZERS["sgd"], backend=backend
     )
-    state = plan.new_state(net.flat, OPTIMIZERS["sgd"])
+    state = vectors.new_state(net.flat, OPTIMIZERS["sgd"])
     runner = backends.open_runner(compiled, state, streams_of(net, data, "f8"))
     runner.run(np.asarray(orders_of(6))[None], make_scalars("sgd", 2, alpha=DECAY))
     runner.read_state(state)
@@ -376,7 +376,7 @@ def test_an_interrupted_step_is_dropped_whole(gradients):
     streams, scalars = streams_of(net, data, "float32"), make_scalars("adam", 20_000)
 
     def opened():
-        state = plan.new_state(net.flat.astype("f4"), OPTIMIZERS["adam"])
+        state = vectors.new_state(net.flat.astype("f4"), OPTIMIZERS["adam"])
         return backends.open_runner(compiled, state, streams), state
 
     for turn in range(3):
@@ -442,7 +442,7 @@ def test_twenty_steps_are_pytorchs(solver, axis):
     compiled = plan.compile_training(
         network_of(net), dtype="f8", batch_size=10, optimizer=record, backend="compiled"
     )
-    state = plan.new_state(net.flat, record)
+    state = vectors.new_state(net.flat, record)
     runner = backends.open_runner(compiled, state, {"X": X, "y": Y})
     scalars = np.zeros((1, 20, len(plan.GROUPS), len(plan.SCALARS)))
     rates = 0.05 if solver == "sgd" else oracle.adam_rate(0.01, np.arange(1, 21))[:, None]

@@ -20,7 +20,7 @@ from sklearn.model_selection import GridSearchCV
 
 import hotloop
 import oracle
-from hotloop import MLPClassifier, MLPRegressor, backends, plan, spec
+from hotloop import MLPClassifier, MLPRegressor, backends, plan, spec, vectors
 from stacks import Stack, build, gradient_kinds, make_orders, steps_per_epoch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Maximum iterations")
@@ -93,7 +93,7 @@ def run(problem, rule, besides, *, batch=10, n_epochs=2, n_jobs=1, **how):
         backend=stack.backend,
         **how,
     )
-    state = plan.new_state(problem.parameters.copy(), record)
+    state = vectors.new_state(problem.parameters.copy(), record)
     runner = backends.open_runner(compiled, state, problem.streams, n_jobs=n_jobs)
     n_steps = n_epochs * steps_per_epoch(stack.n, batch)
     scalars = scalars_of(record, RULES[rule][1], n_steps)
@@ -175,7 +175,7 @@ def test_sparse_input_is_as_dense_over_many_missed_steps(alpha):
         compiled = plan.compile_training(
             problem.network, dtype="f8", batch_size=2, optimizer=record, sparse=sparse
         )
-        state = plan.new_state(problem.parameters.copy(), record)
+        state = vectors.new_state(problem.parameters.copy(), record)
         runner = backends.open_runner(compiled, state, problem.streams)
         losses = runner.run(make_orders(problem, 2), scalars_of(record, 0.9, 300, alpha))
         runner.read_state(state)
@@ -262,7 +262,7 @@ def test_max_norm_holds_after_any_step(rule, most, widths, dtype):
     problem = build(stack)
     state, _ = run(problem, rule, {"max_norm": most, "average_decay": 0.5}, batch=3)
     for array in (state.parameters, state.slots["average"]):
-        for weight in plan.weight_views(problem.network, array[0])[0]:
+        for weight in vectors.weight_views(problem.network, array[0])[0]:
             norms = np.linalg.norm(weight.astype(np.float64), axis=0)
             assert norms.max() <= most * (1 + 100 * np.finfo(dtype).eps)
 
@@ -289,7 +289,7 @@ def test_an_interrupt_leaves_whole_steps(besides):
     )
 
     def opened():
-        state = plan.new_state(problem.parameters.copy(), record)
+        state = vectors.new_state(problem.parameters.copy(), record)
         return backends.open_runner(compiled, state, problem.streams), state
 
     (runner, state), scalars = opened(), scalars_of(record, 0.9, 20_000)

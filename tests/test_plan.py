@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.neural_network import MLPRegressor
 
-from hotloop import plan, spec
+from hotloop import plan, spec, vectors
 from stacks import Stack, build, gradient_kinds, layers_of
 
 STACK = Stack((5, 7, 4, 3), ("relu", "tanh"))
@@ -51,7 +51,7 @@ def test_views_tile_the_parameter_vector(network, dtype, sparse):
 def test_weight_views_share_the_flat_vectors_memory(network):
     """coefs and intercepts are row-major views: an edit in place is seen in the vector."""
     flat = np.arange(5 * 7 + 7 * 4 + 4 * 3 + 7 + 4 + 3, dtype=np.float32)
-    coefs, intercepts = plan.weight_views(network, flat)
+    coefs, intercepts = vectors.weight_views(network, flat)
     assert [c.shape for c in coefs] == [(5, 7), (7, 4), (4, 3)]
     assert [b.shape for b in intercepts] == [(7,), (4,), (3,)]
     assert all(v.flags.c_contiguous and np.shares_memory(v, flat) for v in coefs + intercepts)
@@ -69,9 +69,9 @@ def test_initial_parameters_are_sklearns(activation, dtype):
         (5,), layers_of(Stack(STACK.widths, (activation,) * 2)), spec.LOSSES["squared_error"]
     )
     ours = np.random.RandomState(3)
-    flat = plan.init_parameters(network, ours, np.dtype(dtype))
+    flat = vectors.init_parameters(network, ours, np.dtype(dtype))
     assert flat.dtype == dtype
-    coefs, intercepts = plan.weight_views(network, flat)
+    coefs, intercepts = vectors.weight_views(network, flat)
     for k, (coef, intercept) in enumerate(pairs):
         np.testing.assert_array_equal(coefs[k], coef)
         np.testing.assert_array_equal(intercepts[k], intercept)
@@ -81,7 +81,7 @@ def test_initial_parameters_are_sklearns(activation, dtype):
 @pytest.mark.parametrize("optimizer", [spec.SGD(), spec.Adam()])
 def test_a_new_state_has_a_model_axis_and_zero_slots(optimizer):
     """Parameters (M, P), each slot of the optimizer (M, P) and zero, no step taken."""
-    state = plan.new_state(np.arange(6.0), optimizer)
+    state = vectors.new_state(np.arange(6.0), optimizer)
     np.testing.assert_array_equal(state.parameters, np.arange(6.0)[None])
     assert tuple(state.slots) == optimizer.slots
     for slot in state.slots.values():
@@ -110,6 +110,6 @@ def test_a_printed_plan_is_a_table_of_its_ops(network):
 def test_the_problem_builder_agrees_with_the_plan():
     """The tests' own layout of the parameter vector is the plan's."""
     problem = build(STACK)
-    coefs, intercepts = plan.weight_views(problem.network, problem.parameters)
+    coefs, intercepts = vectors.weight_views(problem.network, problem.parameters)
     for got, expected in zip(coefs + intercepts, problem.net.parameters, strict=True):
         np.testing.assert_array_equal(got, expected.value)

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from hotloop import MLPRegressor, backends, plan, spec
+from hotloop import MLPRegressor, backends, plan, spec, vectors
 
 NETWORK = spec.Network((6,), (spec.Dense(9, "relu"), spec.Dense(2)), spec.LOSSES["squared_error"])
 N, BATCH = 20, 8
@@ -20,7 +20,7 @@ def trainer(dtype=np.float64, **changes):
     """A runner of a training plan, and its state."""
     rng = np.random.RandomState(0)
     compiled = plan.compile_training(NETWORK, dtype=dtype, batch_size=BATCH, optimizer=spec.Adam())
-    state = plan.new_state(plan.init_parameters(NETWORK, rng, dtype), spec.Adam())
+    state = vectors.new_state(vectors.init_parameters(NETWORK, rng, dtype), spec.Adam())
     return backends.open_runner(compiled, state, {**streams(rng), **changes}), state
 
 
@@ -55,7 +55,7 @@ def test_predict_converts_X_and_refuses_a_wrong_out():
 def test_a_plan_is_run_for_what_it_was_compiled_for():
     """Gradients of a training plan, or training by a gradient plan, would read no buffer."""
     runner, _ = trainer()
-    flat = np.zeros(runner.plan.n_parameters)
+    flat = np.zeros(runner.vectors.n_parameters)
     with pytest.raises(ValueError, match="compile_gradients"):
         runner.gradients(flat, flat.copy(), decay=0.0)
     rng = np.random.RandomState(0)

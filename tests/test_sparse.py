@@ -13,7 +13,7 @@ from hotloop.kernels import engine
 
 import oracle
 from bounds import Bounded
-from hotloop import MLPClassifier, MLPRegressor, backends, plan, spec
+from hotloop import MLPClassifier, MLPRegressor, backends, plan, spec, vectors
 from stacks import (
     OPTIMIZERS,
     Stack,
@@ -172,7 +172,7 @@ def test_what_is_read_is_what_predicts():
     X = sp.csr_matrix(np.eye(400)[:50])
     out = runner.predict(X, np.empty((50, 5)))
     inference = plan.compile_inference(problem.network, dtype=np.float64, sparse=True)
-    views = plan.weight_views(problem.network, state.parameters[0])
+    views = vectors.weight_views(problem.network, state.parameters[0])
     np.testing.assert_allclose(out, backends.predict(inference, *views, X), rtol=1e-13)
 
 
@@ -295,7 +295,7 @@ def test_weights_that_lie_with_the_user_predict_as_packed_ones(activation, dtype
         X = sp.csr_matrix(problem.X)
         packed = opened(problem)[0].predict(X, np.empty((20, 3), dtype))
         inference = plan.compile_inference(problem.network, dtype=np.dtype(dtype), sparse=True)
-        weights, biases = plan.weight_views(problem.network, problem.parameters)
+        weights, biases = vectors.weight_views(problem.network, problem.parameters)
         around = np.full(50 * width + 128, np.nan, dtype)
         around[64:-64] = weights[0].ravel()
         lying = around[64:-64].reshape(50, width)

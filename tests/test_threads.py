@@ -17,7 +17,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
 
-from hotloop import MLPClassifier, MLPRegressor, backends, plan
+from hotloop import MLPClassifier, MLPRegressor, backends, plan, vectors
 from hotloop.threads import thread_count
 from stacks import (
     OPTIMIZERS,
@@ -61,7 +61,7 @@ def trained(problem, n_jobs, *, optimizer="adam", batch_size=601, gradients="fus
         sparse=stack.sparse,
         gradients=gradients,
     )
-    state = plan.new_state(problem.parameters.copy(), OPTIMIZERS[optimizer])
+    state = vectors.new_state(problem.parameters.copy(), OPTIMIZERS[optimizer])
     runner = backends.open_runner(compiled, state, problem.streams, n_jobs=n_jobs)
     n_steps = 2 * steps_per_epoch(stack.n, compiled.batch_size)
     losses = runner.run(make_orders(problem, 2), make_scalars(optimizer, n_steps))
@@ -131,7 +131,7 @@ def test_predictions_of_any_number_of_rows(n, monkeypatch):
     monkeypatch.setenv("HOTLOOP_NUM_THREADS", "5")
     problem = build(Stack((30, 30, 3), ("relu",), "log_loss", n=8, dtype="float32"))
     compiled = plan.compile_inference(problem.network, dtype=np.float32)
-    weights = plan.weight_views(problem.network, problem.parameters.ravel())
+    weights = vectors.weight_views(problem.network, problem.parameters.ravel())
     X = np.random.default_rng(0).normal(size=(n, 30)).astype(np.float32)
     one, other = (backends.predict(compiled, *weights, X, n_jobs=k) for k in (1, 5))
     np.testing.assert_array_equal(one, other)
@@ -147,7 +147,7 @@ def test_workers_take_denormals_for_zero_as_the_caller_does(monkeypatch):
         problem.network, dtype=np.float32, batch_size=64, optimizer=OPTIMIZERS["adam"]
     )
     for n_jobs in (1, 4):
-        state = plan.new_state(problem.parameters.copy(), OPTIMIZERS["adam"])
+        state = vectors.new_state(problem.parameters.copy(), OPTIMIZERS["adam"])
         for slot in state.slots.values():
             slot[:] = 1.18e-38  # a little more than the smallest normal number
         runner = backends.open_runner(compiled, state, streams, n_jobs=n_jobs)
@@ -167,7 +167,7 @@ def test_workers_keep_denormals_where_the_caller_does(monkeypatch):
     compiled = plan.compile_inference(network, dtype=np.float32)
     tiny = np.full(8 * 300 + 300, 1e-20, np.float32)
     tiny[8 * 300 :] = 0
-    weights = plan.weight_views(network, tiny)
+    weights = vectors.weight_views(network, tiny)
     X = np.full((5000, 8), 1e-20, np.float32)
     for n_jobs in (1, 4):
         assert backends.predict(compiled, *weights, X, n_jobs=n_jobs).all()

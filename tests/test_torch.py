@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hotloop import MLPClassifier, MLPRegressor, backends, plan, spec
+from hotloop import MLPClassifier, MLPRegressor, backends, plan, spec, vectors
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
 
@@ -35,14 +35,14 @@ def test_loss_and_gradient_are_autograds(activation, loss):
     y = rng.randint(0, 3, n) if codes else rng.randint(0, 2, (n, 3)).astype(float)
     hidden = [spec.Dense(units, activation) for units in widths[1:-1]]
     network = spec.Network((widths[0],), (*hidden, spec.Dense(3)), spec.LOSSES[loss])
-    parameters = plan.init_parameters(network, rng, np.float64)
+    parameters = vectors.init_parameters(network, rng, np.float64)
     streams = {"X": X, "y": y, "sample_weight": weight}
     runner = backends.open_runner(plan.compile_gradients(network, dtype="f8"), None, streams)
     gradient = np.empty_like(parameters)
     value = runner.gradients(parameters, gradient, decay=alpha)
 
     flat = torch.tensor(parameters, requires_grad=True)
-    weights, biases = plan.weight_views(network, flat)
+    weights, biases = vectors.weight_views(network, flat)
     h = torch.tensor(X)
     for w, b in zip(weights[:-1], biases[:-1], strict=True):
         h = ACTIVATIONS[activation](h @ w + b)
@@ -53,7 +53,7 @@ def test_loss_and_gradient_are_autograds(activation, loss):
     # The gradient is of the sum over outputs, though scikit-learn reports squared error's mean.
     scale = 3 if loss == "squared_error" else 1
     grad = scale * flat.grad.numpy()
-    for g, w in zip(plan.weight_views(network, grad)[0], weights, strict=True):
+    for g, w in zip(vectors.weight_views(network, grad)[0], weights, strict=True):
         g -= (scale - 1) * alpha * w.detach().numpy() / weight.sum()
     assert value == pytest.approx(expected.item(), rel=1e-12)
     assert np.linalg.norm(gradient - grad) <= 1e-12 * np.linalg.norm(grad)

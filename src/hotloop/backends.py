@@ -17,10 +17,10 @@ import sklearn
 
 from hotloop import kernels
 from hotloop.kernels import CPU_BACKENDS, DTYPES, backend_of, philox
-from hotloop.plan import (
-    GROUPS,
-    SCALARS,
-    Plan,
+from hotloop.plan import GROUPS, SCALARS, Plan
+from hotloop.spec import Function, Network
+from hotloop.threads import Threads, check_n_jobs, thread_count
+from hotloop.vectors import (
     State,
     layer_shapes,
     record_views,
@@ -28,8 +28,6 @@ from hotloop.plan import (
     weight_views,
     with_vectors,
 )
-from hotloop.spec import Function, Network
-from hotloop.threads import Threads, check_n_jobs, thread_count
 
 if kernels.COMPILED:
     from hotloop.kernels.engine import Engine, FewRows

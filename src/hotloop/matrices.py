@@ -40,6 +40,11 @@ class Matrices:
         places = [lowering.take(store, n * ld) for n in (long, long, short, short)]
         return [*places, store.take(8 * max(lowering.units(layer), shape[0]))]
 
+    def reserve(self) -> None:
+        """Room for those of all layers."""
+        for layer in self.layers:
+            self.place(layer)
+
     def ops(self, parameters: list[dict[str, int]]) -> list[np.ndarray]:
         """What makes orthogonal matrices, stage by stage, each for all layers that have one."""
         stages = [self.stages(layer, parameters[layer]) for layer in self.layers]

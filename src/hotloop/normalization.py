@@ -10,10 +10,8 @@ import numpy as np
 
 from hotloop.kernels import COLUMN_STATISTICS, GRADIENTS, LAYOUTS, NORMALIZATIONS
 from hotloop.spec import BatchNorm
+from hotloop.vectors import NORM_START
 
-#: What the vectors of a normalization start from, in their order in the flat vector. Running means
-#: and variances are no parameters, but all that copies or compares weights is to take them along.
-NORM_START = {"scale": 1.0, "mean": 0.0, "variance": 1.0}
 RUNNING = ("mean", "variance")
 
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from types import MappingProxyType
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -32,18 +31,22 @@ from hotloop.kernels import (
 from hotloop.kernels import SCALARS as SCALARS
 from hotloop.kernels.philox import threshold
 from hotloop.matrices import Matrices
-from hotloop.normalization import NORM_START, Normalizations
+from hotloop.normalization import Normalizations
 from hotloop.spec import KNOWN_BY_VALUE, BatchNorm, Function, Network, Optimizer
+from hotloop.vectors import (
+    LINE_BYTES,
+    functions_of,
+    layer_shapes,
+    n_parameters,
+    parameter_views,
+    slot_fields,
+)
 
 #: Parameter groups: each has its own row of scalars in every step.
 GROUPS = ("weight", "bias")
-#: What the flat vector has of the layers, in this order.
-PARTS = ("weight", "bias", *NORM_START)
-
 #: Numbers by which ops draw from the generator (abi.h), besides those of layers.
 INPUT_DROPOUT, INPUT_NOISE, MIXUP = range(2**30, 2**30 + 3)
 
-LINE_BYTES = 64
 #: What products may read instead of float32, and the bytes of such a number.
 ROUNDED, ROUNDED_BYTES = ("bfloat16", "bfloat16_emulated"), 2
 #: Bytes of activations and deltas that one chunk of rows may take, to stay in a core's cache.
@@ -72,24 +75,6 @@ FEW_ROWS, FEW_ROWS_BYTES = 4, 64 * 2**20
 SHARDS, SHARDED_FROM = 2, 4
 #: On a GPU: shards are no more than make about so many tiles, of such a size, for all its cores.
 MOST_TILES, SHARD_TILE = 512, 64
-#: How weights may be drawn, besides "auto"; see `init_parameters`.
-INITS = (
-    *("glorot_uniform", "glorot_normal", "he_uniform", "he_normal"),
-    *("lecun_uniform", "lecun_normal", "orthogonal"),
-)
-#: Activations that lose about half of the squares of what they read.
-HALVING = (
-    *("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "mish", "softplus", "hard_swish"),
-)
-#: What "auto" stands for, where it is not scikit-learn's draw.
-AUTO: Mapping[str | Function, str] = MappingProxyType(
-    {
-        **dict.fromkeys(set(HALVING) - {"relu"}, "he_normal"),
-        "selu": "lecun_normal",
-        "softsign": "glorot_uniform",
-        "hard_sigmoid": "glorot_uniform",
-    }
-)
 #: Rows of a batch of the gradient plan; part of what its bits depend on.
 GRADIENT_ROWS = 512
 
@@ -204,213 +189,6 @@ class Plan:
             kind, dtype = names[op["kind"]].lower(), dtypes[op["dtype"]]
             lines.append(f"{kind:<24}{dtype:<18}{columns}  {work}")
         return "\n".join([*lines, f"{self.n_parameters} parameters"])
-
-
-@dataclass
-class State:
-    """What training changes, in plain row-major arrays with a leading model axis M = 1.
-
-    Attributes
-    ----------
-    parameters : ndarray of shape (M, P) or None
-        All weights, each (I, O) row-major, in the order of the layers, then all biases, and the
-        vectors of normalizations, see `PARTS`. None where only the moments are wanted.
-    slots : dict of str to ndarray of shape (M, P)
-        The optimizer's moments, laid out as the parameters; one that is not there is zero.
-    step : int
-        Optimizer steps taken so far.
-    seed : int
-        Key of the random words of dropout, noise and mixup, 64 bits; the number of a step says
-        which are its own.
-    """
-
-    parameters: np.ndarray | None
-    slots: dict[str, np.ndarray]
-    step: int = 0
-    seed: int = 0
-
-
-def layer_shapes(network: Network) -> list[tuple[int, int]]:
-    """(I, O) of each layer."""
-    shapes, shape = [], network.in_shape
-    for layer in network.layers:
-        out = layer.out_shape(shape)
-        shapes.append((shape[0], out[0]))
-        shape = out
-    return shapes
-
-
-def functions_of(network: Network) -> tuple[Function, ...]:
-    """The user's functions in a network, each once."""
-    activations = [layer.activation for layer in network.layers]
-    found = [f for f in (*activations, network.loss.function) if isinstance(f, Function)]
-    return tuple(dict.fromkeys(found))
-
-
-@lru_cache(maxsize=64)
-def parameter_views(network: Network) -> Mapping[str, tuple[int, tuple[int, ...]]]:
-    """Offset and shape of each parameter in the flat vector, in the order of `PARTS`."""
-    views: dict[str, tuple[int, tuple[int, ...]]] = {}
-    offset, shape, shapes = 0, network.in_shape, []
-    for layer in network.layers:
-        shapes.append(layer.param_shapes(shape))
-        shape = layer.out_shape(shape)
-    for name in PARTS:
-        for i, params in enumerate(shapes):
-            if name in params:
-                views[f"{name}_{i}"] = (offset, params[name])
-                offset += math.prod(params[name])
-    return MappingProxyType(views)
-
-
-def n_parameters(network: Network) -> int:
-    """Length of the flat parameter vector."""
-    return max(end for _, end, _ in _places(network))
-
-
-def weight_views(network: Network, flat: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Weights and biases as views into one flat vector of shape (P,); nothing is copied."""
-    weights, vectors = record_views(network, flat)
-    return weights[: len(network.layers)], vectors[: len(network.layers)]
-
-
-def norm_views(network: Network, flat: np.ndarray) -> dict[str, list[np.ndarray]]:
-    """The vectors of normalizations in the same way: "scale", "mean" and "variance", each a list of
-    (O,) that is empty if there is none.
-    """
-    found: dict[str, list[np.ndarray]] = {name: [] for name in NORM_START}
-    for name, (start, shape) in parameter_views(network).items():
-        part = name.partition("_")[0]
-        if part in found:
-            found[part].append(flat[start : start + shape[0]])
-    return found
-
-
-def record_views(network: Network, flat: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Views in the order of a plan's `parameter_ops`: those of :func:`weight_views`, then the
-    vectors of normalizations, each beside a weight without rows.
-    """
-    arrays = [flat[start:end].reshape(shape) for start, end, shape in _places(network)]
-    n = len(network.layers)
-    return with_vectors(arrays[:n], arrays[n : 2 * n], arrays[2 * n :])
-
-
-def with_vectors(
-    weights: list[np.ndarray], biases: list[np.ndarray], vectors: list[np.ndarray]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Weights and biases of layers, followed by vectors of normalizations."""
-    return [*weights, *(v[:0].reshape(0, len(v)) for v in vectors)], [*biases, *vectors]
-
-
-@lru_cache(maxsize=64)
-def _places(network: Network) -> list[tuple[int, int, tuple[int, ...]]]:
-    """Where each parameter starts and ends in the flat vector, and its shape."""
-    views = parameter_views(network).values()
-    return [(start, start + math.prod(shape), shape) for start, shape in views]
-
-
-def empty_vector(size: int, dtype: np.dtype | type) -> np.ndarray:
-    """A vector that starts at a cache line, as predictions of a row read it soonest."""
-    n_bytes = size * np.dtype(dtype).itemsize
-    memory = np.empty(n_bytes + LINE_BYTES, np.uint8)
-    start = -memory.ctypes.data % LINE_BYTES
-    return memory[start : start + n_bytes].view(dtype)
-
-
-def init_parameters(
-    network: Network,
-    rng: np.random.RandomState,
-    dtype: np.dtype | type,
-    init: str = "auto",
-    output: str | Function | None = None,
-) -> np.ndarray:
-    """Initial parameters, shape (P,), drawn in float64: weight, then bias, of each layer.
-
-    Parameters
-    ----------
-    network : Network
-    rng : RandomState
-    dtype : dtype
-        Of the result.
-    init : {"auto"} or one of INITS, default="auto"
-        "auto": of identity, relu, logistic, tanh and functions of the user as scikit-learn draws,
-        ``uniform(-b, b, (I, O))`` and then ``uniform(-b, b, O)`` with ``b = sqrt(6 / (I + O))``,
-        or 2 under logistic; of the others what AUTO names. All but scikit-learn's have biases of
-        zero. Fans are the inputs I of a layer and its outputs O.
-    output : str or Function, default=None
-        The activation that the output layer is drawn for; None: that of the last hidden one, or of
-        none.
-
-    References
-    ----------
-    Glorot and Bengio (2010), "Understanding the difficulty of training deep feedforward
-    neural networks", equation 16. LeCun, Bottou, Orr and Mueller (1998), "Efficient BackProp",
-    equation 16. He, Zhang, Ren and Sun (2015), "Delving deep into rectifiers", equation 10. Saxe,
-    McClelland and Ganguli (2014), "Exact solutions to the nonlinear dynamics of learning in deep
-    linear neural networks", section 3. Klambauer, Unterthiner, Mayr and Hochreiter (2017),
-    "Self-normalizing neural networks", for selu.
-    """
-    flat = without_weights(network, dtype)
-    weights, biases = weight_views(network, flat)
-    hidden = [layer.activation for layer in network.layers[:-1]]
-    drawn_for = [*hidden, output or (hidden[-1] if hidden else "identity")]
-    for weight, bias, activation in zip(weights, biases, drawn_for, strict=True):
-        scheme = AUTO.get(activation) if init == "auto" else init
-        if scheme is not None:
-            weight[...] = _drawn(scheme, activation, rng, weight.shape)
-            bias[...] = 0
-            continue
-        bound = np.sqrt((2.0 if activation == "logistic" else 6.0) / sum(weight.shape))
-        weight[...] = rng.uniform(-bound, bound, weight.shape)
-        bias[...] = rng.uniform(-bound, bound, bias.shape)
-    return flat
-
-
-def without_weights(network: Network, dtype: np.dtype | type) -> np.ndarray:
-    """A flat vector of which only the vectors of normalizations are set, to where they start."""
-    flat = empty_vector(n_parameters(network), dtype)
-    for name, vectors in norm_views(network, flat).items():
-        for vector in vectors:
-            vector[...] = NORM_START[name]
-    return flat
-
-
-def _drawn(
-    scheme: str, activation: str | Function, rng: np.random.RandomState, shape: tuple[int, ...]
-) -> np.ndarray:
-    """A weight (I, O): its elements have variance 2 / (I + O) by Glorot, 1 / I by LeCun, 2 / I by
-    He; or it has orthogonal columns, or rows if these are fewer, of norm 1, and root 2 under what
-    is drawn for by He, as half of its squares are lost there.
-    """
-    I, O = shape
-    if scheme == "orthogonal":
-        q, r = np.linalg.qr(rng.normal(size=(max(shape), min(shape))))
-        q *= np.where(np.diag(r) < 0, -1.0, 1.0)  # else they would not be uniform
-        gain = np.sqrt(2.0) if activation in HALVING else 1.0
-        return gain * (q if I >= O else q.T)
-    rule, _, distribution = scheme.partition("_")
-    variance = {"glorot": 2.0 / (I + O), "he": 2.0 / I, "lecun": 1.0 / I}[rule]
-    if distribution == "normal":
-        return rng.normal(0.0, np.sqrt(variance), shape)
-    bound = np.sqrt(3 * variance)
-    return rng.uniform(-bound, bound, shape)
-
-
-def new_state(parameters: np.ndarray, optimizer: Optimizer) -> State:
-    """A state at step 0 around a flat parameter vector of shape (P,)."""
-    start = parameters.reshape(1, -1)
-    return State(start, {name: new_slot(name, start) for name in optimizer.slots})
-
-
-def new_slot(name: str, parameters: np.ndarray) -> np.ndarray:
-    """What an optimizer keeps before its first step: zeros, but of an average the parameters."""
-    return parameters.copy() if name == "average" else np.zeros_like(parameters)
-
-
-def slot_fields(optimizer: Optimizer | None) -> tuple[str, ...]:
-    """What the slots of an optimizer are called in an op, after "weight_" and "bias_"."""
-    names = optimizer.slots if optimizer else ()
-    return tuple("average" if s == "average" else f"slot_{k}" for k, s in enumerate(names))
 
 
 class _Buffer:
@@ -957,6 +735,17 @@ class _Lowering:
         dtype = DTYPES[self.products_of(layer)]
         return self.record(kind, layer, **{**self.optimizer_fields(), **fields, "dtype": dtype})
 
+    def records(self, parameters: list[dict[str, int]]) -> np.ndarray:
+        """Where each layer's parameters are; what is not trained has no gradient to clip."""
+        records = [
+            self.record("UPDATE", layer, **fields, dtype=DTYPES[self.products_of(layer)])
+            for layer, fields in enumerate(parameters)
+        ]
+        if self.optimizer:
+            for layer in set(range(len(parameters))) - set(self.trained):
+                records[layer]["weight_gradient"] = records[layer]["bias_gradient"] = -1
+        return np.array([*records, *self.norms.records()], dtype=OP_DTYPE)
+
     def chunk_rows(self, arena_bytes: int, batch_size: int) -> int:
         """Rows that go through the ops of a step together."""
         widest = max(self.stride(I) + self.stride(O) for I, O in self.shapes)
@@ -1113,14 +902,7 @@ def _compile(
         evaluation_ops = lowering.evaluation(inference_ops, ops, inference_arena, inference_rows)
     accumulate_ops = ops.copy()
     accumulate_ops["gradient"] = GRADIENTS["accumulate"]
-    records = [
-        lowering.record("UPDATE", i, **fields, dtype=DTYPES[lowering.products_of(i)])
-        for i, fields in enumerate(parameters)
-    ]
-    if lowering.optimizer:
-        for i in set(range(len(parameters))) - set(lowering.trained):
-            records[i]["weight_gradient"] = records[i]["bias_gradient"] = -1
-    parameter_ops = np.array([*records, *lowering.norms.records()], dtype=OP_DTYPE)
+    parameter_ops = lowering.records(parameters)
     catch_up_ops = np.zeros(0, OP_DTYPE)
     if lowering.sparse and lowering.optimizer is not None and 0 in lowering.trained:
         catch_up_ops = np.array([lowering.catch_up(parameters[0])], OP_DTYPE)
@@ -1186,8 +968,7 @@ def store_bytes(
         for layer in range(len(lowering.shapes))
     ]
     lowering.norms.place(parameters, train=True)
-    for layer in lowering.matrices.layers:
-        lowering.matrices.place(layer)
+    lowering.matrices.reserve()
     if lowering.runs.whole_csr_gradient and sparse and optimizer:
         I, O = lowering.shapes[0]
         lowering.take(lowering.store, I * O)

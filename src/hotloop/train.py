@@ -21,8 +21,9 @@ import scipy.special
 from sklearn.exceptions import ConvergenceWarning
 
 from .backends import Runner, open_runner, random_words, shuffle, times_faster
-from .plan import GROUPS, MIXUP, SCALARS, Plan, State, compile_gradients
+from .plan import GROUPS, MIXUP, SCALARS, Plan, compile_gradients
 from .schedules import Adaptive, Schedule, Steps
+from .vectors import State
 
 Array = np.ndarray
 

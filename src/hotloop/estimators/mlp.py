@@ -29,7 +29,8 @@ from ..options import (
 )
 from ..validate import Labels, TrainingData
 from . import watching
-from .perceptron import Array, MultilayerPerceptron, exclusive
+from .exclusive import exclusive
+from .perceptron import Array, MultilayerPerceptron
 
 #: Losses of a classifier whose outputs are no probabilities.
 HINGES = ("hinge", "squared_hinge")

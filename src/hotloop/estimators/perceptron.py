@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from abc import ABC, abstractmethod
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial, wraps
+from functools import lru_cache, partial
 from itertools import chain
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
-from weakref import ref
 
 import numpy as np
 import scipy.sparse
@@ -40,23 +38,26 @@ from ..compat import (
 )
 from ..plan import (
     FEW_ROWS,
-    INITS,
     CSRInput,
     compile_gradients,
     compile_inference,
     compile_training,
+    reads_in_place,
+    store_bytes,
+)
+from ..validate import TrainingData
+from ..vectors import (
+    INITS,
     empty_vector,
     functions_of,
     init_parameters,
     n_parameters,
     norm_views,
-    reads_in_place,
-    store_bytes,
     weight_views,
     without_weights,
 )
-from ..validate import TrainingData
 from . import watching
+from .exclusive import exclusive
 
 Array = np.ndarray
 
@@ -143,40 +144,6 @@ def _without_training(network: spec.Network, frozen: frozenset[int]) -> spec.Net
 _training_plan = lru_cache(maxsize=64)(compile_training)
 _gradient_plan = lru_cache(maxsize=64)(compile_gradients)
 _store_bytes = lru_cache(maxsize=64)(store_bytes)
-
-
-#: Estimators that are being fitted, by id, with a weak reference to what lives as long as the fit:
-#: an interrupt at the worst moment may leave an entry, but not what it refers to. A forked child
-#: fits none.
-_FITTING: dict[int, Any] = {}
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_FITTING.clear)
-
-
-class _Fit:
-    """Lives as long as a fit."""
-
-
-def exclusive(method: Any) -> Any:
-    """Refuse a fit of an estimator that is being fitted, before anything of it is touched."""
-
-    @wraps(method)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        fit = _Fit()
-        mine = ref(fit)
-        if _FITTING.setdefault(id(self), mine) is not mine:
-            if _FITTING[id(self)]() is not None:
-                raise RuntimeError(
-                    f"This {type(self).__name__} is being fitted already, by another thread or by "
-                    "a callback of that fit. Wait for it, or fit a clone (sklearn.base.clone)."
-                )
-            _FITTING[id(self)] = mine
-        try:
-            return method(self, *args, **kwargs)
-        finally:
-            _FITTING.pop(id(self), None)
-
-    return wrapper
 
 
 def _loss_through(output_activation: str) -> spec.Loss:
