@@ -71,10 +71,12 @@
     F(relu)                                                                                        \
     F(logistic)                                                                                    \
     F(tanh)                                                                                        \
-    F(softmax) F(exp) F(custom) F(leaky_relu) F(elu) F(selu) F(gelu) F(gelu_tanh) F(silu) F(mish)  \
-        F(softplus) F(softsign) F(hard_sigmoid) F(hard_swish) F(ordered)
+    F(softmax)                                                                                     \
+    F(exp) F(custom) F(leaky_relu) F(elu) F(selu) F(gelu) F(gelu_tanh) F(silu) F(mish) F(softplus) \
+        F(softsign) F(hard_sigmoid) F(hard_swish) F(ordered) F(softmaxes)
 /* From absolute_error to binary_squared_hinge of each output by itself; then of a row: four of a
- * class code, and ordered_quantiles, of outputs that are `ordered`. */
+ * class code, ordered_quantiles, of outputs that are `ordered`, and joint_log_loss, of a class code
+ * for each run of outputs, whose lengths follow its first constant (`softmaxes` reads them, too). */
 #define HL_LOSSES(F)                                                                               \
     F(log_loss)                                                                                    \
     F(binary_log_loss)                                                                             \
@@ -94,7 +96,8 @@
     F(focal)                                                                                       \
     F(hinge)                                                                                       \
     F(squared_hinge)                                                                               \
-    F(ordered_quantiles)
+    F(ordered_quantiles)                                                                           \
+    F(joint_log_loss)
 /* What a BACKWARD_WEIGHT does with the gradient: writes it over the gradient buffer, adds it
  * there, or hands it to the optimizer while it is in the cache; it is never written
  * to a buffer of its own. */
@@ -273,7 +276,7 @@ typedef struct hl_batch {
     char *store;
     char *scratch; /* of one thread: gradients of `grain` units, then what they pack; or a panel */
     hl_stream X;
-    hl_stream y;                /* int32 codes (n,) or the op's dtype (n, O) */
+    hl_stream y;                /* int32 codes (n,) or (n, runs), or the op's dtype (n, O) */
     const double *weights;      /* (n,) or NULL */
     void *out;                  /* (n, O), the op's dtype */
     const void **plain_weights; /* (I, O), the op's dtype, as the user has them */

@@ -88,7 +88,7 @@ if SIMULATED:
         np.seterr(all="ignore")
 
 
-any_loss_element, code_loss, ordered, ordered_quantiles = losses.compiled(
+any_loss_element, row_loss, end_row = losses.compiled(
     device, exp=exp, log=log, log1p=log1p, tanh=tanh, pow=pow
 )
 
@@ -538,11 +538,8 @@ def loss(team, op, constants, batch, memory, data):
             code = z + data.codes[row]
             total = -log(np.float64(clipped(memory.arena[code], eps)))
             memory.arena[code] -= real(1)
-        elif kind == WORDS.ordered_quantiles:
-            to = row * O
-            total = ordered_quantiles(memory.arena, z, O, data.targets, to, constants, first)
         elif kind >= WORDS.smooth_log_loss:
-            total = code_loss(kind, memory.arena, z, O, data.codes[row], constants, first)
+            total = row_loss(kind, memory.arena, z, O, (data, row), constants, first)
         for o in range(O):
             value = memory.arena[z + o]
             if kind != WORDS.log_loss and kind < WORDS.smooth_log_loss:
@@ -554,7 +551,7 @@ def loss(team, op, constants, batch, memory, data):
 
 
 @device
-def output_rows(team, op, batch, memory):
+def output_rows(team, op, constants, batch, memory):
     """Out <- output activation of output"""
     O = op[AT.O]
     for r in range(first_of(team), batch.n, stride_of(team)):
@@ -563,8 +560,9 @@ def output_rows(team, op, batch, memory):
             memory.out[to + o] = activated(op[AT.activation], memory.arena[at + o])
         if op[AT.activation] == WORDS.softmax:
             softmax(memory.out, to, O)
-        elif op[AT.activation] == WORDS.ordered:
-            ordered(memory.out, to, O)
+        elif op[AT.activation] >= WORDS.ordered:
+            first = FIRST + op[AT.first_constant]
+            end_row(op[AT.activation], memory.out, to, O, constants, first)
 
 
 # -------------------------------------------------------------------------- losses
@@ -742,7 +740,7 @@ def walker(meet, function):
                     loss(team, op, constants, targets, memory, data)
                 row_loss = op[AT.row_loss]
             elif kind == WORDS.OUTPUT:
-                output_rows(team, op, batch, memory)
+                output_rows(team, op, constants, batch, memory)
             elif kind == WORDS.DENSE_BACKWARD_INPUT:
                 dense_backward_input(team, op, constants, batch, memory)
             elif kind == WORDS.DENSE_BACKWARD_SHARD or kind == WORDS.DENSE_BACKWARD_WEIGHT:

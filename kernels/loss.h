@@ -80,12 +80,23 @@ static void ordered(int64_t O, const REAL *z, REAL *out) {
     for (int64_t o = 1; o < O; o++) out[o] = (REAL)(sum += softplus(z[o]));
 }
 
+/* Where the runs of columns of `softmaxes` have their lengths. */
+INLINE const double *runs_of(const hl_op *op, const hl_batch *batch) {
+    return batch->constants + op->first_constant + 1;
+}
+
 /* Rows of `output` through the output activation into stream out, (n, O) without padding. */
 static void output_rows(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
     const REAL *z = in_arena(batch, op->output) + begin * op->ld_output;
     REAL *out = (REAL *)batch->out + (batch->first + begin) * op->O;
     if (op->activation == HL_softmax) {
         softmax(end - begin, op->O, z, op->ld_output, out, op->O);
+        return;
+    }
+    if (op->activation == HL_softmaxes) {
+        const double *run = runs_of(op, batch);
+        for (int64_t o = 0; o < op->O; o += (int64_t)*run++)
+            softmax(end - begin, (int64_t)*run, z + o, op->ld_output, out + o, op->O);
         return;
     }
     if (op->activation == HL_ordered) {
@@ -238,6 +249,7 @@ INLINE point loss_point(enum hl_loss loss, V z, V y, V outputs, const double *c)
     case HL_hinge:
     case HL_squared_hinge:
     case HL_ordered_quantiles:
+    case HL_joint_log_loss:
     case HL_N_LOSSES: break;
     }
     return (point){v_zero(), v_zero()};
@@ -395,6 +407,34 @@ static void class_hinge(const hl_op *op, const hl_batch *batch, int64_t begin, i
     }
 }
 
+/* The smoothed log-losses of several runs of outputs, each with a class code of its own, summed. */
+static void joint_log_loss(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
+    const double *c = batch->constants + op->first_constant, *run = runs_of(op, batch);
+    const int32_t *codes = (const int32_t *)batch->y.data;
+    const int64_t ld = op->ld_output, heads = batch->y.n_cols;
+    REAL *row_loss = in_arena(batch, op->row_loss);
+    for (int64_t r = begin; r < end; r++) row_loss[r] = 0;
+    for (int64_t h = 0, o = 0; h < heads; o += (int64_t)run[h++]) {
+        const REAL *output = in_arena(batch, op->output) + o;
+        REAL *delta = in_arena(batch, op->d_output) + o;
+        const int64_t K = (int64_t)run[h];
+        for (int64_t r = begin; r < end; r++) {
+            const REAL *z = output + r * ld, top = largest_of(z, K);
+            double below = top - z[codes[row_of(batch, r) * heads + h]], mean = 0;
+            for (int64_t k = 0; k < K; k++) mean += (top - z[k]) / (double)K;
+            row_loss[r] += (REAL)((1 - c[0]) * below + (c[0] > 0 ? c[0] * mean : 0));
+        }
+        softmax(end - begin, K, output + begin * ld, ld, delta + begin * ld, ld);
+        for (int64_t r = begin; r < end; r++) {
+            REAL *p = delta + r * ld, w = weight_of(batch, row_of(batch, r));
+            row_loss[r] -= (REAL)log(largest_of(p, K));
+            smooth_log_loss(p, K, codes[row_of(batch, r) * heads + h], 0, c);
+            for (int64_t k = 0; k < K; k++) p[k] *= w;
+        }
+    }
+    for (int64_t r = begin; r < end; r++) row_loss[r] *= weight_of(batch, row_of(batch, r));
+}
+
 INLINE double pinball_slope(double d, double q) { return d > 0 ? 1 - q : d < 0 ? -q : d; }
 
 /* The pinball losses of `ordered` outputs, one level each. An output moves all above it, so that
@@ -490,6 +530,7 @@ static void loss(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t 
     case HL_hinge:
     case HL_squared_hinge: class_hinge(op, batch, begin, end); break;
     case HL_ordered_quantiles: ordered_quantiles(op, batch, begin, end); break;
+    case HL_joint_log_loss: joint_log_loss(op, batch, begin, end); break;
     }
 #undef ELEMENTWISE
 }

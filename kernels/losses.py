@@ -12,9 +12,10 @@ from types import FunctionType
 
 from numpy import float64
 
-from . import LOSSES
+from . import ACTIVATIONS, LOSSES
 
 WORDS = namedtuple("Losses", list(LOSSES))(**LOSSES)  # type: ignore[misc]
+SOFTMAXES = ACTIVATIONS["softmaxes"]
 
 
 # ------------------------------------------------------------- of an output by itself
@@ -137,6 +138,36 @@ def code_loss(loss, row, at, n, code, constants, first):
     return softmax_loss(loss, row, at, n, code, constants, first)
 
 
+def joint_log_loss(row, at, n, codes, index, constants, first):
+    """The sum of smoothed log-losses, one a run of outputs, whose lengths follow the first
+    constant; the row becomes its delta. Codes are those of row `index`, one a run.
+    """
+    value, done, runs = 0.0, 0, 0
+    while done < n:
+        done, runs = done + int(constants[first + 1 + runs]), runs + 1
+    done = 0
+    for k in range(runs):
+        length, code = int(constants[first + 1 + k]), codes[index * runs + k]
+        kind, start = WORDS.smooth_log_loss, at + done
+        value += softmax_loss(kind, row, start, length, code, constants, first)
+        done += length
+    return value
+
+
+def softmaxes(row, at, n, constants, first):
+    """Overwrites a row with a softmax of each such run."""
+    start, run = at, first + 1
+    while start < at + n:
+        end, top, total = start + int(constants[run]), float64(row[start]), 0.0
+        for o in range(start, end):
+            top = float64(row[o]) if row[o] > top else top
+        for o in range(start, end):
+            total += exp(row[o] - top)
+        for o in range(start, end):
+            row[o] = exp(row[o] - top) / total
+        start, run = end, run + 1
+
+
 # ----------------------------------------------------------------- of ordered outputs
 
 
@@ -173,8 +204,28 @@ def ordered_quantiles(row, at, n, targets, start, constants, first):
     return value
 
 
+def end_row(activation, row, at, n, constants, first):
+    """Overwrites a row with an activation of several outputs, but for softmax."""
+    if activation == SOFTMAXES:
+        softmaxes(row, at, n, constants, first)
+    else:
+        ordered(row, at, n)
+
+
+def row_loss(loss, row, at, n, y, constants, first):
+    """The loss of a row that is no sum over its outputs; the row becomes its delta. y is what has
+    codes and targets, and the index of the row there.
+    """
+    streams, index = y
+    if loss == WORDS.ordered_quantiles:
+        return ordered_quantiles(row, at, n, streams.targets, index * n, constants, first)
+    if loss == WORDS.joint_log_loss:
+        return joint_log_loss(row, at, n, streams.codes, index, constants, first)
+    return code_loss(loss, row, at, n, streams.codes[index], constants, first)
+
+
 def compiled(jit, **maths):
-    """`loss_element`, `code_loss`, `ordered` and `ordered_quantiles` of another backend.
+    """`loss_element`, `row_loss` and `end_row` of another backend.
 
     Parameters
     ----------
@@ -185,9 +236,8 @@ def compiled(jit, **maths):
     """
     names = {**globals(), **maths}
     functions = (sided, deviance, of_label, by_label, loss_element)
-    functions += (softmax_loss, hinge, code_loss, rise, ordered, ordered_quantiles)
+    functions += (softmax_loss, hinge, code_loss, joint_log_loss, softmaxes)
+    functions += (rise, ordered, ordered_quantiles, end_row, row_loss)
     for function in functions:  # each after those it calls
         names[function.__name__] = jit(FunctionType(function.__code__, names, function.__name__))
-    return tuple(
-        names[name] for name in ("loss_element", "code_loss", "ordered", "ordered_quantiles")
-    )
+    return tuple(names[name] for name in ("loss_element", "row_loss", "end_row"))

@@ -20,8 +20,8 @@ from .numba_draws import draw as draw  # for those who look at words
 from .numba_draws import dropout, mix_rows, noise
 from .numba_jit import WORDS, jit
 
-#: What a run reads: X dense (n * I,), or its CSR arrays; codes (n,) or targets (n * O,); weights
-#: (n,). What there is not is empty.
+#: What a run reads: X dense (n * I,), or its CSR arrays; codes (n,), of several heads (n * heads,),
+#: or targets (n * O,); weights (n,). What there is not is empty.
 Streams = namedtuple("Streams", "X indices indptr codes targets weights")
 #: What it works on, flat: activations and deltas, parameters, a weight that is read where the user
 #: has it, the gradient of one row of a weight or of a bias, that of the whole weight on CSR input
@@ -55,7 +55,7 @@ def call(typing, address, arguments):
     return types.void(address, arguments), generate
 
 
-loss_element, code_loss, ordered, ordered_quantiles = losses.compiled(jit)
+loss_element, row_loss, end_row = losses.compiled(jit)
 extended_steps, gradient_squares, gradient_norm, max_norm = steps.of_records(jit)
 muon_op, muon_update = muon.of_records(jit)
 
@@ -99,8 +99,6 @@ def activate(words, activation, row):
     elif activation == words.exp:
         for o in range(row.size):
             row[o] = exp(row[o])
-    elif activation == words.ordered:
-        ordered(row, 0, row.size)
     elif activation == words.softmax:
         top, total = row.max(), row.dtype.type(0)
         for o in range(row.size):
@@ -207,7 +205,10 @@ def output_rows(words, op, batch, memory, out):
         place = op.output // memory.arena.itemsize + r * op.ld_output
         row = out[(batch.first + r) * op.O : (batch.first + r + 1) * op.O]
         row[:] = memory.arena[place : place + op.O]
-        activate(words, op.activation, row)
+        if op.activation >= words.ordered:
+            end_row(op.activation, row, 0, op.O, memory.constants, op.first_constant)
+        else:
+            activate(words, op.activation, row)
 
 
 @jit
@@ -234,10 +235,7 @@ def loss_row(words, op, z, streams, memory, row):
         return total
     first = op.first_constant
     if op.loss >= words.smooth_log_loss:
-        if op.loss == words.ordered_quantiles:
-            start, y = row * op.O, streams.targets
-            return ordered_quantiles(z, 0, op.O, y, start, memory.constants, first)
-        return code_loss(op.loss, z, 0, op.O, streams.codes[row], memory.constants, first)
+        return row_loss(op.loss, z, 0, op.O, (streams, row), memory.constants, first)
     for o in range(op.O):
         y = streams.targets[row * op.O + o]
         if op.loss == words.squared_error:
@@ -887,7 +885,7 @@ def _flat(streams, plan):
     elif not isinstance(X, np.ndarray):
         X, indices, indptr = X.data, X.indices, X.indptr
     if y is not None and y.dtype == np.int32 and plan.network.loss.targets == "codes":
-        codes = y
+        codes = y.reshape(-1)
     elif y is not None:
         targets = y.reshape(-1)
     X = np.ascontiguousarray(X, plan.dtype).reshape(-1)

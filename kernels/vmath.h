@@ -229,7 +229,7 @@ INLINE V v_hard_sigmoid(V z) {
     return v_max(v_zero(), v_min(six, z + v_set1(3))) / six;
 }
 
-/* An element-wise activation by its number, and its derivative at z; softmax and ordered
+/* An element-wise activation by its number, and its derivative at z; softmax, softmaxes and ordered
  * work on whole rows (loss.h), what is custom elsewhere (dense.h). At a kink the derivative is that from below. */
 INLINE V v_activation_slope(enum hl_activation activation, V z, V *slope) {
     V zero = v_zero(), one = v_set1(1), h = z;
@@ -276,6 +276,7 @@ INLINE V v_activation_slope(enum hl_activation activation, V z, V *slope) {
     case HL_identity:
     case HL_softmax:
     case HL_ordered:
+    case HL_softmaxes:
     case HL_custom:
     case HL_N_ACTIVATIONS: return z;
     }

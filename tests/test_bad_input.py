@@ -88,7 +88,7 @@ def test_a_bad_training_set_is_refused_as_sklearn_refuses_it(name, case):
     ("case", "target"),
     {
         "continuous": np.linspace(0, 1, 12),
-        "several multiclass outputs": np.c_[y, y],
+        "several continuous outputs": np.c_[y, y] + 0.5,
         "unseen by classes": y + 1,
     }.items(),
 )

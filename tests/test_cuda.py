@@ -25,6 +25,7 @@ import oracle
 import test_custom as custom
 import test_device_arrays as device_arrays
 import test_dropout as dropout
+import test_heads as heads
 import test_losses as more_losses
 import test_muon as muon
 import test_optimizers as optimizers
@@ -126,6 +127,18 @@ def test_ordered_outputs_and_raw_ones():
         for labels in (y > 0, np.digitize(y, [-50, 50])):
             raw = one.fit(X, labels).decision_function(X)
             np.testing.assert_allclose(two.fit(X, labels).decision_function(X), raw, rtol=1e-9)
+
+
+def test_several_targets():
+    """A softmax for each column of y: the loss by itself, and fits on dense and CSR input."""
+    heads.assert_kernel_matches((3, 2), "float64", "cuda", n=9)
+    X, y = heads.data(30)
+    how = {"hidden_layer_sizes": 3, "max_iter": 2, "random_state": 0, "early_stopping": True}
+    for rows in (X, scipy.sparse.csr_matrix(X)):
+        one, two = (MLPClassifier(device=d, **how).fit(rows, y) for d in ("cpu", "cuda"))
+        assert two.loss_ == pytest.approx(one.loss_, rel=1e-9)
+        for ours, theirs in zip(two.predict_proba(rows), one.predict_proba(rows), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9)
 
 
 @both_dtypes

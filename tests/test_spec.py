@@ -55,7 +55,7 @@ def test_every_loss_comes_with_its_output_activation():
     """A pair that no kernel has the derivative of cannot be made; constants may be any."""
     for row in spec.LOSSES.values():
         assert network(loss=replace(row, parameters=(3.0,))).loss.output_activation in (
-            *("softmax", "logistic", "identity", "exp", "ordered"),
+            *("softmax", "logistic", "identity", "exp", "ordered", "softmaxes"),
         )
         with pytest.raises(ValueError, match="pairs"):
             network(loss=replace(row, output_activation="tanh"))

@@ -254,7 +254,7 @@ def _require_fit(streams: Streams, plan: Plan) -> None:
     """Refuse streams whose shapes do not fit the plan or each other: kernels do not look."""
     shapes = {name: stream.shape for name, stream in streams.items()}
     n = shapes["X"][0] if "X" in shapes else 0
-    target = (n,) if plan.network.loss.targets == "codes" else (n, plan.network.n_outputs)
+    target = plan.network.loss.target_shape(n, plan.network.n_outputs)
     wanted = {"X": (n, plan.network.in_shape[0]), "y": target, "sample_weight": (n,)}
     for name, shape in shapes.items():
         if shape != wanted[name]:

@@ -934,7 +934,7 @@ def _compile(
         few_rows=lowering.few_rows(),
         store_bytes=lowering.store.n_bytes,
         functions=lowering.functions,
-        constants=network.loss.constants(network.n_outputs) if train else (),
+        constants=network.loss.constants(network.n_outputs, train),
         views=parameter_views(network),
         n_parameters=n_parameters(network),
     )

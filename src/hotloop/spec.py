@@ -62,11 +62,11 @@ class Loss:
     ----------
     name : str
         The name plans and kernels know the pair by.
-    output_activation : {"softmax", "logistic", "identity", "exp", "ordered"}
+    output_activation : {"softmax", "logistic", "identity", "exp", "ordered", "softmaxes"}
         Activation of the output layer.
     targets : {"codes", "dense"}
-        Whether the target stream is one int32 class code a row, shape (n,), or one
-        number an output, shape (n, O).
+        Whether the target stream is one int32 class code a row, shape (n,), or one a head,
+        shape (n, heads); or one number an output, shape (n, O).
     function : Function or None
         The user's, of "custom_loss": summed over outputs, before their activation.
     parameters : tuple of float
@@ -79,12 +79,32 @@ class Loss:
     function: Function | None = None
     parameters: tuple[float, ...] = ()
 
-    def constants(self, n_outputs: int) -> tuple[float, ...]:
-        """The parameters, if they are as many as kernels will read."""
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Outputs of each softmax, where there are several side by side."""
+        return tuple(map(int, self.parameters[1:])) if self.name == "joint_log_loss" else ()
+
+    def target_shape(self, n_rows: int, n_outputs: int) -> tuple[int, ...]:
+        """Shape of the target stream of so many rows."""
+        if self.targets == "dense":
+            return n_rows, n_outputs
+        return (n_rows, len(self.heads)) if self.heads else (n_rows,)
+
+    def constants(self, n_outputs: int, trains: bool = True) -> tuple[float, ...]:
+        """The parameters, if they are as many as kernels will read; predictions need heads only."""
+        if not (trains or self.heads):
+            return ()
         row = LOSSES.get(self.name)
         wanted = len(row.parameters) if row else 0
         if self.name == "ordered_quantiles":
             wanted = n_outputs
+        if self.name == "joint_log_loss":
+            wanted = 1 + len(self.heads)
+            if sum(self.heads) != n_outputs or min(self.heads, default=0) < 1:
+                raise ValueError(
+                    f"{self.name} has heads of {self.heads} outputs, which have to be {n_outputs} "
+                    "together, and each one at least."
+                )
         if len(self.parameters) != wanted:
             raise ValueError(
                 f"{self.name} of {n_outputs} outputs has {wanted} parameters, "
@@ -115,6 +135,7 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
             Loss("focal", "softmax", "codes", parameters=(2.0,)),  # gamma
             Loss("hinge", "identity", "codes"),
             Loss("squared_hinge", "identity", "codes"),
+            Loss("joint_log_loss", "softmaxes", "codes"),  # share of all classes, outputs of heads
         )
     }
 )

@@ -18,7 +18,7 @@ from functools import lru_cache
 from numbers import Integral, Real
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse
@@ -55,12 +55,13 @@ class TrainingData:
         C-contiguous, on the host or on a CUDA device, or CSR whose structure has been checked;
         finite in the dtype that is computed with.
     target : ndarray
-        int32 class codes of shape (n,), or C-contiguous numbers of shape (n, O).
+        int32 class codes of shape (n,), or (n, T) of several targets, or C-contiguous numbers of
+        shape (n, O).
     sample_weight : ndarray of shape (n,), float64, or None
         Not negative, and not all zero.
     feature_names : ndarray of shape (I,) or None
         Column names, if X had any.
-    labels : Labels or None
+    labels : Labels, Heads or None
         How class labels became the target; None in regression.
     smoothing : float
         What training takes from zeros and ones: s makes them s / 2 and 1 - s / 2.
@@ -70,7 +71,7 @@ class TrainingData:
     target: Array
     sample_weight: Array | None = None
     feature_names: Array | None = None
-    labels: Labels | None = None
+    labels: Labels | Heads | None = None
     smoothing: float = 0.0
 
     @property
@@ -652,9 +653,10 @@ def class_weighted(data: TrainingData, class_weight: Any) -> TrainingData:
     data : TrainingData
         Of a classifier, its target encoded.
     class_weight : dict, list of dict or "balanced"
-        Weights by label, 1 where a label has none; for an indicator matrix a list of such, one a
-        column, whose weights are multiplied. "balanced": the sum of all weights, divided by the
-        number of classes that have some and by the sum of those of the class.
+        Weights by label, 1 where a label has none; for an indicator matrix or several targets a
+        list of such, one a column, whose weights are multiplied. "balanced": the sum of all
+        weights, divided by the number of classes that have some and by the sum of those of the
+        class.
 
     Raises
     ------
@@ -664,23 +666,25 @@ def class_weighted(data: TrainingData, class_weight: Any) -> TrainingData:
     assert data.labels is not None
     weight = np.ones(len(data.target)) if data.sample_weight is None else data.sample_weight
     columns = data.target.reshape(len(data.target), -1).astype(np.intp).T
-    classes, given = data.labels.classes, [class_weight]
-    if data.labels.kind == "multilabel-indicator":
-        classes = np.arange(2)
+    classes, given = [data.labels.classes], [class_weight]
+    if isinstance(data.labels, Heads) or data.labels.kind == "multilabel-indicator":
+        indicator = not isinstance(data.labels, Heads)
+        classes = [np.arange(2)] * len(columns) if indicator else data.labels.classes
         given = class_weight if isinstance(class_weight, list) else [class_weight] * len(columns)
         if isinstance(class_weight, dict) or len(given) != len(columns):
             raise ValueError(
                 f"class_weight={class_weight!r}, but y has {len(columns)} labels: give a list of "
-                "as many dicts, each with weights of 0 and 1, or 'balanced'."
+                f"as many dicts, each with weights of {'0 and 1' if indicator else 'its classes'}, "
+                "or 'balanced'."
             )
     elif isinstance(class_weight, list):
         raise ValueError(
-            f"class_weight={class_weight!r} is for an indicator matrix; y has one label a sample. "
-            "Give a dict, or 'balanced'."
+            f"class_weight={class_weight!r} is for an indicator matrix or several targets; y has "
+            "one label a sample. Give a dict, or 'balanced'."
         )
     factor = np.ones(len(weight))
-    for one, codes in zip(given, columns, strict=True):
-        factor *= _by_class(one, classes, np.bincount(codes, weight, len(classes)))[codes]
+    for one, codes, known in zip(given, columns, classes, strict=True):
+        factor *= _by_class(one, known, np.bincount(codes, weight, len(known)))[codes]
     if factor.min() < 0:
         raise ValueError(f"class_weight must not be negative, got {class_weight!r}.")
     if not (weight * factor).any():
@@ -777,13 +781,13 @@ class Labels:
     sparse: bool = False
 
     @staticmethod
-    def learn(y: Any) -> tuple[Labels, Array]:
+    def learn(y: Any) -> tuple[Labels | Heads, Array]:
         """Find the classes of `y`, and encode it.
 
         Parameters
         ----------
-        y : {ndarray, sparse matrix} of shape (n,) or (n, K)
-            Labels, or an indicator matrix of at least two columns.
+        y : {ndarray, sparse matrix} of shape (n,), (n, K) or (n, T)
+            Labels, an indicator matrix of at least two columns, or several targets.
 
         Returns
         -------
@@ -800,8 +804,12 @@ class Labels:
         if not y.shape[0]:
             raise ValueError(f"y has 0 samples: {y!r}")
         if y.ndim == 2:
-            labels = Labels(np.arange(y.shape[1]), "multilabel-indicator", scipy.sparse.issparse(y))
-            return labels, labels.encode(y)
+            sparse = scipy.sparse.issparse(y)
+            kind = type_of_target(y, input_name="y")
+            if kind == Heads.kind and not sparse:
+                return Heads.learn(y)
+            _refuse_unless_multilabel(y, kind)
+            return Labels(np.arange(y.shape[1]), "multilabel-indicator", sparse), _zeros_and_ones(y)
         classes, codes = _distinct(y)
         labels = Labels(classes, "binary" if len(classes) <= 2 else "multiclass")
         return labels, labels._target(codes)
@@ -837,14 +845,13 @@ class Labels:
                 "targets. Fit a new one for another type of target."
             )
         if y.ndim == 2:
-            _refuse_unless_multilabel(y)
+            _refuse_unless_multilabel(y, type_of_target(y, input_name="y"))
             if y.shape[1] != len(self.classes):
                 raise ValueError(
                     f"y has {y.shape[1]} columns, but the classifier was fitted with "
                     f"{len(self.classes)}."
                 )
-            dense = y.toarray() if scipy.sparse.issparse(y) else y
-            return np.not_equal(dense, 0).astype(np.float64, order="C")
+            return _zeros_and_ones(y)
         present, codes = _distinct(y)
         known = self.classes
         if (present.dtype.kind == "U") != (known.dtype.kind == "U"):
@@ -860,9 +867,10 @@ class Labels:
             )
         return self._target(positions[codes])
 
-    def require_same_classes(self, other: Labels) -> None:
+    def require_same_classes(self, other: Labels | Heads) -> None:
         """Refuse a warm start with other classes."""
-        if set(other.classes.tolist()) != set(self.classes.tolist()):
+        same = isinstance(other, Labels) and {*other.classes.tolist()} == {*self.classes.tolist()}
+        if not same:
             raise ValueError(
                 "warm_start can only be used where `y` has the same classes as in the previous "
                 f"call to fit. Previously got {self.classes}, `y` has {other.classes}"
@@ -925,8 +933,92 @@ class Labels:
         return codes.astype(np.float64).reshape(-1, 1)
 
 
-def _refuse_unless_multilabel(y: Any) -> None:
-    if type_of_target(y, input_name="y") != "multilabel-indicator":
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """The same as :class:`Labels` for several targets a row, each with classes of its own, which
+    softmaxes over runs of outputs tell apart.
+
+    Attributes
+    ----------
+    classes_of : tuple of ndarray of shape (K_t,)
+        The labels of each target in ascending order.
+    """
+
+    classes_of: tuple[Array, ...]
+    kind: ClassVar[str] = "multiclass-multioutput"
+    sparse: ClassVar[bool] = False
+
+    @staticmethod
+    def learn(y: Array) -> tuple[Heads, Array]:
+        """Find the classes of each column of `y`, (n, T), and encode it."""
+        found = [_distinct(column) for column in y.T]
+        codes = np.stack([codes for _, codes in found], axis=1)
+        return Heads(tuple(classes for classes, _ in found)), codes.astype(np.int32)
+
+    @property
+    def classes(self) -> list[Array]:
+        """As the estimator shows them."""
+        return list(self.classes_of)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Outputs of each target."""
+        return tuple(map(len, self.classes_of))
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs of a network that tells the classes apart."""
+        return sum(self.widths)
+
+    def encode(self, y: Any) -> Array:
+        """Turn labels, of shape (n, T), into int32 codes of that shape."""
+        if scipy.sparse.issparse(y) or y.ndim != 2 or y.shape[1] != len(self.classes_of):
+            raise ValueError(
+                f"y has shape {y.shape}, but the classifier was fitted with {self.kind} targets "
+                f"of {len(self.classes_of)} columns, not sparse. Fit a new one for another type "
+                "of target."
+            )
+        codes = np.empty(y.shape, np.int32)
+        for t, (classes, column) in enumerate(zip(self.classes_of, y.T, strict=True)):
+            codes[:, t] = Labels(classes, "multiclass").encode(column)
+        return codes
+
+    def require_same_classes(self, other: Labels | Heads) -> None:
+        """Refuse a warm start with other classes."""
+        before, now = ([np.asarray(c).tolist() for c in each.classes] for each in (self, other))
+        if before != now:
+            raise ValueError(
+                "warm_start can only be used where `y` has the same classes as in the previous "
+                f"call to fit. Previously got {before}, `y` has {now}"
+            )
+
+    def split(self, output: Array) -> list[Array]:
+        """Outputs of shape (n, O) by targets, each of shape (n, K_t)."""
+        parts = np.split(output, np.cumsum(self.widths)[:-1], axis=1)
+        return [np.ascontiguousarray(part) for part in parts]
+
+    def choose(self, output: Array, threshold: float = 0.5) -> Array:
+        """Codes of shape (n, T), intp, of the largest output of each target."""
+        return np.stack([part.argmax(axis=1) for part in self.split(output)], axis=1)
+
+    def decode(self, output: Array, threshold: float = 0.5) -> Array:
+        """Labels of shape (n, T), of a dtype that holds those of all targets."""
+        codes = self.choose(output).T
+        return np.stack([c[k] for c, k in zip(self.classes_of, codes, strict=True)], axis=1)
+
+    def binarizer(self) -> LabelBinarizer:
+        """scikit-learn has none."""
+        raise AttributeError(f"There is no LabelBinarizer of {self.kind} targets.")
+
+
+def _zeros_and_ones(y: Any) -> Array:
+    """An indicator matrix in float64."""
+    dense = y.toarray() if scipy.sparse.issparse(y) else y
+    return np.not_equal(dense, 0).astype(np.float64, order="C")
+
+
+def _refuse_unless_multilabel(y: Any, kind: str) -> None:
+    if kind != "multilabel-indicator":
         LabelBinarizer().fit(y)  # says what is wrong
         raise ValueError(f"y of shape {y.shape} is no indicator matrix of zeros and ones.")
 

@@ -27,7 +27,7 @@ from ..options import (
     Tweedie,
     chosen,
 )
-from ..validate import Labels, TrainingData
+from ..validate import Heads, Labels, TrainingData
 from . import watching
 from .exclusive import exclusive
 from .perceptron import Array, MultilayerPerceptron
@@ -65,7 +65,9 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     Takes the place of :class:`sklearn.neural_network.MLPClassifier`: same parameters, same
     random stream, same result up to rounding, in a fraction of the time. It minimises the
     log-loss through a softmax for three classes or more, through the logistic function for
-    two classes and for indicator matrices.
+    two classes and for indicator matrices. A y of several columns of class labels ("multiclass-
+    multioutput") has a softmax for each column over outputs of its own, in one network, and the
+    sum of their log-losses.
 
     Parameters
     ----------
@@ -200,7 +202,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         for two classes and each label of an indicator matrix it is ``max(0, 1 - s z)``, where s is
         1 or -1. 'squared_hinge' is its square. Under both, outputs are not probabilities: there is
         no `predict_proba`, and `decision_function` is what the last layer makes. Losses of several
-        labels are summed.
+        labels are summed. For several columns of classes 'log_loss' and :class:`LogLoss` only.
 
         For two classes and indicator matrices it may be a function ``f(y, z)``
         of a label, 0 or 1, and an output before the logistic function (what `decision_function`
@@ -228,8 +230,9 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         not there. 'balanced' gives all classes the same weight in sum: that of all samples, divided
         by the number of classes and by the weight of the samples of a class (their number, if
         there is no `sample_weight`, as `sklearn.utils.class_weight.compute_class_weight` has it).
-        For an indicator matrix a list of dicts of the weights of 0 and 1, one a label, or
-        'balanced' for each; the weights of a sample's labels are multiplied. They count in
+        For an indicator matrix a list of dicts of the weights of 0 and 1, one a label, and for
+        several columns of classes one a column; or 'balanced' for each. The weights of a sample's
+        labels are multiplied. They count in
         validation scores, too. `partial_fit`, which does not see all samples, takes no 'balanced'.
     dropout : float or array-like of float of shape (n_layers - 2,), default=0.0
         The rate in [0, 1) at which each training step drops outputs of hidden layers: each is 0
@@ -310,8 +313,9 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
-        The class labels in ascending order; column numbers for an indicator matrix.
+    classes_ : ndarray of shape (n_classes,) or list of ndarray
+        The class labels in ascending order; column numbers for an indicator matrix. For several
+        columns of classes a list with those of each.
     loss_ : float
         Loss of the last epoch (mean over rows, penalty included), or at L-BFGS' end.
     best_loss_ : float or None
@@ -354,7 +358,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     n_outputs_ : int
         Number of outputs.
     out_activation_ : str
-        Activation of the output layer: 'softmax' or 'logistic', or 'identity' under hinges.
+        Activation of the output layer: 'softmax' or 'logistic', or 'identity' under hinges;
+        'softmaxes' for several columns of classes, which have consecutive outputs each.
 
     See Also
     --------
@@ -522,14 +527,19 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         self.max_time_s = max_time_s
 
     @property
-    def _labels(self) -> Labels:
+    def _labels(self) -> Labels | Heads:
         """What the fitted classes mean."""
+        if self.out_activation_ == "softmaxes":
+            return Heads(tuple(self.classes_))
         kind = "multiclass" if self.out_activation_ == "softmax" else "multilabel-indicator"
         if self.out_activation_ == "logistic" and self.n_outputs_ == 1:
             kind = "binary"
         if self.out_activation_ == "identity":
             kind = self._label_kind
         return Labels(self.classes_, kind, vars(self).get("_sparse_labels", False))
+
+    def _heads(self) -> tuple[int, ...]:
+        return self._labels.widths if self.out_activation_ == "softmaxes" else ()
 
     @property
     def _label_binarizer(self) -> Any:
@@ -559,12 +569,21 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
             )
         return validate.class_weighted(data, self.class_weight)
 
-    def _labels_of_partial_fit(self, labels: Labels | None, y: Any, classes: Any) -> Labels:
+    def _labels_of_partial_fit(
+        self, labels: Labels | Heads | None, y: Any, classes: Any
+    ) -> Labels | Heads:
         """The labels there are, or on the first call those that it was given."""
         if classes is None:
             if labels is None:
                 raise ValueError("classes must be passed on the first call to partial_fit.")
             return labels
+        if y.ndim == 2 and all(np.ndim(column) == 1 for column in classes):
+            heads = Heads(tuple(Labels.learn(np.asarray(c))[0].classes for c in classes))
+            if labels is not None and not isinstance(labels, Heads):
+                raise ValueError(f"classes={classes!r} are of another type of target than before.")
+            if labels is not None:
+                labels.require_same_classes(heads)
+            return heads
         passed, _ = Labels.learn(column_or_1d(classes))
         if labels is None and y.ndim == 1:
             return passed
@@ -579,6 +598,15 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
 
     def _loss_of(self, data: TrainingData) -> spec.Loss:
         assert data.labels is not None
+        if isinstance(data.labels, Heads):
+            if not (isinstance(self.loss, LogLoss) or self.loss == "log_loss"):
+                raise ValueError(
+                    f"loss={self.loss!r} is for one target, and y has {len(data.labels.widths)} "
+                    "columns of classes. Use loss='log_loss' or LogLoss, or a classifier for each "
+                    "column (sklearn.multioutput.MultiOutputClassifier)."
+                )
+            smoothing = chosen("loss", self.loss, CLASSIFIER_LOSSES).label_smoothing
+            return spec.loss_with("joint_log_loss", smoothing, *data.labels.widths)
         multiclass = data.labels.kind == "multiclass"
         if callable(self.loss) or isinstance(self.loss, tuple):
             if multiclass:
@@ -610,12 +638,13 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             The input, as for `fit`.
         y : array-like of shape (n_samples,) or (n_samples, n_classes)
-            Labels, all of them among the classes, or an indicator matrix.
+            Labels, all of them among the classes, or an indicator matrix; or several columns of
+            labels.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples, none of them negative. None stands for ones.
-        classes : array-like of shape (n_classes,), default=None
-            All labels that y may ever hold. Needed in the first call, if there was no `fit`
-            before; later it may be left out.
+        classes : array-like of shape (n_classes,) or list of such, default=None
+            All labels that y may ever hold, of each column of several. Needed in the first call,
+            if there was no `fit` before; later it may be left out.
 
         Returns
         -------
@@ -639,10 +668,10 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
 
         Returns
         -------
-        ndarray of shape (n_samples,) or (n_samples, n_classes)
+        ndarray of shape (n_samples,), (n_samples, n_classes) or (n_samples, n_targets)
             The most probable class of each sample (under hinges that of the largest output), of
-            the dtype of `classes_`; or an indicator matrix of the classes that are more probable
-            than not (whose outputs are positive), sparse if y was.
+            the dtype of `classes_`, in each column of several; or an indicator matrix of the
+            classes that are more probable than not (whose outputs are positive), sparse if y was.
 
         Raises
         ------
@@ -675,9 +704,10 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
 
         Returns
         -------
-        ndarray of shape (n_samples, n_classes), float32 or float64
+        ndarray of shape (n_samples, n_classes), float32 or float64, or list of such
             In the order of `classes_`; of each label by itself for an indicator matrix. Two
-            columns if there is one class only, which has the first.
+            columns if there is one class only, which has the first. For several columns of
+            classes a list with an array for each.
 
         Raises
         ------
@@ -697,7 +727,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         >>> clf.predict_proba(X[:1]).round(2)
         array([[1., 0., 0.]])
         """
-        return device_arrays.likewise(X, _probabilities(self._predicted(X)))
+        return self._given_back(X, _probabilities(self._predicted(X)))
 
     @_OfProbabilities
     def predict_log_proba(self, X: Any) -> Array:
@@ -713,8 +743,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
 
         Returns
         -------
-        ndarray of shape (n_samples, n_classes), float32 or float64
-            In the order of `classes_`.
+        ndarray of shape (n_samples, n_classes), float32 or float64, or list of such
+            In the order of `classes_`; a list as that of `predict_proba`.
 
         Raises
         ------
@@ -729,12 +759,14 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         lost = np.isneginf(logarithms)
         if lost.any():
             raw = self._output(checked, raw=True)
-            if self.out_activation_ == "softmax":
+            if self.out_activation_ == "softmaxes":
+                exact = np.hstack([log_softmax(z, axis=1) for z in self._labels.split(raw)])
+            elif self.out_activation_ == "softmax":
                 exact = log_softmax(raw, axis=1)
             else:
                 exact = log_expit(np.hstack([-raw, raw]) if raw.shape[1] == 1 else raw)
             logarithms[lost] = exact[lost]
-        return device_arrays.likewise(X, logarithms)
+        return self._given_back(X, logarithms)
 
     def decision_function(self, X: Any) -> Array:
         """Output of the network before its output activation.
@@ -753,8 +785,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
 
         Returns
         -------
-        ndarray of shape (n_samples,) or (n_samples, n_classes), float32 or float64
-            Flat for two classes.
+        ndarray of shape (n_samples,) or (n_samples, n_classes), float32 or float64, or list of such
+            Flat for two classes; a list, with an array for each, of several columns of classes.
 
         Raises
         ------
@@ -773,11 +805,51 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         array([0, 0])
         """
         raw = self._predicted(X, raw=True)
-        return device_arrays.likewise(X, raw.ravel() if raw.shape[1] == 1 else raw)
+        return self._given_back(X, raw.ravel() if raw.shape[1] == 1 else raw)
+
+    def _given_back(self, X: Any, output: Array) -> Any:
+        """Numbers of classes as arrays like X, in a list where y has several columns of them."""
+        if self.out_activation_ != "softmaxes":
+            return device_arrays.likewise(X, output)
+        return [device_arrays.likewise(X, part) for part in self._labels.split(output)]
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Share of the samples whose labels are all predicted.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The input.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            The labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        float
+            `sklearn.metrics.accuracy_score`, which knows no "multiclass-multioutput" targets; for
+            these the same of whole rows, as `sklearn.multioutput.MultiOutputClassifier` has it.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X or y cannot be used.
+        """
+        if vars(self).get("out_activation_") != "softmaxes":
+            return super().score(X, y, sample_weight)
+        y, predicted = check_array(y, dtype=None), self._labels.decode(self._predicted(X))
+        if y.shape != predicted.shape:
+            raise ValueError(f"y must have shape {predicted.shape}, got {y.shape}.")
+        return float(np.average((y == predicted).all(axis=1), weights=sample_weight))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
+        # Its check compares the order of probabilities, which L-BFGS drives to 1, with outputs.
+        tags.target_tags.multi_output = self.solver != "lbfgs"
         return tags
 
 

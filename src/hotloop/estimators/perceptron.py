@@ -161,9 +161,11 @@ def _inference_network(
     activations: tuple[str | spec.Function, ...],
     output: str,
     normalization: spec.Normalization | None = None,
+    heads: tuple[int, ...] = (),
 ) -> spec.Network:
-    """The network that ends in that output activation."""
-    return _network(widths, activations, _loss_through(output), normalization)
+    """The network that ends in that output activation; of heads, in those of so many outputs."""
+    loss = spec.loss_with("joint_log_loss", 0, *heads) if heads else _loss_through(output)
+    return _network(widths, activations, loss, normalization)
 
 
 _inference_plan = lru_cache(maxsize=64)(compile_inference)
@@ -294,6 +296,10 @@ class MultilayerPerceptron(
     def _loss_of(self, data: TrainingData) -> spec.Loss:
         """The loss to train by."""
 
+    def _heads(self) -> tuple[int, ...]:
+        """Outputs of each softmax, where the output activation is several."""
+        return ()
+
     @abstractmethod
     def _score_rows(self, data: TrainingData, output: Array) -> float:
         """Score of outputs of shape (n, O) against the targets of `data`."""
@@ -320,8 +326,8 @@ class MultilayerPerceptron(
             The input. float32 is computed with as such, anything else as float64, unless
             `precision` says otherwise.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            For the classifier labels, or an indicator matrix for several labels a sample;
-            for the regressor numbers.
+            For the classifier labels, in one column or several, or an indicator matrix for
+            several labels a sample; for the regressor numbers.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples, none of them negative. None stands for ones.
         X_val : {array-like, sparse matrix} of shape (n_val, n_features), default=None
@@ -871,6 +877,7 @@ class MultilayerPerceptron(
                 if (
                     dtype in FLOATS
                     and known["device"] != "cuda"
+                    and known["out_activation_"] != "softmaxes"
                     and backends.predicts_few_rows(known["backend"])
                     and X.shape[1] == known["n_features_in_"]
                     and "feature_names_in_" not in known
@@ -902,7 +909,7 @@ class MultilayerPerceptron(
         sparse = scipy.sparse.issparse(X)
         norm = vars(self).get("_normalization") if vectors else None
         activations = self._activations(len(widths) - 2)
-        network = _inference_network(widths, activations, self.out_activation_, norm)
+        network = _inference_network(widths, activations, self.out_activation_, norm, self._heads())
         for function in functions_of(network):  # it may be another than was trained with
             backends.judge(function, dtype)
         entries = X.nnz // max(1, X.shape[0]) if sparse else None
