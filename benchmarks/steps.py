@@ -50,6 +50,8 @@ class Training:
     activation : str or spec.Function, default="relu"
     loss : spec.Loss, optional
         By default that of a classifier.
+    optimizer : spec.Optimizer, optional
+        By default Adam.
 
     Attributes
     ----------
@@ -60,7 +62,13 @@ class Training:
     """
 
     def __init__(
-        self, step: Step, n_jobs: int = 1, *, activation: Any = "relu", loss: Any = None
+        self,
+        step: Step,
+        n_jobs: int = 1,
+        *,
+        activation: Any = "relu",
+        loss: Any = None,
+        optimizer: Any = None,
     ) -> None:
         from hotloop import backends, plan, spec, vectors
 
@@ -69,7 +77,7 @@ class Training:
         layers = (*(spec.Dense(units, activation) for units in hidden), spec.Dense(outputs))
         if loss is None:
             loss = spec.LOSSES["log_loss" if outputs > 1 else "binary_log_loss"]
-        network, optimizer = spec.Network((step.widths[0],), layers, loss), spec.Adam()
+        network, optimizer = spec.Network((step.widths[0],), layers, loss), optimizer or spec.Adam()
         n = self.steps * step.batch
         rng = np.random.default_rng(0)
         X = rng.normal(size=(n, step.widths[0])).astype(step.dtype)
@@ -83,7 +91,8 @@ class Training:
         start = vectors.init_parameters(network, np.random.RandomState(0), np.dtype(step.dtype))
         self._state = vectors.new_state(start, optimizer)
         self._runner = backends.open_runner(compiled, self._state, streams, n_jobs=n_jobs)
-        scalars = {"rate": 1e-4, "momentum": 0.9}
+        scalars = {"rate": 1e-4, "momentum": 0.9, "shrink": 1.0, "correction": 1.0}
+        scalars |= {"matrix_rate": 1e-4, "matrix_momentum": 0.9, "matrix_shrink": 1.0}
         self._scalars = np.array(
             [[scalars.get(name, 0.0) for name in plan.SCALARS]] * len(plan.GROUPS)
         )

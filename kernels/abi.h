@@ -53,7 +53,13 @@
     F(NOISE, rows)          /* output <- that plus `scale` times normal numbers */                 \
     F(PARTNER_GATHER, rows) /* output <- what GATHER has for the partners of the rows */           \
     F(PARTNER_LOSS, rows)   /* output <- input, then LOSS by targets and weights of partners */    \
-    F(MIX, rows)            /* output <- mix output + (1 - mix) input, (B, O) */
+    F(MIX, rows)            /* output <- mix output + (1 - mix) input, (B, O) */                   \
+    F(MUON_SQUARES, muon_squares)       /* norms <- squares of the direction of a step */          \
+    F(MUON_SCALE, muon_scale)           /* result <- the direction, of norm 1; (n, m), n >= m */   \
+    F(MUON_GRAM, muon_gram)             /* result <- left' . left */                               \
+    F(MUON_POLYNOMIAL, muon_polynomial) /* result <- left . (scale right + shift 1), symmetric */  \
+    F(MUON_APPLY, muon_apply)           /* the same, of n rows */                                  \
+    F(MUON_UPDATE, updates)             /* weight <- step along left, bias by its optimizer */
 
 /* Of an op's elements. bfloat16 is of the operands of products, all else being float32: by the
  * processor's own instruction where it has one, or from float32 arithmetic anywhere. */
@@ -104,9 +110,11 @@
 /* Scalars of a step, one row of these for each parameter group. Those from shrink to average are
  * read by `extended` ops alone: a weight is multiplied by shrink before its step, epsilon by
  * correction; gradient_rate is nadam's second rate, and average what is kept of an average. `mix` is
- * one for all groups: the share of a row in its pair, see hl_draw. */
+ * one for all groups: the share of a row in its pair, see hl_draw. Those of a matrix are for weights
+ * that step along one (muon.h). */
 #define HL_SCALARS(F)                                                                              \
-    F(rate) F(momentum) F(decay) F(shrink) F(correction) F(gradient_rate) F(average) F(mix)
+    F(rate) F(momentum) F(decay) F(shrink) F(correction) F(gradient_rate) F(average) F(mix)        \
+    F(matrix_rate) F(matrix_momentum) F(matrix_shrink)
 
 /* type, name. Offsets are bytes into the arena (activations, deltas) or the store
  * (parameters and all that goes with them); -1 where an op has no such buffer. */
@@ -175,7 +183,13 @@
     F(double, smoothing)  /* share of the batch in the running mean and variance */                \
     F(int64_t, draw)      /* of an op that draws: its number in hl_draw */                         \
     F(int64_t, threshold) /* of DROPOUT: smaller words drop */                                     \
-    F(double, scale)      /* of DROPOUT: 1 / (1 - rate); of NOISE: the standard deviation */
+    F(double, scale)      /* of what an op says; of DROPOUT: 1 / (1 - rate) */                     \
+    F(int32_t, nesterov)   /* 1: of the momentum of a matrix */                                    \
+    F(int64_t, left)       /* store, matrices (n or m, ld_matrix), see muon.h */                   \
+    F(int64_t, right)                                                                              \
+    F(int64_t, result)                                                                             \
+    F(int64_t, ld_matrix)                                                                          \
+    F(double, shift)    /* of MUON_POLYNOMIAL and MUON_APPLY, see there */
 
 #define HL_FIELD(type, name) type name;
 typedef struct hl_op {

@@ -19,6 +19,7 @@ from numba import cuda
 
 from . import activations, cuda_norm, losses
 from .cuda_functions import no_function, with_function
+from .cuda_muon import muon_ops
 from .cuda_updates import (
     extended_step,
     extended_update,
@@ -32,6 +33,7 @@ from .cuda_words import (  # noqa: F401 - cuda_norm finds some here
     ACCUMULATE,
     AT,
     CLIP_NORM,
+    COMBINE,
     DEPTH,
     EPS,
     EPSILON,
@@ -179,6 +181,9 @@ def finish(sink, rules, memory, apart, place, total):
     elif sink.mode == SLOPE:
         made = memory.arena[sink.other + r * sink.other_ld + c]
         memory.arena[at] = total * (made if sink.slope >= 0 else slope(sink.activation, made))
+    elif sink.mode == COMBINE:
+        other = memory.store[sink.other + r * sink.other_ld + c]
+        memory.store[at] = sink.scale * total + sink.shift * other
     elif r == rules.bias_row:
         keep(sink.mode, rules.of_bias, memory.store, rules.bias + apart + c, total)
     else:
@@ -262,6 +267,9 @@ def rules_of(op, constants, batch, memory, bias_row):
     )
 
 
+muon = muon_ops(products, block_sum, rules_of)
+
+
 @device
 def kept_as(op, batch):
     """The mode of a sink of gradients."""
@@ -283,7 +291,7 @@ def dense_forward(team, op, constants, batch, memory, data):
     rules = rules_of(op, constants, batch, memory, -1)
     kept, ld_kept = op[AT.slope], op[AT.ld_slope]
     place, ld = op[AT.output], op[AT.ld_output]
-    sink = Sink(FORWARD, op[AT.activation], place, ld, op[AT.bias], 0, kept, ld_kept)
+    sink = Sink(FORWARD, op[AT.activation], place, ld, op[AT.bias], 0, kept, ld_kept, 1.0, 0.0)
     products(team, left, right, shape, sink, rules, memory)
 
 
@@ -298,7 +306,7 @@ def dense_backward_input(team, op, constants, batch, memory):
     made, ld_made, kept = op[AT.input], op[AT.ld_input], op[AT.slope]
     if kept >= 0:
         made, ld_made = kept, op[AT.ld_slope]
-    sink = Sink(SLOPE, op[AT.activation], place, ld, made, ld_made, kept, 0)
+    sink = Sink(SLOPE, op[AT.activation], place, ld, made, ld_made, kept, 0, 1.0, 0.0)
     products(team, left, right, shape, sink, rules, memory)
 
 
@@ -314,7 +322,7 @@ def dense_backward_weight(team, op, constants, batch, memory):
     shape = Shape(I + ones, op[AT.O], n, shards, shard)
     rules, mode = rules_of(op, constants, batch, memory, I), kept_as(op, batch)
     place = op[AT.weight] if mode == STEP else op[AT.weight_gradient]
-    sink = Sink(mode, 0, place, op[AT.O], 0, 0, -1, 0)
+    sink = Sink(mode, 0, place, op[AT.O], 0, 0, -1, 0, 1.0, 0.0)
     products(team, left, right, shape, sink, rules, memory)
 
 
@@ -752,6 +760,7 @@ def walker(meet, function):
             elif kind == WORDS.MAX_NORM:
                 max_norm(team, op, constants, batch, memory)
             else:
+                muon(team, op, constants, batch, memory)
                 norm_op(team, op, constants, batch, memory)
                 augment(team, op, constants, batch, memory, data)
             forward = kind == WORDS.DENSE_FORWARD or kind == WORDS.CSR_FORWARD

@@ -28,6 +28,7 @@ FIELDS = (
     *("weight_slot_2", "weight_average", "bias_slot_2", "bias_average", "clip_scale", "extended"),
     *("first_constant", "normalization", "statistics", "mean", "variance"),
     *("draw", "threshold"),
+    *("left", "right", "result", "ld_matrix", "norms", "nesterov"),
 )
 AT: Any = namedtuple("AT", FIELDS)(*range(len(FIELDS)))
 #: Of a model in a launch: where what it has begins in the arrays of all, and which records it runs.
@@ -72,19 +73,18 @@ Rule = namedtuple(
 #: which is at `bias`; those of shards are `apart`.
 Rules = namedtuple("Rules", "of_weight of_bias bias_row bias apart")
 #: What becomes of an element of a product, by the mode: `place` and `ld` are where it goes, `other`
-#: where the bias is, or what the activation made. Slopes are at `slope`, if that is not negative.
-Sink = namedtuple("Sink", "mode activation place ld other other_ld slope slope_ld")
-FORWARD, SLOPE, STEP, OVERWRITE, ACCUMULATE = range(5)
+#: where the bias is, or what the activation made, or what is added to `scale` times the product,
+#: `shift` times. Slopes are at `slope`, if that is not negative.
+Sink = namedtuple("Sink", "mode activation place ld other other_ld slope slope_ld scale shift")
+FORWARD, SLOPE, STEP, OVERWRITE, ACCUMULATE, COMBINE = range(6)
 
 #: Columns of an op's constants; those of losses follow from FIRST on.
 CONSTANTS = (
     *("beta_2", "epsilon", "tiny", "eps", "l1_ratio", "clip_value", "clip_norm", "max_norm"),
-    *("smoothing", "scale"),
+    *("smoothing", "scale", "shift"),
 )
-BETA_2, EPSILON, TINY, EPS, L1_RATIO, CLIP_VALUE, CLIP_NORM, MAX_NORM, SMOOTHING, SCALE = range(
-    len(CONSTANTS)
-)
-FIRST = len(CONSTANTS)
+BETA_2, EPSILON, TINY, EPS, L1_RATIO, CLIP_VALUE, CLIP_NORM, MAX_NORM = range(8)
+SMOOTHING, SCALE, SHIFT, FIRST = range(8, 12)
 N_SCALARS = len(SCALARS)
 
 

@@ -11,6 +11,7 @@
 #include "product.h"
 #include "optimizer.h"
 #include "dense.h"
+#include "muon.h"
 #if !PAIRED
 #include "csr.h"
 #include "loss.h"
@@ -65,6 +66,11 @@ const hl_kernels HL_THIS_TABLE = {
             [HL_PARTNER_GATHER] = partner_gather,
             [HL_PARTNER_LOSS] = partner_loss,
             [HL_MIX] = mix_rows,
+            [HL_MUON_SQUARES] = muon_squares,
+            [HL_MUON_SCALE] = muon_scale,
+            [HL_MUON_GRAM] = muon_gram,
+            [HL_MUON_POLYNOMIAL] = muon_polynomial,
+            [HL_MUON_APPLY] = muon_apply,
 #endif
             [HL_DENSE_FORWARD] = dense_forward,
             [HL_DENSE_BACKWARD_INPUT] = dense_backward_input,
@@ -74,6 +80,7 @@ const hl_kernels HL_THIS_TABLE = {
             [HL_GRADIENT_SQUARES] = gradient_squares,
             [HL_GRADIENT_NORM] = gradient_norm,
             [HL_MAX_NORM] = max_norm,
+            [HL_MUON_UPDATE] = muon_update,
         },
     .prepare = prepare,
 #if !PAIRED

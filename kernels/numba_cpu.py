@@ -14,7 +14,7 @@ from llvmlite import ir as llvm
 from numba import types
 from numba.extending import intrinsic
 
-from . import DTYPES, GRADIENTS, KINDS, activations, losses, numba_norm, steps
+from . import DTYPES, GRADIENTS, KINDS, activations, losses, muon, numba_norm, steps
 from .custom import compiled
 from .numba_draws import draw as draw  # for those who look at words
 from .numba_draws import dropout, mix_rows, noise
@@ -57,6 +57,7 @@ def call(typing, address, arguments):
 
 loss_element, row_loss, end_row = losses.compiled(jit)
 extended_steps, gradient_squares, gradient_norm, max_norm = steps.of_records(jit)
+muon_op, muon_update = muon.of_records(jit)
 
 
 @jit
@@ -598,6 +599,13 @@ def walk(words, ops, batch, streams, memory, out):
         elif op.kind == words.MAX_NORM:
             max_norm(words, op, batch, memory)
             refresh(op, memory)
+        elif op.kind == words.MUON_UPDATE:
+            muon_update(words, op, batch, memory)
+            bias = op.bias_gradient // memory.store.itemsize
+            sink_bias(words, op, batch, memory, memory.store[bias : bias + op.O])
+            refresh(op, memory)
+        elif op.kind >= words.MUON_SQUARES and op.kind < words.MUON_UPDATE:
+            muon_op(words, op, batch, memory)
         elif (
             op.kind != words.CSR_INDEX
             and op.kind != words.CSR_CATCH_UP

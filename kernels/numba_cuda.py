@@ -63,13 +63,15 @@ _OFFSETS = {
     *("input", "d_input", "output", "d_output", "row_loss", "weight", "weight_slot_0"),
     *("weight_slot_1", "weight_gradient", "bias", "bias_slot_0", "bias_slot_1"),
     *("bias_gradient", "shard_bytes", "slope", "weight_slot_2", "weight_average", "bias_slot_2"),
-    *("bias_average", "clip_scale"),
+    *("bias_average", "clip_scale", "left", "right", "result", "norms"),
     *("statistics", "mean", "variance"),
 }
 #: Ops that a walk passes over: all steps of all features are taken at once, and GRADIENT_NORM sums
 #: squares itself.
 _PASSED = [KINDS["CSR_INDEX"], KINDS["CSR_CATCH_UP"], KINDS["GRADIENT_SQUARES"]]
 _REFUSED = [KINDS["ROUND"]]
+#: Products of matrices in a step of Muon.
+_OF_MATRICES = [KINDS[f"MUON_{kind}"] for kind in ("GRAM", "POLYNOMIAL", "APPLY")]
 
 
 def _handed(arrays):
@@ -126,8 +128,10 @@ class Table(namedtuple("Table", "tables host kernels")):
 def flops_of(table, rows):
     """About what a step over so many rows takes."""
     kinds = [KINDS[k] for k in KINDS if k.startswith(("DENSE_", "CSR_FORWARD", "CSR_BACKWARD"))]
-    work = table[np.isin(table[:, AT.kind], kinds)]
-    return 2.0 * rows * float((work[:, AT.I] * work[:, AT.O]).sum())
+    work, sizes = np.isin(table[:, AT.kind], kinds), table[:, [AT.I, AT.O]].astype(float)
+    matrix = np.isin(table[:, AT.kind], _OF_MATRICES)
+    depths = np.where(work, rows, np.where(matrix, sizes.min(axis=1), 0))
+    return 2.0 * float((depths * sizes.prod(axis=1)).sum())
 
 
 def blocks_of(table, rows):

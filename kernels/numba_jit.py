@@ -18,6 +18,7 @@ from . import (
     SCALARS,
     activations,
     losses,
+    muon,
     numba_norm,
     philox,
     steps,
@@ -44,7 +45,7 @@ def digest_of(words, dtype, sources):
 
 
 _SOURCES = Path(__file__).with_name("numba_draws.py").read_text(encoding="utf-8")
-_SOURCES += "".join(map(getsource, (philox, activations, losses, steps, numba_norm)))
+_SOURCES += "".join(map(getsource, (philox, activations, losses, steps, numba_norm, muon)))
 #: Of what compiled code takes from other files: numba's cache notices changes of its own alone.
 _DIGEST = digest_of(_WORDS, OP_DTYPE, _SOURCES)
 

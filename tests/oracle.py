@@ -583,6 +583,31 @@ def adam(p, slots, g, t, lr, how):
     return new[0]
 
 
+def orthogonal(G):
+    """torch.optim's _zeropower_via_newtonschulz, in the dtype of G instead of bfloat16."""
+    X = G.T if G.shape[0] > G.shape[1] else G
+    X = X / max(np.linalg.norm(X), 1e-7)
+    for _ in range(5):
+        A = X @ X.T
+        X = 3.4445 * X + (-4.7750 * A + 2.0315 * A @ A) @ X
+    return X.T if G.shape[0] > G.shape[1] else X
+
+
+def muon(p, slots, g, t, lr, how):
+    """torch.optim.Muon of weights between hidden units, else AdamW, each with its decay."""
+    decay = how["decay"] if p.ndim == 2 else 0.0
+    if not how["hidden"]:
+        lr = lr * how["adamw_rate"]
+        return adamw(p * (1 - lr * decay), slots, g, t, lr, how)
+    mu, (n_in, n_out) = how["momentum"], p.shape
+    m = slots["first_moment"] = mu * slots["first_moment"] + (1 - mu) * g
+    d = mu * m + (1 - mu) * g if how["nesterov"] else m
+    scale = max(1, n_out / n_in) ** 0.5
+    if how["adjust_lr_fn"] == "match_rms_adamw":
+        scale = 0.2 * max(n_in, n_out) ** 0.5
+    return p * (1 - lr * decay) - lr * scale * orthogonal(d)
+
+
 def train_with(net, moments, data, orders, batch_size, rule, how):
     """Whole epochs by one of the rules above, with all that may be asked for besides it.
 
@@ -617,7 +642,8 @@ def train_with(net, moments, data, orders, batch_size, rule, how):
             for k, (p, g) in enumerate(zip(net.parameters, grads, strict=True)):
                 if k < n:
                     p = p * (1 - how["lr"] * how.get("weight_decay", 0.0))
-                new.append(rule(p, slots[k], g, t, how["lr"], how))
+                hidden = 0 < k < n - 1  # weights from hidden units to hidden units
+                new.append(rule(p, slots[k], g, t, how["lr"], how | {"hidden": hidden}))
             if how.get("max_norm"):
                 for k in range(n):
                     norms = np.linalg.norm(new[k], axis=0)

@@ -27,6 +27,7 @@ import test_device_arrays as device_arrays
 import test_dropout as dropout
 import test_heads as heads
 import test_losses as more_losses
+import test_muon as muon
 import test_optimizers as optimizers
 from bounds import assert_within
 from hotloop import MLPClassifier, MLPRegressor, backends, fit_many, plan, spec
@@ -199,6 +200,14 @@ def test_optimizers_step_as_the_oracle_does(rule, dtype, sparse, team):
     optimizers.assert_as_oracle(build(stack), rule, besides, batch=4, n_epochs=1)
 
 
+@pytest.mark.parametrize("widths", [(4, 7, 5, 3), (3, 2, 6, 1)], ids=str)
+def test_muon_steps_as_the_oracle_does(widths, team):
+    """Matrices of both shapes, in pieces and by threads in turn, with what may be beside them."""
+    changes = dict(clip_value=0.01, clip_norm=0.3, max_norm=0.9, average_decay=0.7, l1_ratio=0.4)
+    problem = muon.problem_of(widths, backend="cuda")
+    muon.assert_as_oracle(problem, replace(muon.RECORD, **changes), batch=20, n_epochs=1)
+
+
 def test_more_pieces_and_shards_than_one(monkeypatch, team):
     """Sums that are cut by the plan: squares of many weights, gradients of many rows."""
     runs = plan.backend_of("cuda")._replace(shard_rows=6)
@@ -286,9 +295,10 @@ def test_a_block_and_the_grid_compute_the_same_bits(monkeypatch):
 
 def test_cuda_has_a_function_for_every_op():
     """All kinds are told apart by its walk, but for those that others need or that it skips."""
-    from hotloop.kernels import cuda_draws, cuda_ops
+    from hotloop.kernels import cuda_draws, cuda_muon, cuda_norm, cuda_ops
 
     told = inspect.getsource(cuda_ops.walker) + inspect.getsource(cuda_draws.augment)
+    told += inspect.getsource(cuda_muon.muon_ops) + inspect.getsource(cuda_norm.norm_op)
     missing = [kind for kind in KINDS if f"WORDS.{kind}" not in told]
     assert missing == ["CSR_INDEX", "CSR_CATCH_UP", "ROUND", "GRADIENT_SQUARES"]
 

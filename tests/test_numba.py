@@ -205,7 +205,7 @@ def test_a_second_process_takes_compiled_code_from_the_cache():
 def test_numba_has_a_function_for_every_op():
     """All kinds are told apart by its walk, but for ROUND, which is of bfloat16."""
     numba_cpu = sys.modules[backends.engine_of("numba").__module__]
-    walks = numba_cpu.walk, numba_cpu.augment
+    walks = numba_cpu.walk, numba_cpu.augment, numba_cpu.muon_op, numba_cpu.norm_op
     told = "".join(inspect.getsource(function.py_func) for function in walks)
     assert [kind for kind in KINDS if f"words.{kind}" not in told] == ["ROUND"]
 

@@ -12,6 +12,7 @@ import pytest
 from sklearn.datasets import load_iris, make_regression
 
 import test_custom as custom
+import test_muon as muon
 from hotloop import MLPClassifier, MLPRegressor, backends, fit_many, plan
 from races import Grid, Race, launcher
 from stacks import (
@@ -71,6 +72,12 @@ def test_training(sparse, kept, each_way):
 def test_more_pieces_tiles_and_layers(each_way):
     problem = build(replace(STACK, widths=(9, 8, 11, 2), activations=("relu", "logistic")))
     each_way(lambda: train(problem, "adam", 13))
+
+
+def test_matrices_of_muon(each_way):
+    """Two layers, whose products take turns."""
+    problem = muon.problem_of((3, 6, 5, 9, 1), "float32", backend="cuda")
+    each_way(lambda: muon.run(problem, batch=20, n_epochs=1)[0])
 
 
 def test_lazy_features(each_way):

@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from . import schedules, spec
-from .compat import Interval, validate_parameters
+from .compat import Interval, StrOptions, validate_parameters
 
 
 class Option(BaseEstimator):
@@ -678,11 +678,18 @@ class Solver(Option):
         spec.Optimizer
         """
         fields = {
-            name: bool(value) if isinstance(value, bool | np.bool_) else float(value)
+            name: _plain(value)
             for name, value in self.get_params(deep=False).items()
             if name != self._momentum
         }
         return self._record(**fields, **changes)
+
+
+def _plain(value: Any) -> str | bool | float:
+    """A field as records have it."""
+    if isinstance(value, str):
+        return value
+    return bool(value) if isinstance(value, bool | np.bool_) else float(value)
 
 
 class SGD(Solver):
@@ -982,6 +989,90 @@ class Lion(Solver):
         self.weight_decay = weight_decay
 
 
+class Muon(Solver):
+    """Orthogonal steps for the weights between hidden layers, AdamW for all others.
+
+    The momentum of a weight of shape (n_in, n_out) between two hidden layers is made nearly
+    orthogonal, so that a step moves along all its singular vectors alike, the rare ones too:
+
+    ``m = momentum * m + (1 - momentum) * g``,
+    ``d = momentum * m + (1 - momentum) * g`` with `nesterov`, else ``m``,
+    ``w = (1 - rate * weight_decay) * w - rate * scale * orthogonal(d)``.
+
+    `orthogonal` is five rounds of a polynomial iteration of Newton and Schulz, which brings
+    singular values close to 1, about 0.7 to 1.2, in the dtype of the fit. Weights of the first and
+    of the last layer, and biases, step by :class:`~hotloop.AdamW`; without two hidden layers there
+    is nothing else. A step takes about ``5 * m / batch_size`` of the products of an m x m layer
+    more, and a third less than that by symmetry.
+
+    Parameters
+    ----------
+    momentum : float, default=0.95
+        In [0, 1).
+    nesterov : bool, default=True
+        Whether the momentum is Nesterov's.
+    weight_decay : float, default=0.1
+        Decoupled, of all weights, as that of :class:`~hotloop.AdamW`.
+    adjust_lr_fn : {"match_rms_adamw", "original"}, default="match_rms_adamw"
+        Whether `scale` is ``0.2 * sqrt(max(n_in, n_out))``, so that elements move about as far as
+        AdamW would move them and a rate that suits it suits both; or
+        ``sqrt(max(1, n_out / n_in))``, which wants a `learning_rate_init` of about 0.02 and an
+        `adamw_rate` of about 0.02.
+    adamw_rate : float, default=1.0
+        The rate of AdamW, as a part of the rate.
+    beta_1, beta_2 : float, default=0.9 and 0.999
+        Decay rates of AdamW's moments, in [0, 1).
+    epsilon : float, default=1e-8
+        Keeps AdamW's quotient finite.
+
+    References
+    ----------
+    .. [1] Jordan, K. et al. (2024), "Muon: An optimizer for hidden layers in neural networks",
+       https://kellerjordan.github.io/posts/muon. With momentum and rates as PyTorch has them.
+    .. [2] Liu, J. et al. (2025), "Muon is scalable for LLM training", arXiv:2502.16982. Section
+       2.2, of "match_rms_adamw".
+
+    Examples
+    --------
+    >>> from hotloop import MLPClassifier, Muon
+    >>> clf = MLPClassifier(hidden_layer_sizes=(64, 64, 64), solver=Muon(), alpha=0)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "momentum": _COEFFICIENT,
+        "nesterov": ["boolean"],
+        "weight_decay": _NOT_NEGATIVE,
+        "adjust_lr_fn": [StrOptions({"match_rms_adamw", "original"})],
+        "adamw_rate": _POSITIVE,
+        "beta_1": _COEFFICIENT,
+        "beta_2": _COEFFICIENT,
+        "epsilon": _POSITIVE,
+    }
+    _record = spec.Muon
+    _momentum = "momentum"
+
+    def __init__(
+        self,
+        *,
+        momentum=0.95,
+        nesterov=True,
+        weight_decay=0.1,
+        adjust_lr_fn="match_rms_adamw",
+        adamw_rate=1.0,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+    ):
+        self.momentum = momentum
+        self.nesterov = nesterov
+        self.weight_decay = weight_decay
+        self.adjust_lr_fn = adjust_lr_fn
+        self.adamw_rate = adamw_rate
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+
+
 #: Names of solvers; "amsgrad" is Adam with that.
 SOLVERS: Mapping[str, type[Solver]] = {
     "sgd": SGD,
@@ -992,6 +1083,7 @@ SOLVERS: Mapping[str, type[Solver]] = {
     "rmsprop": RMSprop,
     "adagrad": Adagrad,
     "lion": Lion,
+    "muon": Muon,
 }
 
 
@@ -1203,6 +1295,7 @@ __all__ = [
     "LayerNorm",
     "Lion",
     "LogLoss",
+    "Muon",
     "NAdam",
     "Normalization",
     "OneCycle",

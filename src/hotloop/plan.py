@@ -30,6 +30,7 @@ from hotloop.kernels import (
 )
 from hotloop.kernels import SCALARS as SCALARS
 from hotloop.kernels.philox import threshold
+from hotloop.matrices import Matrices
 from hotloop.normalization import Normalizations
 from hotloop.spec import KNOWN_BY_VALUE, BatchNorm, Function, Network, Optimizer
 from hotloop.vectors import (
@@ -246,6 +247,7 @@ class _Lowering:
         self.clip_scale: int | None = None  # where the store has the factor that clips by norm
         self.slots = slot_fields(optimizer)
         self.norms = Normalizations(self)
+        self.matrices = Matrices(self)
         self.network_size = sum(I * O for I, O in self.shapes)
         if self.sparse and self.csr.row_entries is not None:
             I, O = self.shapes[0]
@@ -257,12 +259,13 @@ class _Lowering:
 
     def layout(self, layer: int) -> str:
         """Rows under CSR input; narrow if lanes along the outputs would be mostly empty, but for
-        rounded operands, which lie in pairs.
+        rounded operands, which lie in pairs, and for matrices of Muon.
         """
         if self.sparse and layer == 0:
             return "rows"
+        whole = self.rounds or layer in self.matrices.layers
         few = 2 * self.shapes[layer][1] <= self.sizes["vector_lanes"]
-        return "narrow" if few and not self.rounds else "panels"
+        return "narrow" if few and not whole else "panels"
 
     def narrow(self, layer: int) -> bool:
         return self.layout(layer) == "narrow"
@@ -659,7 +662,7 @@ class _Lowering:
         gradients: str,
     ) -> list[np.ndarray]:
         """The rest of a step, after the gradients of the inputs."""
-        ops, updates = [], []
+        ops, updates, matrices = [], [], self.matrices.ops(parameters)
         mode = "update" if gradients == "fused" else "overwrite"
         for layer in self.trained:
             fields = parameters[layer]
@@ -685,7 +688,7 @@ class _Lowering:
         if self.optimizer is None:
             return ops + self.norms.late
         return [
-            *(*ops, *self.norms.late, *self.norm_ops(parameters), *updates),
+            *(*ops, *self.norms.late, *self.norm_ops(parameters), *matrices, *updates),
             *(*self.norms.updates(), *self.limit_ops(parameters)),
         ]
 
@@ -770,7 +773,7 @@ class _Lowering:
 
     def gradients(self, batch_size: int) -> str:
         """What becomes of the gradients of such batches, see :func:`compile_training`."""
-        if self.optimizer and self.optimizer.clip_norm is not None:
+        if self.matrices.layers or (self.optimizer and self.optimizer.clip_norm is not None):
             return "kept"
         if not self.runs.divides:
             wide = self.runs.shard_rows is not None and batch_size > self.runs.shard_rows
@@ -787,12 +790,13 @@ class _Lowering:
 
     def keeps_gradients(self) -> bool:
         """Whether an optimizer has its gradients kept whatever the batch: to clip them by their
-        norm, or since its rule would be in the way of products there.
+        norm, to make orthogonal matrices of them, or since its rule would be in the way of
+        products there.
         """
         if self.optimizer is None:
             return False
         beyond = self.optimizer.extended and not self.runs.divides
-        return beyond or self.optimizer.clip_norm is not None
+        return beyond or self.optimizer.clip_norm is not None or len(self.matrices.layers) > 0
 
     def few_rows(self) -> int:
         n_bytes = self.network_size * self.dtype.itemsize
@@ -812,6 +816,8 @@ class _Lowering:
         self.take(scratch, int(dense["grain"].max(initial=0)) * self.sizes["unit_size"])
         if dense["pack_input"].any():
             self.take(scratch, self.sizes["packed_size"])
+        if self.runs.divides:
+            self.take(scratch, self.matrices.scratch())
         return scratch.n_bytes
 
     def backward_weight(
@@ -836,6 +842,8 @@ class _Lowering:
         how = {"gradient": GRADIENTS["update"]}
         if self.layout(layer) == "rows":
             return self.touched("CSR_UPDATE", fields, **how)
+        if layer in self.matrices.layers:
+            return self.matrices.update(layer, {**fields, **how})
         return self.parameter_op("UPDATE", layer, {**fields, **how})
 
 
@@ -849,7 +857,8 @@ def _require_steps(lowering: _Lowering, gradients: str) -> None:
     optimizer = lowering.optimizer
     if optimizer is None:
         return
-    unsummed = optimizer.clip_norm is not None and gradients == "sharded"
+    whole = optimizer.clip_norm is not None or len(lowering.matrices.layers) > 0
+    unsummed = whole and gradients == "sharded"
     if unsummed or (lowering.keeps_gradients() and gradients == "fused"):
         raise ValueError(f'{optimizer!r} needs gradients="kept" here, got {gradients!r}.')
     for name in ("clip_norm", "max_norm"):
@@ -959,6 +968,7 @@ def store_bytes(
         for layer in range(len(lowering.shapes))
     ]
     lowering.norms.place(parameters, train=True)
+    lowering.matrices.reserve()
     if lowering.runs.whole_csr_gradient and sparse and optimizer:
         I, O = lowering.shapes[0]
         lowering.take(lowering.store, I * O)

@@ -338,6 +338,8 @@ class Optimizer:
     #: Whether the first kernels have the rule, and whether rates have bias corrections in them.
     plain: ClassVar[bool] = False
     corrects: ClassVar[bool] = False
+    #: Whether weights between hidden units step along orthogonal matrices.
+    orthogonalizes: ClassVar[bool] = False
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -541,3 +543,56 @@ class Lion(Optimizer):
     beta_2: float = 0.99
     moments = ("first_moment",)
     rule = "lion"
+
+
+@dataclass(frozen=True)
+class Muon(Adam):
+    """Orthogonal steps for weights between hidden units, AdamW for all others and for biases.
+
+    Its momentum comes per step. That of a weight between hidden units is kept in the place of the
+    first moment; there is nothing in the place of the second.
+
+    Attributes
+    ----------
+    nesterov : bool
+        Whether the momentum is Nesterov's.
+    beta_1 : float
+        Of AdamW.
+    adamw_rate : float
+        The rate of AdamW as a part of the rate of the step.
+    adjust_lr_fn : {"match_rms_adamw", "original"}
+        How the rate depends on the shape of a weight.
+
+    References
+    ----------
+    Jordan et al. (2024), "Muon: An optimizer for hidden layers in neural networks". Liu et al.
+    (2025), "Muon is scalable for LLM training", of "match_rms_adamw".
+    """
+
+    nesterov: bool = True
+    beta_1: float = 0.9
+    adamw_rate: float = 1.0
+    adjust_lr_fn: str = "match_rms_adamw"
+    adds_to_corrected: bool = True
+    corrects = False
+    orthogonalizes = True
+    #: Of the iteration Z <- a Z + Z (b A + c A^2), A = Z' Z, which is done so many times, from a
+    #: matrix that is divided by its norm, or by epsilon if that is larger.
+    coefficients: ClassVar[tuple[float, float, float]] = (3.4445, -4.7750, 2.0315)
+    iterations: ClassVar[int] = 5
+    least_norm: ClassVar[float] = 1e-7
+
+    def scale(self, n_inputs: int, n_outputs: int) -> float:
+        """What the rate is multiplied by for a weight of this shape."""
+        if self.adjust_lr_fn == "original":
+            return max(1.0, n_outputs / n_inputs) ** 0.5
+        return 0.2 * max(n_inputs, n_outputs) ** 0.5
+
+    def scalars(self, rates: Any, momenta: Any, step: Any) -> dict[str, Any]:
+        """See the base class; those of a matrix come besides those of AdamW."""
+        betas = np.full_like(rates, self.beta_1)
+        return super().scalars(self.adamw_rate * rates, betas, step) | {
+            "matrix_rate": rates,
+            "matrix_momentum": momenta,
+            "matrix_shrink": 1.0 - rates * self.weight_decay,
+        }

@@ -98,10 +98,11 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         How the weights are found: in mini-batches by 'adam' or stochastic gradient descent
         ('sgd'), or by 'lbfgs', a quasi-Newton method over all rows at once, which often is
         the best choice for small data sets. Beyond scikit-learn's, all in mini-batches: 'adamw',
-        'nadam', 'amsgrad', 'rmsprop', 'adagrad', 'lion', or an object with its own parameters,
-        decoupled weight decay among them: :class:`~hotloop.SGD`, :class:`~hotloop.Adam`,
-        :class:`~hotloop.AdamW`, :class:`~hotloop.NAdam`, :class:`~hotloop.RMSprop`,
-        :class:`~hotloop.Adagrad`, :class:`~hotloop.Lion`. Beside an object, `momentum`,
+        'nadam', 'amsgrad', 'rmsprop', 'adagrad', 'lion', 'muon' (orthogonal steps between hidden
+        layers), or an object with its own parameters, decoupled weight decay among them:
+        :class:`~hotloop.SGD`, :class:`~hotloop.Adam`, :class:`~hotloop.AdamW`,
+        :class:`~hotloop.NAdam`, :class:`~hotloop.RMSprop`, :class:`~hotloop.Adagrad`,
+        :class:`~hotloop.Lion`, :class:`~hotloop.Muon`. Beside an object, `momentum`,
         `nesterovs_momentum`, `beta_1`, `beta_2` and `epsilon` are left alone; a name takes those
         that its object has with the same default. What is said below of 'sgd' and 'adam' goes for
         all of these, but for `momentum` and so on.
@@ -909,10 +910,11 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         How the weights are found: in mini-batches by 'adam' or stochastic gradient descent
         ('sgd'), or by 'lbfgs', a quasi-Newton method over all rows at once, which often is
         the best choice for small data sets. Beyond scikit-learn's, all in mini-batches: 'adamw',
-        'nadam', 'amsgrad', 'rmsprop', 'adagrad', 'lion', or an object with its own parameters,
-        decoupled weight decay among them: :class:`~hotloop.SGD`, :class:`~hotloop.Adam`,
-        :class:`~hotloop.AdamW`, :class:`~hotloop.NAdam`, :class:`~hotloop.RMSprop`,
-        :class:`~hotloop.Adagrad`, :class:`~hotloop.Lion`. Beside an object, `momentum`,
+        'nadam', 'amsgrad', 'rmsprop', 'adagrad', 'lion', 'muon' (orthogonal steps between hidden
+        layers), or an object with its own parameters, decoupled weight decay among them:
+        :class:`~hotloop.SGD`, :class:`~hotloop.Adam`, :class:`~hotloop.AdamW`,
+        :class:`~hotloop.NAdam`, :class:`~hotloop.RMSprop`, :class:`~hotloop.Adagrad`,
+        :class:`~hotloop.Lion`, :class:`~hotloop.Muon`. Beside an object, `momentum`,
         `nesterovs_momentum`, `beta_1`, `beta_2` and `epsilon` are left alone; a name takes those
         that its object has with the same default. What is said below of 'sgd' and 'adam' goes for
         all of these, but for `momentum` and so on.
