@@ -76,6 +76,8 @@ def fails_more_than_sklearn(name, parameters):
     """What fails that scikit-learn's class passes, a line each."""
     checks = list(estimator_checks_generator(getattr(hotloop, name)(**parameters)))
     assert len(checks) > 40
+    if parameters.get("warm_start"):  # it compares two fits, of which the second goes on
+        checks = [c for c in checks if c[1].func.__name__ != "check_pipeline_consistency"]
     failed = [(check, estimator, outcome(check, estimator)) for estimator, check in checks]
     return [
         f"{check.func.__name__}: {error!r}"

@@ -185,7 +185,9 @@ def test_transform_is_a_step_of_pipelines():
     np.testing.assert_array_equal(again.predict(X), search.predict(X))
 
 
-def test_a_network_without_hidden_layers_has_nothing_to_transform_to():
-    """The message says what to do."""
-    with pytest.raises(ValueError, match="Fit it with hidden_layer_sizes"):
-        new(hidden_layer_sizes=()).fit(X, y).transform(X)
+def test_without_hidden_layers_the_input_comes_out():
+    """In the dtype of the weights; sparse rows stay so."""
+    model = new(hidden_layer_sizes=()).fit(X.astype(np.float32), y)
+    np.testing.assert_array_equal(model.transform(X), X.astype(np.float32))
+    assert model.transform(csr_matrix(X)).nnz == np.count_nonzero(X)
+    assert len(model.get_feature_names_out()) == X.shape[1]

@@ -923,7 +923,8 @@ class MultilayerPerceptron(
     def transform(self, X: Any) -> Array:
         """Outputs of the last hidden layer.
 
-        What the network has made of the input, for another estimator to learn from.
+        What the network has made of the input, for another estimator to learn from. Without hidden
+        layers it is the input.
 
         Parameters
         ----------
@@ -933,13 +934,14 @@ class MultilayerPerceptron(
         Returns
         -------
         ndarray of shape (n_samples, n_units), float32 or float64
+            Without hidden layers sparse if X is.
 
         Raises
         ------
         NotFittedError
             Before `fit`.
         ValueError
-            If X cannot be used, or there is no hidden layer.
+            If X cannot be used.
 
         Examples
         --------
@@ -954,12 +956,10 @@ class MultilayerPerceptron(
         (2, 8)
         """
         checked = self._checked(X)
-        if len(self.coefs_) < 2:
-            raise ValueError(
-                "transform gives outputs of the last hidden layer, and this network has none. Fit "
-                "it with hidden_layer_sizes."
-            )
-        return device_arrays.likewise(X, self._output(checked, depth=len(self.coefs_) - 1))
+        depth = len(self.coefs_) - 1
+        if not depth:
+            return validate.converted(checked, self.coefs_[0].dtype)
+        return device_arrays.likewise(X, self._output(checked, depth=depth))
 
     @property
     def _n_features_out(self) -> int:
