@@ -55,7 +55,7 @@ def test_predict_converts_X_and_refuses_a_wrong_out():
 def test_a_plan_is_run_for_what_it_was_compiled_for():
     """Gradients of a training plan, or training by a gradient plan, would read no buffer."""
     runner, _ = trainer()
-    flat = np.zeros(runner.vectors.n_parameters)
+    flat = np.zeros(runner.plan.n_parameters)
     with pytest.raises(ValueError, match="compile_gradients"):
         runner.gradients(flat, flat.copy(), decay=0.0)
     rng = np.random.RandomState(0)
