@@ -69,7 +69,9 @@ MODELS: dict[str, Callable[[bool, int], Any]] = {
 
 def split(data: Dataset, seed: int) -> tuple:
     """Training and test rows as float32, and their targets."""
-    strata = None if data.regression else data.y
+    strata = (
+        None if data.regression or min(np.unique(data.y, return_counts=True)[1]) < 2 else data.y
+    )
     parts = train_test_split(data.X, data.y, random_state=seed, stratify=strata)
     transformer = clone(data.transformer)
     train, test = transformer.fit_transform(parts[0]), transformer.transform(parts[1])

@@ -1,10 +1,10 @@
-"""Times an epoch with dropout, batch normalisation, class weights, AdamW and cosine, beside a plain one.
+"""Times an epoch with dropout, normalisation, class weights, AdamW and cosine, beside a plain one.
 
     python benchmarks/together.py [--processes 5] [--json out.jsonl]
 
-A network of 784-128-128-10 in float32, batches of 256 rows, one thread; fits take turns in a process,
-and the printed ratios are medians over the processes. All of them together may take 1.25 times as
-long.
+A network of 784-128-128-10 in float32, batches of 256 rows, one thread; fits take turns in a
+process, and the printed ratios are medians over the processes. All of them together may take 1.25
+times as long.
 """
 
 from __future__ import annotations

@@ -191,3 +191,25 @@ def test_without_hidden_layers_the_input_comes_out():
     np.testing.assert_array_equal(model.transform(X), X.astype(np.float32))
     assert model.transform(csr_matrix(X)).nnz == np.count_nonzero(X)
     assert len(model.get_feature_names_out()) == X.shape[1]
+
+
+def test_the_summary_says_what_there_is(capsys):
+    """Layers in order, with what is between weights and activation, and sums."""
+    model = new(normalization="batch", activation=["gelu", "relu"]).fit(X, y)
+    model.summary()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == [
+        "0",
+        "dense,",
+        "batch",
+        "norm,",
+        "gelu",
+        "64",
+        "x",
+        "12",
+        "792",
+        "768",
+    ]
+    assert lines[3].split() == ["2", "dense,", "softmax", "7", "x", "10", "80", "70"]
+    n = sum(a.size for a in (*layers(model), *model.norm_scales_))
+    assert lines[-1].split() == ["in", "all", str(n), str(sum(c.size for c in model.coefs_))]

@@ -56,7 +56,7 @@ from ..vectors import (
     weight_views,
     without_weights,
 )
-from . import watching
+from . import summary, watching
 from .exclusive import exclusive
 
 Array = np.ndarray
@@ -956,15 +956,36 @@ class MultilayerPerceptron(
         (2, 8)
         """
         checked = self._checked(X)
-        depth = len(self.coefs_) - 1
-        if not depth:
+        if len(self.coefs_) == 1:
             return validate.converted(checked, self.coefs_[0].dtype)
-        return device_arrays.likewise(X, self._output(checked, depth=depth))
+        return device_arrays.likewise(X, self._output(checked, depth=len(self.coefs_) - 1))
 
     @property
     def _n_features_out(self) -> int:
         """Units of the last hidden layer, for get_feature_names_out."""
         return self.coefs_[-1].shape[0]
+
+    def summary(self) -> None:
+        """Print what the fitted network is made of: layers, shapes, parameters and work per row.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from hotloop import MLPClassifier
+        >>> clf = MLPClassifier(8, solver="lbfgs", random_state=0, max_iter=1000)
+        >>> clf.fit(*load_iris(return_X_y=True)).summary()
+           layer                                    weights  parameters   multiply-adds a row
+        0  dense, relu                                4 x 8          40                    32
+        1  dense, softmax                             8 x 3          27                    24
+           in all                                                    67                    56
+        """
+        check_is_fitted(self)
+        print(summary.of(self, self._activations(len(self.coefs_) - 1)))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
