@@ -29,9 +29,7 @@ def of(estimator: Any, activations: tuple[Any, ...]) -> str:
     norm = "batch norm" if known.get("norm_means_") else "layer norm"
     lines = [COLUMNS.format("", "layer", "weights", "parameters", "multiply-adds a row")]
     parameters = work = 0
-    for k, (coef, intercept) in enumerate(
-        zip(estimator.coefs_, estimator.intercepts_, strict=True)
-    ):
+    for k, coef in enumerate(estimator.coefs_):
         n_scales = len(scales[k]) if k < len(scales) else 0
         parts = ["dense", *([norm] if n_scales else []), names[k]]
         n = coef.size + estimator.intercepts_[k].size + n_scales
