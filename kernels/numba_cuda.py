@@ -198,7 +198,8 @@ def _flat(array, dtype):
 
 def _arrays(streams, dtype):
     """Arrays of a fit by their field, each with those it is known by."""
-    X, y, found = streams.get("X"), streams.get("y"), {}
+    X, y = streams.get("X"), streams.get("y")
+    found: dict[str, Any] = {}
     if X is not None and hasattr(X, "indptr"):
         parts = X.data, X.indices, X.indptr  # matrices that share one may differ in another
         values = np.ascontiguousarray(X.data, dtype)
@@ -496,8 +497,10 @@ class Meeting:
 
     def pool(self, plan):
         """The pool of a plan, and of all that were compiled from the same."""
-        key = str(plan.dtype), plan.batch_size, plan.ops.tobytes(), plan.inference_ops.tobytes()
-        key += plan.functions, plan.constants  # which ops have by their number only
+        key = (
+            *(str(plan.dtype), plan.batch_size, plan.ops.tobytes(), plan.inference_ops.tobytes()),
+            *(plan.functions, plan.constants),  # which ops have by their number only
+        )
         with self._changed:
             if key not in self._pools:
                 self._pools[key] = Pool(plan, self.n)

@@ -27,7 +27,7 @@ class Option(BaseEstimator):
         validate_parameters(self)
 
 
-def chosen(parameter: str, given: Any, names: Mapping[str, type[Option]]) -> Option:
+def chosen(parameter: str, given: Any, names: Mapping[str, type[Any]]) -> Any:
     """The object that was given for a parameter, checked; of a name the one with its defaults.
 
     Parameters
@@ -53,8 +53,9 @@ def chosen(parameter: str, given: Any, names: Mapping[str, type[Option]]) -> Opt
         raise ValueError(
             f"{parameter} must be one of {sorted(names)} or an object of {kinds}, got {given!r}."
         )
-    given._validate_params()
-    return given
+    option: Any = given
+    option._validate_params()
+    return option
 
 
 def refuse_beside(parameter: str, given: Any, flat: Mapping[str, tuple[Any, Any]]) -> None:
@@ -635,15 +636,19 @@ class Tweedie(Option):
 
     def record(self) -> spec.Loss:
         """What a plan is compiled from."""
-        names = {1: "poisson", 2: "gamma"}
+        names: dict[float, str] = {1: "poisson", 2: "gamma"}
         if self.power in names:
             return spec.LOSSES[names[self.power]]
         return spec.loss_with("tweedie", self.power)
 
 
 #: Names of the losses of a classifier and of a regressor that have parameters.
-CLASSIFIER_LOSSES = {"log_loss": LogLoss, "focal": Focal}
-REGRESSOR_LOSSES = {"huber": Huber, "quantile": Quantile, "tweedie": Tweedie}
+CLASSIFIER_LOSSES: Mapping[str, type[Option]] = {"log_loss": LogLoss, "focal": Focal}
+REGRESSOR_LOSSES: Mapping[str, type[Option]] = {
+    "huber": Huber,
+    "quantile": Quantile,
+    "tweedie": Tweedie,
+}
 
 
 # ------------------------------------------------------------ solvers
@@ -677,7 +682,7 @@ class Solver(Option):
         -------
         spec.Optimizer
         """
-        fields = {
+        fields: dict[str, Any] = {
             name: _plain(value)
             for name, value in self.get_params(deep=False).items()
             if name != self._momentum

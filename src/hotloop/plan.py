@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -710,14 +710,15 @@ class _Lowering:
         start = self.store.take(8 * int(ends[-1]))
         for op, end in zip(ops, ends, strict=True):
             op["norms"] = start + 8 * int(end - op["units"])
-        sums = {"norms": start, "units": 1, "clip_norm": self.optimizer.clip_norm}
+        assert self.optimizer is not None
+        sums: dict[str, Any] = {"norms": start, "units": 1, "clip_norm": self.optimizer.clip_norm}
         total = self.record("GRADIENT_NORM", 0, **sums, clip_scale=self.clip_scale)
         total["I"] = ends[-1]
         return [*ops, total]
 
     def limit_ops(self, parameters: list[dict[str, int]]) -> list[np.ndarray]:
         """What keeps the incoming weights of every unit short. Their units are panels."""
-        if self.optimizer.max_norm is None:
+        if self.optimizer is None or self.optimizer.max_norm is None:
             return []
         how = {"max_norm": self.optimizer.max_norm, "gradient": GRADIENTS["update"]}
         return [

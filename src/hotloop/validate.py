@@ -666,7 +666,8 @@ def class_weighted(data: TrainingData, class_weight: Any) -> TrainingData:
     assert data.labels is not None
     weight = np.ones(len(data.target)) if data.sample_weight is None else data.sample_weight
     columns = data.target.reshape(len(data.target), -1).astype(np.intp).T
-    classes, given = [data.labels.classes], [class_weight]
+    classes: Any = [data.labels.classes]
+    given = [class_weight]
     if isinstance(data.labels, Heads) or data.labels.kind == "multilabel-indicator":
         indicator = not isinstance(data.labels, Heads)
         classes = [np.arange(2)] * len(columns) if indicator else data.labels.classes
@@ -1083,8 +1084,8 @@ def frozen_layers(value: Any, n_layers: int) -> frozenset[int]:
     ValueError
         For anything but numbers of layers, or for all of them.
     """
-    numbers = [] if value is None else list(value)
-    if not all(isinstance(k, Integral) and -n_layers <= k < n_layers for k in numbers):
+    numbers: list[Any] = [] if value is None else list(value)
+    if not all(isinstance(k, Integral) and -n_layers <= int(k) < n_layers for k in numbers):
         raise ValueError(
             f"frozen_layers must be numbers from {-n_layers} to {n_layers - 1}, since there are "
             f"{n_layers} layers with weights; got {value}."
@@ -1117,8 +1118,8 @@ def dropout(value: Any, n_hidden: int) -> tuple[float, ...]:
     ValueError
         For anything but numbers in [0, 1), or as many of them as there are hidden layers.
     """
-    rates = [value] * n_hidden if isinstance(value, Real) else list(value)
-    if not all(isinstance(rate, Real) and 0 <= rate < 1 for rate in rates):
+    rates: list[Any] = [value] * n_hidden if isinstance(value, Real) else list(value)
+    if not all(isinstance(rate, Real) and 0 <= float(rate) < 1 for rate in rates):
         raise ValueError(f"dropout must be rates in [0, 1), got {value!r}.")
     if len(rates) != n_hidden:
         raise ValueError(

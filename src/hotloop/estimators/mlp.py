@@ -43,7 +43,7 @@ class _OfProbabilities:
 
     def __init__(self, method: Any) -> None:
         self.method = method
-        update_wrapper(self, method)
+        update_wrapper(self, method)  # type: ignore[arg-type]
 
     def __get__(self, classifier: Any, owner: type) -> Any:
         if classifier is None:
@@ -538,8 +538,13 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
             kind = self._label_kind
         return Labels(self.classes_, kind, vars(self).get("_sparse_labels", False))
 
+    @property
+    def _labels_of_heads(self) -> Any:
+        """The labels, where there are several columns of them."""
+        return self._labels
+
     def _heads(self) -> tuple[int, ...]:
-        return self._labels.widths if self.out_activation_ == "softmaxes" else ()
+        return self._labels_of_heads.widths if self.out_activation_ == "softmaxes" else ()
 
     @property
     def _label_binarizer(self) -> Any:
@@ -578,7 +583,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
                 raise ValueError("classes must be passed on the first call to partial_fit.")
             return labels
         if y.ndim == 2 and all(np.ndim(column) == 1 for column in classes):
-            heads = Heads(tuple(Labels.learn(np.asarray(c))[0].classes for c in classes))
+            found: Any = (Labels.learn(np.asarray(column))[0].classes for column in classes)
+            heads = Heads(tuple(found))
             if labels is not None and not isinstance(labels, Heads):
                 raise ValueError(f"classes={classes!r} are of another type of target than before.")
             if labels is not None:
@@ -760,7 +766,9 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         if lost.any():
             raw = self._output(checked, raw=True)
             if self.out_activation_ == "softmaxes":
-                exact = np.hstack([log_softmax(z, axis=1) for z in self._labels.split(raw)])
+                exact = np.hstack(
+                    [log_softmax(z, axis=1) for z in self._labels_of_heads.split(raw)]
+                )
             elif self.out_activation_ == "softmax":
                 exact = log_softmax(raw, axis=1)
             else:
@@ -811,7 +819,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         """Numbers of classes as arrays like X, in a list where y has several columns of them."""
         if self.out_activation_ != "softmaxes":
             return device_arrays.likewise(X, output)
-        return [device_arrays.likewise(X, part) for part in self._labels.split(output)]
+        return [device_arrays.likewise(X, part) for part in self._labels_of_heads.split(output)]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Share of the samples whose labels are all predicted.
@@ -1322,7 +1330,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         return attributes
 
     @property
-    def _own_scoring(self) -> str | None:
+    def _own_scoring(self) -> str | None:  # type: ignore[override]
         quantiles = self.loss == "quantile" or isinstance(self.loss, Quantile)
         return None if quantiles else "r2"
 
@@ -1457,10 +1465,10 @@ def _d2_pinball(
     float
         The mean over outputs.
     """
-    levels = np.broadcast_to(levels, y.shape[1])
+    each = np.broadcast_to(levels, y.shape[1])
     scores = [
         d2_pinball_score(y[:, o], prediction[:, o], sample_weight=sample_weight, alpha=level)
-        for o, level in enumerate(levels)
+        for o, level in enumerate(each)
     ]
     return float(np.mean(scores))
 

@@ -484,7 +484,7 @@ class MultilayerPerceptron(
             replace(layer, dropout=rate)
             for layer, rate in zip(network.layers[:-1], rates, strict=True)
         ]
-        changes = {name: float(getattr(self, name)) for name in INPUT_CHANGES}
+        changes: dict[str, Any] = {name: float(getattr(self, name)) for name in INPUT_CHANGES}
         network = replace(network, layers=(*hidden, network.layers[-1]), **changes)
         if network.draws and self.solver == "lbfgs":
             asked = [name for name in INPUT_CHANGES if changes[name]]
