@@ -38,11 +38,11 @@ RECIPE: dict[str, Any] = {
     "hidden_layer_sizes": (256, 256),
     "solver": hotloop.AdamW(weight_decay=0.1),
     "learning_rate": hotloop.OneCycle(),
-    "learning_rate_init": 3e-3,
-    "dropout": 0.2,
+    "learning_rate_init": 2e-3,
+    "dropout": 0.1,
     "averaging": hotloop.EMA(decay=0.99),
-    "batch_size": 128,
-    "max_iter": 40,
+    "batch_size": 64,
+    "max_iter": 60,
     "n_iter_no_change": np.inf,
 }
 
