@@ -72,7 +72,8 @@
     F(logistic)                                                                                    \
     F(tanh)                                                                                        \
     F(softmax)                                                                                     \
-    F(exp) F(custom) F(leaky_relu) F(elu) F(selu) F(gelu) F(gelu_tanh) F(silu) F(mish) F(softplus) \
+    F(exp)                                                                                         \
+    F(custom) F(leaky_relu) F(elu) F(selu) F(gelu) F(gelu_tanh) F(silu) F(mish) F(softplus)        \
         F(softsign) F(hard_sigmoid) F(hard_swish) F(ordered) F(softmaxes)
 /* From absolute_error to binary_squared_hinge of each output by itself; then of a row: four of a
  * class code, ordered_quantiles, of outputs that are `ordered`, and joint_log_loss, of a class code
@@ -113,8 +114,9 @@
  * one for all groups: the share of a row in its pair, see hl_draw. Those of a matrix are for weights
  * that step along one (muon.h). */
 #define HL_SCALARS(F)                                                                              \
-    F(rate) F(momentum) F(decay) F(shrink) F(correction) F(gradient_rate) F(average) F(mix)        \
-    F(matrix_rate) F(matrix_momentum) F(matrix_shrink)
+    F(rate)                                                                                        \
+    F(momentum) F(decay) F(shrink) F(correction) F(gradient_rate) F(average) F(mix) F(matrix_rate) \
+        F(matrix_momentum) F(matrix_shrink)
 
 /* type, name. Offsets are bytes into the arena (activations, deltas) or the store
  * (parameters and all that goes with them); -1 where an op has no such buffer. */
@@ -184,12 +186,12 @@
     F(int64_t, draw)      /* of an op that draws: its number in hl_draw */                         \
     F(int64_t, threshold) /* of DROPOUT: smaller words drop */                                     \
     F(double, scale)      /* of what an op says; of DROPOUT: 1 / (1 - rate) */                     \
-    F(int32_t, nesterov)   /* 1: of the momentum of a matrix */                                    \
-    F(int64_t, left)       /* store, matrices (n or m, ld_matrix), see muon.h */                   \
+    F(int32_t, nesterov)  /* 1: of the momentum of a matrix */                                     \
+    F(int64_t, left)      /* store, matrices (n or m, ld_matrix), see muon.h */                    \
     F(int64_t, right)                                                                              \
     F(int64_t, result)                                                                             \
     F(int64_t, ld_matrix)                                                                          \
-    F(double, shift)    /* of MUON_POLYNOMIAL and MUON_APPLY, see there */
+    F(double, shift) /* of MUON_POLYNOMIAL and MUON_APPLY, see there */
 
 #define HL_FIELD(type, name) type name;
 typedef struct hl_op {

@@ -34,9 +34,8 @@ INLINE V direction(const moments *c, V m, V g) {
  * norms <- sum of squares of the direction in each unit. */
 static void muon_squares(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
     const moments c = moments_of(op, batch);
-    const extended_constants x =
-        extended_constants_of(op, scalars_of(batch, op->weight_group), batch->inverse_weight,
-                              clip_scale_of(op, batch));
+    const extended_constants x = extended_constants_of(
+        op, scalars_of(batch, op->weight_group), batch->inverse_weight, clip_scale_of(op, batch));
     for (int64_t k = begin; k < end; k++) {
         const unit u = unit_of(op, k);
         REAL *g = in_store(batch, op->weight_gradient) + u.offset;
@@ -201,8 +200,8 @@ static void muon_update(const hl_op *op, const hl_batch *batch, int64_t begin, i
                 V t[HL_VECTOR_BYTES / sizeof(REAL)];
                 for (int64_t r = 0; r < VL; r++) {
                     const int there = wide ? u.j + j + r < op->O : i + r < u.rows;
-                    const REAL *row = wide ? Z + (u.j + j + r) * ld + u.i + i
-                                           : Z + (u.i + i + r) * ld + u.j + j;
+                    const REAL *row =
+                        wide ? Z + (u.j + j + r) * ld + u.i + i : Z + (u.i + i + r) * ld + u.j + j;
                     t[r] = there ? v_load(row) : v_zero();
                 }
                 if (wide) transpose(t);
