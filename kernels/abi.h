@@ -73,8 +73,13 @@
     F(tanh)                                                                                        \
     F(softmax)                                                                                     \
     F(exp)                                                                                         \
-    F(custom) F(leaky_relu) F(elu) F(selu) F(gelu) F(gelu_tanh) F(silu) F(mish) F(softplus)        \
-        F(softsign) F(hard_sigmoid) F(hard_swish) F(ordered) F(softmaxes)
+    F(custom)                                                                                      \
+    F(leaky_relu)                                                                                  \
+    F(elu)                                                                                         \
+    F(selu)                                                                                        \
+    F(gelu)                                                                                        \
+    F(gelu_tanh)                                                                                   \
+    F(silu) F(mish) F(softplus) F(softsign) F(hard_sigmoid) F(hard_swish) F(ordered) F(softmaxes)
 /* From absolute_error to binary_squared_hinge of each output by itself; then of a row: four of a
  * class code, ordered_quantiles, of outputs that are `ordered`, and joint_log_loss, of a class code
  * for each run of outputs, whose lengths follow its first constant (`softmaxes` reads them, too). */
@@ -115,8 +120,11 @@
  * that step along one (muon.h). */
 #define HL_SCALARS(F)                                                                              \
     F(rate)                                                                                        \
-    F(momentum) F(decay) F(shrink) F(correction) F(gradient_rate) F(average) F(mix) F(matrix_rate) \
-        F(matrix_momentum) F(matrix_shrink)
+    F(momentum)                                                                                    \
+    F(decay)                                                                                       \
+    F(shrink)                                                                                      \
+    F(correction)                                                                                  \
+    F(gradient_rate) F(average) F(mix) F(matrix_rate) F(matrix_momentum) F(matrix_shrink)
 
 /* type, name. Offsets are bytes into the arena (activations, deltas) or the store
  * (parameters and all that goes with them); -1 where an op has no such buffer. */
