@@ -486,7 +486,7 @@ def test_verbose_prints_what_is_watched(scoring, word, capsys):
 def test_a_time_budget_ends_a_fit_with_what_there_is(solver, watched):
     """In time, with a warning that says so, after an epoch at least."""
     rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(500, 30)), rng.normal(size=500)
+    X, y = rng.normal(size=(5000, 30)), rng.normal(size=5000)  # not learnt by heart in time
     estimator = MLPRegressor(
         hidden_layer_sizes=(60,), solver=solver, max_iter=10**6, max_fun=10**6, tol=0,
         n_iter_no_change=np.inf, max_time_s=0.1, random_state=0,

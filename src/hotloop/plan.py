@@ -694,7 +694,7 @@ class _Lowering:
 
     def norm_ops(self, parameters: list[dict[str, int]]) -> list[np.ndarray]:
         """What finds the norm of all gradients, where they are clipped by it."""
-        if self.clip_scale is None:
+        if self.clip_scale is None or self.optimizer is None:
             return []
         ops = [
             self.parameter_op(
@@ -710,7 +710,6 @@ class _Lowering:
         start = self.store.take(8 * int(ends[-1]))
         for op, end in zip(ops, ends, strict=True):
             op["norms"] = start + 8 * int(end - op["units"])
-        assert self.optimizer is not None
         sums: dict[str, Any] = {"norms": start, "units": 1, "clip_norm": self.optimizer.clip_norm}
         total = self.record("GRADIENT_NORM", 0, **sums, clip_scale=self.clip_scale)
         total["I"] = ends[-1]
