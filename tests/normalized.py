@@ -127,18 +127,7 @@ def gradients(net, X, Y, weight, decay):
 
 def numerical_gradients(net, X, Y, weight, decay, step=1e-6):
     """Central differences of the loss; several outputs of squared_error are not averaged."""
-    result = []
-    for k, parameter in enumerate(net.parameters):
-        slope = np.empty_like(parameter)
-        for index in np.ndindex(parameter.shape):
-            at = []
-            for shift in (step, -step):
-                moved = [p.copy() for p in net.parameters]
-                moved[k][index] += shift
-                at.append(loss(net.with_parameters(moved), X, Y, weight, decay))
-            slope[index] = (at[0] - at[1]) / (2 * step)
-        result.append(slope)
-    return result
+    return oracle.central_differences(net, lambda n: loss(n, X, Y, weight, decay), step)
 
 
 def smoothed(net, X):

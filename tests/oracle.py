@@ -358,6 +358,11 @@ def gradients(net, X, Y, sample_weight=None, decay=0.0):
 
 def numerical_gradients(net, X, Y, sample_weight=None, decay=0.0, step=1e-5):
     """Central differences of :func:`objective`, one parameter at a time."""
+    return central_differences(net, lambda n: objective(n, X, Y, sample_weight, decay), step)
+
+
+def central_differences(net, value, step):
+    """Of a function of a net, by each of its parameters."""
     result = []
     for k, parameter in enumerate(net.parameters):
         slope = np.empty_like(parameter)
@@ -366,7 +371,7 @@ def numerical_gradients(net, X, Y, sample_weight=None, decay=0.0, step=1e-5):
             for shift in (step, -step):
                 moved = [p.copy() for p in net.parameters]
                 moved[k][index] += shift
-                at.append(objective(net.with_parameters(moved), X, Y, sample_weight, decay))
+                at.append(value(net.with_parameters(moved)))
             slope[index] = (at[0] - at[1]) / (2 * step)
         result.append(slope)
     return result
