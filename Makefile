@@ -11,7 +11,8 @@
 #     check-versions      the tests on other versions of Python, NumPy and scikit-learn
 #   make bench      training time beside scikit-learn and PyTorch    (make bench ARGS="--rows 0 1")
 #                   and what else is in benchmarks/: make bench BENCH=steps, predictions, grid,
-#                   fixed_costs, threads, searches, sparse, bfloat16, import_time, cross_val, gpu
+#                   fixed_costs, threads, searches, sparse, bfloat16, import_time, cross_val, gpu,
+#                   custom, together, muon, recipe, readme
 #   make lint       format and lint
 #   make types      mypy on the installed package
 

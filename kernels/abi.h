@@ -135,7 +135,6 @@
     F(int32_t, activation) /* forward: of the output; backward: that which made the input */       \
     F(int32_t, loss)                                                                               \
     F(int32_t, function)       /* of a custom activation or loss, in batch.functions */            \
-    F(int32_t, first_constant) /* of a loss, in batch.constants */                                 \
     F(int32_t, gradient)                                                                           \
     F(int32_t, optimizer)                                                                          \
     F(int32_t, weight_group)                                                                       \

@@ -520,8 +520,7 @@ def loss_element(op, constants, z, y, eps):
         p = activated(WORDS.logistic, z)
         c = np.float64(clipped(p, eps))
         return p - y, -(y * log(c) + (1 - y) * log(1 - c))
-    first = FIRST + op[AT.first_constant]
-    delta, value = any_loss_element(op[AT.loss], np.float64(z), np.float64(y), constants, first)
+    delta, value = any_loss_element(op[AT.loss], np.float64(z), np.float64(y), constants, FIRST)
     return eps.dtype.type(delta), value
 
 
@@ -529,7 +528,7 @@ def loss_element(op, constants, z, y, eps):
 def loss(team, op, constants, batch, memory, data):
     """Deltas of all rows, and their losses."""
     real, O, kind = memory.arena.dtype.type, op[AT.O], op[AT.loss]
-    eps, first = real(constants[EPS]), FIRST + op[AT.first_constant]
+    eps = real(constants[EPS])
     for r in range(first_of(team), batch.n, stride_of(team)):
         row, weight, at = row_of(batch, r), weight_of(batch, data, r), r * op[AT.ld_output]
         z, delta, total = op[AT.output] + at, op[AT.d_output] + at, np.float64(0)
@@ -539,7 +538,7 @@ def loss(team, op, constants, batch, memory, data):
             total = -log(np.float64(clipped(memory.arena[code], eps)))
             memory.arena[code] -= real(1)
         elif kind >= WORDS.smooth_log_loss:
-            total = row_loss(kind, memory.arena, z, O, (data, row), constants, first)
+            total = row_loss(kind, memory.arena, z, O, (data, row), constants, FIRST)
         for o in range(O):
             value = memory.arena[z + o]
             if kind != WORDS.log_loss and kind < WORDS.smooth_log_loss:
@@ -561,8 +560,7 @@ def output_rows(team, op, constants, batch, memory):
         if op[AT.activation] == WORDS.softmax:
             softmax(memory.out, to, O)
         elif op[AT.activation] >= WORDS.ordered:
-            first = FIRST + op[AT.first_constant]
-            end_row(op[AT.activation], memory.out, to, O, constants, first)
+            end_row(op[AT.activation], memory.out, to, O, constants, FIRST)
 
 
 # -------------------------------------------------------------------------- losses

@@ -26,7 +26,7 @@ FIELDS = (
     *("weight_slot_1", "weight_gradient", "bias", "bias_slot_0", "bias_slot_1", "bias_gradient"),
     *("shard_rows", "shard_bytes", "function", "slope", "ld_slope"),
     *("weight_slot_2", "weight_average", "bias_slot_2", "bias_average", "clip_scale", "extended"),
-    *("first_constant", "normalization", "statistics", "mean", "variance"),
+    *("normalization", "statistics", "mean", "variance"),
     *("draw", "threshold"),
     *("left", "right", "result", "ld_matrix", "norms", "nesterov"),
 )

@@ -81,8 +81,8 @@ static void ordered(int64_t O, const REAL *z, REAL *out) {
 }
 
 /* Where the runs of columns of `softmaxes` have their lengths. */
-INLINE const double *runs_of(const hl_op *op, const hl_batch *batch) {
-    return batch->constants + op->first_constant + 1;
+INLINE const double *runs_of(const hl_batch *batch) {
+    return batch->constants + 1;
 }
 
 /* Rows of `output` through the output activation into stream out, (n, O) without padding. */
@@ -94,7 +94,7 @@ static void output_rows(const hl_op *op, const hl_batch *batch, int64_t begin, i
         return;
     }
     if (op->activation == HL_softmaxes) {
-        const double *run = runs_of(op, batch);
+        const double *run = runs_of(batch);
         for (int64_t o = 0; o < op->O; o += (int64_t)*run++)
             softmax(end - begin, (int64_t)*run, z + o, op->ld_output, out + o, op->O);
         return;
@@ -264,7 +264,7 @@ INLINE void elementwise_flat(enum hl_loss loss, const hl_op *op, const hl_batch 
                              int64_t begin, int64_t end) {
     const REAL *z = in_arena(batch, op->output);
     REAL *delta = in_arena(batch, op->d_output), *row_loss = in_arena(batch, op->row_loss);
-    const double *constants = batch->constants + op->first_constant;
+    const double *constants = batch->constants;
     for (int64_t r = begin; r < end; r += VL) {
         int64_t n = end - r < VL ? end - r : VL;
         V y = v_zero(), w = v_zero();
@@ -283,7 +283,7 @@ INLINE void elementwise_flat(enum hl_loss loss, const hl_op *op, const hl_batch 
 INLINE void elementwise_rows(enum hl_loss loss, const hl_op *op, const hl_batch *batch,
                              int64_t begin, int64_t end) {
     REAL *row_loss = in_arena(batch, op->row_loss);
-    const double *constants = batch->constants + op->first_constant;
+    const double *constants = batch->constants;
     for (int64_t r = begin; r < end; r++) {
         int64_t row = row_of(batch, r);
         const REAL *z = in_arena(batch, op->output) + r * op->ld_output;
@@ -361,7 +361,7 @@ static double focal(REAL *p, int64_t O, int32_t code, double entropy, const doub
  * least 1 / O, so that it stays exact where p is below all numbers; what it takes of z waits in
  * row_loss. */
 static void softmax_loss(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
-    const double *c = batch->constants + op->first_constant;
+    const double *c = batch->constants;
     const double smoothing = op->loss == HL_smooth_log_loss ? c[0] : 0;
     REAL *row_loss = in_arena(batch, op->row_loss), *delta = in_arena(batch, op->d_output);
     const REAL *output = in_arena(batch, op->output);
@@ -409,7 +409,7 @@ static void class_hinge(const hl_op *op, const hl_batch *batch, int64_t begin, i
 
 /* The smoothed log-losses of several runs of outputs, each with a class code of its own, summed. */
 static void joint_log_loss(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
-    const double *c = batch->constants + op->first_constant, *run = runs_of(op, batch);
+    const double *c = batch->constants, *run = runs_of(batch);
     const int32_t *codes = (const int32_t *)batch->y.data;
     const int64_t ld = op->ld_output, heads = batch->y.n_cols;
     REAL *row_loss = in_arena(batch, op->row_loss);
@@ -441,7 +441,7 @@ INLINE double pinball_slope(double d, double q) { return d > 0 ? 1 - q : d < 0 ?
  * its delta is the sum of their slopes, times that of its own softplus; outputs are made twice,
  * for the sum of all slopes first. */
 static void ordered_quantiles(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
-    const double *q = batch->constants + op->first_constant;
+    const double *q = batch->constants;
     REAL *row_loss = in_arena(batch, op->row_loss);
     for (int64_t r = begin; r < end; r++) {
         int64_t row = row_of(batch, r), O = op->O;

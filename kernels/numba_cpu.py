@@ -206,7 +206,7 @@ def output_rows(words, op, batch, memory, out):
         row = out[(batch.first + r) * op.O : (batch.first + r + 1) * op.O]
         row[:] = memory.arena[place : place + op.O]
         if op.activation >= words.ordered:
-            end_row(op.activation, row, 0, op.O, memory.constants, op.first_constant)
+            end_row(op.activation, row, 0, op.O, memory.constants, 0)
         else:
             activate(words, op.activation, row)
 
@@ -233,9 +233,8 @@ def loss_row(words, op, z, streams, memory, row):
         total = -log(clipped(z[code], eps))
         z[code] -= real(1)
         return total
-    first = op.first_constant
     if op.loss >= words.smooth_log_loss:
-        return row_loss(op.loss, z, 0, op.O, (streams, row), memory.constants, first)
+        return row_loss(op.loss, z, 0, op.O, (streams, row), memory.constants, 0)
     for o in range(op.O):
         y = streams.targets[row * op.O + o]
         if op.loss == words.squared_error:
@@ -253,7 +252,7 @@ def loss_row(words, op, z, streams, memory, row):
             z[o] -= y
         else:
             at = np.float64(z[o])
-            delta, part = loss_element(op.loss, at, np.float64(y), memory.constants, first)
+            delta, part = loss_element(op.loss, at, np.float64(y), memory.constants, 0)
             z[o] = real(delta)
             total += part
     return total

@@ -98,6 +98,30 @@ def test_the_finder_finds_a_rate_that_trains(data):
     assert len(display.rates) == len(display.losses) == len(display.line_.get_xdata())
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"scoring": "loss", "early_stopping": True},
+        {"scoring": "accuracy", "averaging": "swa"},
+        {"class_weight": "balanced", "averaging": "ema"},
+        {"loss": "hinge", "dropout": 0.2},
+    ],
+    ids=str,
+)
+def test_the_finder_takes_what_fit_takes(how):
+    """What looks at epochs has no part in it; weights by all labels."""
+    model = MLPClassifier(random_state=0, **how)
+    display = LearningRateFinderDisplay.from_estimator(model, X, y % 3)
+    assert 1e-5 < display.suggestion_ < 1
+
+
+def test_the_finder_takes_several_columns_of_classes():
+    """Each with classes of its own."""
+    labels = np.column_stack([y % 3, y % 2])
+    display = LearningRateFinderDisplay.from_estimator(MLPClassifier(random_state=0), X, labels)
+    assert 1e-5 < display.suggestion_ < 1
+
+
 def test_the_finder_takes_steps_at_growing_rates():
     """Its rates, the loss of a step at a vanishing rate, and a loss that explodes ends it."""
     model = MLPRegressor(solver="sgd", momentum=0.0, batch_size=200, random_state=0)

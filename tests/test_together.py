@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from sklearn.metrics import log_loss
 
-from hotloop import MLPClassifier, backends
+from hotloop import LogLoss, MLPClassifier, backends
 
 X, y = load_digits(return_X_y=True)
 X, y = X[:130] / 16, y[:130]
@@ -62,6 +63,30 @@ def test_bits_do_not_depend_on_threads(steps, layers, monkeypatch):
     alone = learnt(**how, n_jobs=1)
     for n_jobs in (2, 4):
         np.testing.assert_array_equal(learnt(**how, n_jobs=n_jobs), alone)
+
+
+@pytest.mark.parametrize("backend", ["compiled", pytest.param("numba", marks=needs_numba)])
+@pytest.mark.parametrize("layers", LAYERS)
+@pytest.mark.parametrize("averaging", [None, "ema", "swa"])
+def test_what_is_judged_is_what_is_handed_out(averaging, layers, backend):
+    """The best score of validation rows is that of the fitted model, an average or not."""
+    how = {**LAYERS[layers], "averaging": averaging, "backend": backend}
+    model = MLPClassifier((16, 9), max_iter=4, batch_size=48, random_state=0, **how)
+    model.set_params(scoring="neg_log_loss", early_stopping=True).fit(X, y, X_val=X, y_val=y)
+    assert max(model.validation_scores_) == pytest.approx(
+        -log_loss(y, model.predict_proba(X)), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.4])
+def test_validation_rows_are_smoothed_as_those_of_training(smoothing):
+    """Two classes, by the formula of the loss."""
+    two = y % 2
+    model = MLPClassifier(loss=LogLoss(label_smoothing=smoothing), max_iter=2, random_state=0)
+    model.fit(X, two, X_val=X, y_val=two)
+    p, target = model.predict_proba(X)[:, 1], two * (1 - smoothing) + smoothing / 2
+    entropy = -(target * np.log(p) + (1 - target) * np.log1p(-p)).mean()
+    assert min(model.validation_loss_curve_) == pytest.approx(entropy, rel=1e-12)
 
 
 def test_every_part_changes_what_is_learnt():

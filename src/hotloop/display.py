@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone, is_classifier
 from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
 from .options import Exponential
@@ -377,17 +379,19 @@ class LearningRateFinderDisplay:
 
     def _judge(self) -> None:
         """Running means, and where they fall fastest."""
-        self.smoothed_ = np.empty(len(self.losses))
-        mean = 0.0
-        for k, loss in enumerate(self.losses):
-            mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-            self.smoothed_[k] = mean / (1 - SMOOTHING ** (k + 1))
+        self.smoothed_ = _smoothed(self.losses)
         self.suggestion_ = np.nan
         if len(self.losses) > 1:
             slopes = np.gradient(self.smoothed_, np.log(self.rates))
             steepest = int(np.argmin(slopes))
             if slopes[steepest] < 0:
                 self.suggestion_ = float(self.rates[steepest])
+
+
+def _smoothed(losses: Any) -> Array:
+    """Running means, what there is before the first loss left out."""
+    decay = SMOOTHING ** np.arange(len(losses))
+    return np.array([np.average(losses[: k + 1], weights=decay[k::-1]) for k in range(len(losses))])
 
 
 def _batches(n_rows: int, size: int, rng: Any) -> Iterator[Array]:
@@ -398,6 +402,15 @@ def _batches(n_rows: int, size: int, rng: Any) -> Iterator[Array]:
             yield order[start : start + size]
 
 
+def _classes(y: Array) -> Any:
+    """What partial_fit takes as the classes of a target."""
+    if y.ndim == 1:
+        return np.unique(y)
+    if type_of_target(y) == "multilabel-indicator":
+        return np.arange(y.shape[1])
+    return [np.unique(column) for column in y.T]
+
+
 def _losses(estimator: Any, X: Any, y: Any, rates: tuple[float, float, int]) -> tuple[Array, Array]:
     """Rates and losses of steps of a clone, each on a batch that is an epoch to it."""
     low, high, n_steps = rates
@@ -405,26 +418,28 @@ def _losses(estimator: Any, X: Any, y: Any, rates: tuple[float, float, int]) -> 
     model = clone(estimator).set_params(
         learning_rate=Exponential(gamma=growth), learning_rate_init=low, early_stopping=False
     )
+    # What looks at epochs or averages them has no part in it, and may refuse partial_fit.
+    model.set_params(scoring=None, averaging=None, verbose=False)
     n_rows = X.shape[0] if hasattr(X, "shape") else len(X)
     size = min(200, n_rows) if model.batch_size == "auto" else min(model.batch_size, n_rows)
-    first = {}
+    first, weight = {}, None
     if is_classifier(model):
-        labels = np.asarray(y)
-        first["classes"] = np.unique(labels) if labels.ndim == 1 else np.arange(labels.shape[1])
-    rng, losses, mean, best = check_random_state(model.random_state), [], 0.0, np.inf
+        first["classes"] = _classes(np.asarray(y))
+        if isinstance(model.class_weight, str):  # "balanced", by all that is there
+            weight = compute_sample_weight(model.class_weight, y)
+            model.set_params(class_weight=None)
+    rng, losses = check_random_state(model.random_state), []
     for k, rows in zip(range(n_steps), _batches(n_rows, size, rng), strict=False):
         try:
-            batch = _safe_indexing(X, rows), _safe_indexing(y, rows)
+            batch = [None if a is None else _safe_indexing(a, rows) for a in (X, y, weight)]
             model.partial_fit(*batch, **(first if k == 0 else {}))
         except ValueError:
             if k == 0:
                 raise
             break  # it has diverged
         losses.append(model.loss_)
-        mean = SMOOTHING * mean + (1 - SMOOTHING) * model.loss_
-        smoothed = mean / (1 - SMOOTHING ** (k + 1))
-        best = min(best, smoothed)
-        if not smoothed < DIVERGED * best:
+        smoothed = _smoothed(losses)
+        if not smoothed[-1] < DIVERGED * smoothed.min():
             break
     return low * growth ** np.arange(len(losses)), np.array(losses)
 

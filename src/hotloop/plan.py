@@ -409,8 +409,8 @@ class _Lowering:
         clip = optimizer.clip_value
         fields = {
             "optimizer": OPTIMIZERS[optimizer.rule],
-            "beta_2": getattr(optimizer, "beta_2", 0.0),
-            "epsilon": getattr(optimizer, "epsilon", 0.0),
+            "beta_2": optimizer.beta_2,
+            "epsilon": optimizer.epsilon,
             "extended": optimizer.extended,
             "clip_value": math.inf if clip is None else clip,
         }

@@ -61,6 +61,11 @@ class Schedule:
     Subclasses are functions of time; plateaus end the training of all but one.
     """
 
+    @property
+    def falls_at_plateaus(self) -> bool:
+        """Whether it falls there until the rate is too small."""
+        return False
+
     def rates(self, rate: float, steps: Steps) -> Array:
         """Rate of each step to come.
 
@@ -120,6 +125,11 @@ class Adaptive(Schedule):
 
     divisor: float
     min_rate: float
+
+    @property
+    def falls_at_plateaus(self) -> bool:
+        """See the class."""
+        return True
 
     def after_plateau(self, rate: float) -> float | None:
         """See the class."""
@@ -265,6 +275,11 @@ class Warmup(Schedule):
     def momenta(self, momentum: float, steps: Steps) -> Array:
         """See the class."""
         return self.then.momenta(momentum, self._rest(steps))
+
+    @property
+    def falls_at_plateaus(self) -> bool:
+        """As the other schedule."""
+        return self.then.falls_at_plateaus
 
     def after_plateau(self, rate: float) -> float | None:
         """As the other schedule."""

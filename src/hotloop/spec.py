@@ -324,6 +324,8 @@ class Optimizer:
         The norm of a unit's incoming weights is no more.
     average_decay : float or None
         Of an exponential moving average of all parameters, which is one more slot.
+    beta_2, epsilon : float
+        Of the rules that have them.
     """
 
     weight_decay: float = 0.0
@@ -332,6 +334,8 @@ class Optimizer:
     clip_norm: float | None = None
     max_norm: float | None = None
     average_decay: float | None = None
+    beta_2: float = 0.0
+    epsilon: float = 0.0
     #: The rule's name in the kernels, and what it keeps of each parameter.
     rule: ClassVar[str] = ""
     moments: ClassVar[tuple[str, ...]] = ()
@@ -348,7 +352,7 @@ class Optimizer:
 
     @property
     def extended(self) -> bool:
-        """Whether its steps do more than the plain rules, but for what has ops of its own."""
+        """Whether an element's step is more than a plain rule; `max_norm` has an op of its own."""
         changes = (self.weight_decay, self.l1_ratio, self.clip_value, self.clip_norm)
         return not self.plain or any(changes) or self.average_decay is not None
 

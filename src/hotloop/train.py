@@ -16,13 +16,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import scipy.optimize
-import scipy.sparse
 import scipy.special
 from sklearn.exceptions import ConvergenceWarning
 
 from .backends import Runner, open_runner, random_words, shuffle, times_faster
-from .plan import GROUPS, MIXUP, SCALARS, Plan, compile_gradients
-from .schedules import Adaptive, Schedule, Steps
+from .plan import GROUPS, MIXUP, SCALARS, Plan
+from .schedules import Schedule, Steps
 from .vectors import State
 
 Array = np.ndarray
@@ -271,7 +270,7 @@ class StochasticOptimizer:
         """Whether to stop now that improvement has ceased, or to go on at a smaller rate."""
         rate = self.schedule.after_plateau(self._rate)
         if rate is None:
-            small = isinstance(self.schedule, Adaptive)
+            small = self.schedule.falls_at_plateaus
             if verbose:
                 print(f"{message}{' Learning rate too small.' if small else ''} Stopping.")
             return True
@@ -331,9 +330,9 @@ class Outcome:
     n_iter : int
         Epochs, or iterations of L-BFGS.
     history : History or None
-        None after L-BFGS, like `optimizer`.
+        None after L-BFGS without validation rows.
     optimizer : StochasticOptimizer or None
-        With its moments, for partial_fit to go on from.
+        With its moments, for partial_fit to go on from; None after L-BFGS.
     """
 
     parameters: Array
@@ -694,15 +693,7 @@ class Weights:
             return self._runner.evaluate(validation.streams, validation.out)
         streams, flat = validation.streams, np.empty_like(self._trajectory)
         self.read(flat)
-        n_rows, sparse = streams["X"].shape[0], scipy.sparse.issparse(streams["X"])
-        plan = compile_gradients(
-            self._plan.network,
-            dtype=self._plan.dtype,
-            n_rows=n_rows,
-            sparse=sparse,
-            backend=self._plan.backend,
-        )
-        with closing(open_runner(plan, None, streams, n_jobs=self._n_jobs)) as runner:
+        with closing(open_runner(self._plan, None, streams, n_jobs=self._n_jobs)) as runner:
             runner.write_state(State(flat[np.newaxis], {}))
             return runner.evaluate(streams, validation.out)
 

@@ -147,7 +147,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     nesterovs_momentum : bool, default=True
         Whether that momentum is Nesterov's.
     early_stopping : bool, default=False
-        Whether 'sgd' and 'adam' set rows aside, stop by the score on those (`scoring`), and keep
+        Whether stochastic solvers set rows aside, stop by the score on those (`scoring`), and keep
         the weights of the best epoch. For two classes the split is stratified, for more or an
         indicator matrix it is not. If X_val and y_val are passed to `fit` they take the place of
         rows set aside, also for 'lbfgs'.
@@ -268,12 +268,12 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         ``sign(w)``, 0 at 0; weights come close to zero rather than to it. Not for 'lbfgs'.
     max_norm : float or None, default=None
         Largest Euclidean norm of the weights that come into a unit, of every layer, the output
-        layer's too: columns of `coefs_` that are longer after a step are shrunk to it [15]_. Not
+        layer's too: columns of `coefs_` that are longer after a step are shrunk to it [16]_. Not
         for 'lbfgs', nor for sparse X.
     clip_norm : float or None, default=None
         Largest Euclidean norm of the gradient of all weights and biases together, the penalty
         included: a longer one is multiplied by ``clip_norm / (norm + 1e-6)``, as PyTorch's
-        ``clip_grad_norm_`` does [16]_. Not for 'lbfgs', nor for sparse X.
+        ``clip_grad_norm_`` does [17]_. Not for 'lbfgs', nor for sparse X.
     clip_value : float or None, default=None
         Largest absolute value of an element of the gradient, the penalty included: larger ones are
         set to it, after `clip_norm`. Not for 'lbfgs'.
@@ -320,7 +320,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         Loss of the last epoch (mean over rows, penalty included), or at L-BFGS' end.
     best_loss_ : float or None
         The smallest loss of an epoch; None with early stopping. Not set by 'lbfgs', like
-        the next three.
+        `loss_curve_`.
     loss_curve_ : list of float
         Loss of each epoch, over all calls that went on from each other.
     validation_scores_ : list of float or None
@@ -967,7 +967,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     nesterovs_momentum : bool, default=True
         Whether that momentum is Nesterov's.
     early_stopping : bool, default=False
-        Whether 'sgd' and 'adam' set rows aside, stop by the score on those (`scoring`), and keep
+        Whether stochastic solvers set rows aside, stop by the score on those (`scoring`), and keep
         the weights of the best epoch. If X_val and y_val are passed to `fit` they take the place
         of rows set aside, also for 'lbfgs'.
     validation_fraction : float, default=0.1
@@ -1113,7 +1113,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         Loss of the last epoch (mean over rows, penalty included), or at L-BFGS' end.
     best_loss_ : float or None
         The smallest loss of an epoch; None with early stopping. Not set by 'lbfgs', like
-        the next three.
+        `loss_curve_`.
     loss_curve_ : list of float
         Loss of each epoch, over all calls that went on from each other.
     validation_scores_ : list of float or None

@@ -151,7 +151,7 @@ def _loss_through(output_activation: str) -> spec.Loss:
     for loss in spec.LOSSES.values():
         if loss.output_activation == output_activation:
             return loss
-    allowed = sorted(loss.output_activation for loss in spec.LOSSES.values())
+    allowed = sorted({loss.output_activation for loss in spec.LOSSES.values()})
     raise ValueError(f"out_activation_ must be one of {allowed}, got {output_activation!r}.")
 
 
@@ -448,7 +448,7 @@ class MultilayerPerceptron(
         if self.solver == "lbfgs":
             raise ValueError(
                 f"solver='lbfgs' computes in float64, but precision is {self.precision!r}. Use "
-                "precision='float32' for a result rounded to that, or solver='adam' or 'sgd'."
+                "precision='float32' for a result rounded to that, or another solver."
             )
         reason = backends.why_no_operands(self.precision, self._backend())
         if reason is not None:
@@ -469,7 +469,7 @@ class MultilayerPerceptron(
         if self.solver == "lbfgs" and isinstance(chosen, options.BatchNorm):
             raise ValueError(
                 f"solver='lbfgs' follows the loss of all rows at once, but normalization={given!r} "
-                "is of batches. Use normalization='layer', or solver='adam' or 'sgd'."
+                "is of batches. Use normalization='layer', or another solver."
             )
         return chosen.record()
 
@@ -491,7 +491,7 @@ class MultilayerPerceptron(
             asked += ["dropout"] if any(rates) else []
             raise ValueError(
                 f"solver='lbfgs' minimises one loss of all rows, which {' and '.join(asked)} would "
-                "change at random from step to step. Use solver='adam' or 'sgd', or set "
+                "change at random from step to step. Use another solver, or set "
                 f"{'=0, '.join(asked)}=0."
             )
         if network.changes_input and data.is_sparse:
@@ -696,7 +696,9 @@ class MultilayerPerceptron(
             rows = validate.validation_data(self, data, given, precision=self.precision)
             if data.labels is not None:
                 target = data.labels.encode(rows.target)
-                rows = replace(rows, target=target, labels=data.labels)
+                rows = replace(
+                    rows, target=target, labels=data.labels, smoothing=data.smoothing
+                )
             else:
                 rows = self._encoded(rows, None, incremental=False)
             if rows.n_outputs != data.n_outputs:

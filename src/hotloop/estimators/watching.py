@@ -68,7 +68,7 @@ def scorer_of(estimator: Any, beside: Rows, *, incremental: bool) -> Any:
     if scoring is not None and beside.X is None and not splits:
         raise ValueError(
             f"scoring={scoring!r} has no rows to look at. Pass X_val and y_val to fit, or set "
-            "early_stopping=True and solver to 'adam' or 'sgd', which set rows aside."
+            "early_stopping=True and another solver, which sets rows aside."
         )
     if scoring is None or scoring == estimator._own_scoring:
         return None
