@@ -203,7 +203,9 @@ def backward_columns(team, op, batch, memory):
 
 
 def norm_update(team, op, constants, batch, memory):
-    """Steps on scale and bias; running statistics take note of the batch, see norm.h."""
+    """Steps on scale and bias unless they are frozen; running statistics take note of the batch,
+    see norm.h.
+    """
     real, store, n = memory.store.dtype.type, memory.store, batch.n
     of_scale = rule_of(real, op, constants, batch.record, 0)
     of_bias = rule_of(real, op, constants, batch.record, 1)
@@ -211,13 +213,13 @@ def norm_update(team, op, constants, batch, memory):
     extended_bias = extension_of(real, op, constants, batch, memory, 1)
     share = constants[SMOOTHING]
     for o in range(first_of(team), op[AT.O], stride_of(team)):
-        g_scale, g_bias = store[op[AT.weight_gradient] + o], store[op[AT.bias_gradient] + o]
-        if op[AT.extended]:
-            extended_step(extended_scale, store, op[AT.weight] + o, g_scale)
-            extended_step(extended_bias, store, op[AT.bias] + o, g_bias)
-        else:
-            step(of_scale, store, op[AT.weight] + o, g_scale)
-            step(of_bias, store, op[AT.bias] + o, g_bias)
+        of_scale_at, of_bias_at = op[AT.weight_gradient] + o, op[AT.bias_gradient] + o
+        if op[AT.gradient] == WORDS.update and op[AT.extended]:
+            extended_step(extended_scale, store, op[AT.weight] + o, store[of_scale_at])
+            extended_step(extended_bias, store, op[AT.bias] + o, store[of_bias_at])
+        elif op[AT.gradient] == WORDS.update:
+            step(of_scale, store, op[AT.weight] + o, store[of_scale_at])
+            step(of_bias, store, op[AT.bias] + o, store[of_bias_at])
         if op[AT.normalization] == WORDS.batch_norm:
             at, new = op[AT.mean] + o, memory.arena[column_statistic(op, MEAN) + o]
             store[at] = real(1 - share) * store[at] + real(share) * new

@@ -261,9 +261,11 @@ static void smooth_statistics(const hl_op *op, const hl_batch *batch, int64_t be
 static void norm_update(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
     const int64_t j = begin * NR, width = padded(op->O);
     const int64_t last = end * NR < width ? end * NR : width;
-    sink s = sink_of(op, batch);
-    step_weights(&s, in_store(batch, op->weight_gradient) + j, j, last - j);
-    step_bias(&s, in_store(batch, op->bias_gradient) + j, j, last - j);
+    if (op->gradient == HL_update) { /* else the layer is frozen, its statistics are not */
+        sink s = sink_of(op, batch);
+        step_weights(&s, in_store(batch, op->weight_gradient) + j, j, last - j);
+        step_bias(&s, in_store(batch, op->bias_gradient) + j, j, last - j);
+    }
     if (op->normalization == HL_batch_norm) smooth_statistics(op, batch, j, last);
 }
 #undef EACH_VECTOR

@@ -175,8 +175,8 @@ def activate_rows(words, op, batch, memory):
         activate_custom(op, batch, memory)
 
 
-def norm_update(words, op, batch, memory):
-    """Steps on scale and bias; running statistics take note of the batch."""
+def norm_steps(words, op, batch, memory):
+    """Steps on scale and bias."""
     item, store = memory.store.itemsize, memory.store
     of_scale = store[op.weight_gradient // item : op.weight_gradient // item + op.O]
     of_bias = store[op.bias_gradient // item : op.bias_gradient // item + op.O]
@@ -188,6 +188,12 @@ def norm_update(words, op, batch, memory):
         step(words, op, batch, store, op.weight_group, of_scale, places)
         places = op.bias // item, op.bias_slot_0 // item, op.bias_slot_1 // item
         step(words, op, batch, store, op.bias_group, of_bias, places)
+
+
+def norm_update(words, op, batch, memory):
+    """Steps on scale and bias unless they are frozen; running statistics take note of the batch."""
+    if op.gradient == words.update:
+        norm_steps(words, op, batch, memory)
     if op.normalization == words.batch_norm:
         smooth_statistics(op, batch, memory)
 
@@ -214,7 +220,7 @@ def norm_op(words, op, batch, memory):
 _FUNCTIONS = (
     *(mean_and_variance, inverse_deviation, column_of, column_statistic, running_statistics),
     *(of_row, batch_statistics, normalize, norm_gradient, normalize_backward),
-    *(smooth_statistics, activate_rows, norm_update, norm_op),
+    *(smooth_statistics, activate_rows, norm_steps, norm_update, norm_op),
 )
 
 

@@ -5,8 +5,10 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.sparse import csr_matrix
+from scipy.sparse import coo_matrix, csr_matrix
 from sklearn.datasets import load_digits, make_multilabel_classification
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 
 from hotloop import (
     LearningRateFinderDisplay,
@@ -49,6 +51,16 @@ def test_loss_curves_are_those_of_the_fits():
     assert both.ax_ is not ax
 
 
+def test_networks_in_pipelines_and_searches_are_found():
+    """And a label for several curves leaves them their names."""
+    pipe = make_pipeline(MLPClassifier((8,), max_iter=4, random_state=0)).fit(X, y)
+    search = GridSearchCV(fitted(), {"alpha": [1e-3, 1e-4]}, cv=2).fit(X, y)
+    both = LossCurveDisplay.from_estimator({"pipe": pipe, "search": search}, label="x")
+    assert [line.get_label() for line in both.lines_] == ["x, pipe", "x, search"]
+    np.testing.assert_array_equal(both.lines_[0].get_ydata(), pipe[-1].loss_curve_)
+    assert len(WeightDistributionDisplay.from_estimator(pipe).histograms_) == 2
+
+
 def test_validation_losses_are_drawn_dashed_in_the_same_colour():
     """Where a fit recorded them."""
     model = fitted()
@@ -83,10 +95,11 @@ def test_weight_distributions_are_those_of_every_layer():
     [
         (X, y),
         (csr_matrix(X), y),
+        (coo_matrix(X), y),
         (pd.DataFrame(X), pd.Series(y).astype(str)),
         make_multilabel_classification(n_samples=300, random_state=0),
     ],
-    ids=["dense", "sparse", "pandas", "multilabel"],
+    ids=["dense", "sparse", "coo", "pandas", "multilabel"],
 )
 def test_the_finder_finds_a_rate_that_trains(data):
     """Between those that do nothing and those that explode; the estimator is not fitted."""
@@ -105,6 +118,7 @@ def test_the_finder_finds_a_rate_that_trains(data):
         {"scoring": "accuracy", "averaging": "swa"},
         {"class_weight": "balanced", "averaging": "ema"},
         {"loss": "hinge", "dropout": 0.2},
+        {"solver": "sgd", "learning_rate": "invscaling", "power_t": 0.3},
     ],
     ids=str,
 )
@@ -112,7 +126,7 @@ def test_the_finder_takes_what_fit_takes(how):
     """What looks at epochs has no part in it; weights by all labels."""
     model = MLPClassifier(random_state=0, **how)
     display = LearningRateFinderDisplay.from_estimator(model, X, y % 3)
-    assert 1e-5 < display.suggestion_ < 1
+    assert 1e-5 < display.suggestion_ < 5
 
 
 def test_the_finder_takes_several_columns_of_classes():
@@ -132,7 +146,11 @@ def test_the_finder_takes_steps_at_growing_rates():
     assert display.smoothed_[0] == pytest.approx(display.losses[0])
     with pytest.raises(ValueError, match="smallest rate, the largest and a number"):
         LearningRateFinderDisplay.from_estimator(model, X, target, rates=(1.0, 0.1, 5))
-    with pytest.raises(AttributeError, match="partial_fit"):
+    with pytest.raises(ValueError, match="number of steps"):
+        LearningRateFinderDisplay.from_estimator(model, X, target, rates=(0.1, 1.0))
+    with pytest.raises(ValueError, match=r"pipe\[-1\]"):
+        LearningRateFinderDisplay.from_estimator(make_pipeline(model), X, target)
+    with pytest.raises(ValueError, match="stochastic solver"):
         LearningRateFinderDisplay.from_estimator(model.set_params(solver="lbfgs"), X, target)
 
 

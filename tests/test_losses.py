@@ -543,6 +543,10 @@ def test_grid_search_over_a_field_of_a_loss():
         (MLPClassifier(class_weight={0: 1}), "multilabel", "a list of"),
         (MLPClassifier(class_weight=[{0: 1}]), "multilabel", "a list of"),
         (MLPClassifier(class_weight={0: -1}), "binary", "negative"),
+        (MLPClassifier(class_weight={0: np.nan}), "binary", "finite numbers"),
+        (MLPClassifier(class_weight={0: "a"}), "binary", "class_weight={0: 'a'} cannot be used"),
+        (MLPClassifier(class_weight={0: 1, 7: 2}), "binary", r"of labels that y has not, \[7\]"),
+        (MLPClassifier(loss=Focal), "multiclass", "got the class Focal"),
         (MLPClassifier(class_weight={0: 0, 1: 0}), "binary", "no sample any weight"),
         (MLPClassifier(class_weight={"a": 1}), "binary", "class_weight"),
     ],
@@ -632,3 +636,23 @@ def test_class_weights_help_a_rare_class_and_count_in_validation():
     one = MLPClassifier(4, class_weight={0: 1, 1: 19}, **how).fit(A, y)
     two = MLPClassifier(4, **how).fit(A, y, np.where(y == 1, 19.0, 1.0))
     assert one.validation_scores_ == two.validation_scores_
+
+
+def test_the_score_of_quantiles_takes_targets_as_they_are():
+    """Neither another number of rows nor of columns is made to fit."""
+    X, y = np.linspace(-1, 1, 30).reshape(-1, 1), np.linspace(0, 1, 30)
+    two = np.column_stack([y, -y])
+    regr = MLPRegressor("quantile", (4,), max_iter=2, random_state=0).fit(X, two)
+    assert np.isfinite(regr.score(X, two))
+    for wrong in (two.T, two.ravel(), y):
+        with pytest.raises(ValueError, match=r"inconsistent numbers|1 targets, but 2"):
+            regr.score(X, wrong)
+
+
+def test_weights_of_classes_that_are_not_named_are_one():
+    """And labels that are not there may have one, if all that are there do."""
+    X, y = np.linspace(-1, 1, 30).reshape(-1, 1), np.arange(30) % 3
+    how = {"hidden_layer_sizes": (4,), "max_iter": 2, "random_state": 0}
+    named = MLPClassifier(class_weight={0: 2.0}, **how).fit(X, y)
+    all_of_them = MLPClassifier(class_weight={0: 2.0, 1: 1, 2: 1, 9: 5}, **how).fit(X, y)
+    np.testing.assert_array_equal(named.coefs_[0], all_of_them.coefs_[0])

@@ -126,8 +126,48 @@ def test_what_is_not_frozen_learns_as_it_would_on_the_outputs_of_what_is(solver)
     np.testing.assert_allclose(model.loss_, top.loss_, rtol=1e-9)
 
 
+@every_backend
+def test_statistics_of_frozen_layers_follow_the_batches(backend):
+    """Batches are normalized by their own in training, so predictions need them; by formula."""
+    start = new(hidden_layer_sizes=(12,), max_iter=1).fit(X, y)
+    how = {"normalization": "batch", "frozen_layers": [0], "batch_size": len(X), "max_iter": 1}
+    init = start.coefs_, start.intercepts_
+    model = new(hidden_layer_sizes=(12,), init=init, backend=backend, **how).fit(X, y)
+    z = X @ start.coefs_[0]
+    np.testing.assert_allclose(model.norm_means_[0], 0.1 * z.mean(axis=0), rtol=1e-9)
+    variances = 0.9 + 0.1 * z.var(axis=0, ddof=1)
+    np.testing.assert_allclose(model.norm_variances_[0], variances, rtol=1e-9)
+    np.testing.assert_array_equal(model.norm_scales_[0], 1)
+    np.testing.assert_array_equal(model.intercepts_[0], start.intercepts_[0])
+    assert not np.array_equal(model.coefs_[1], start.coefs_[1])
+
+
+@pytest.mark.parametrize("normalization", ["batch", "layer"])
+def test_given_weights_may_have_what_normalizations_learnt(normalization):
+    """A fit from all of a network predicts as that does, until it has learnt more."""
+    first = new(normalization=normalization, max_iter=20).fit(X, y)
+    names = ("coefs_", "intercepts_", "norm_scales_", "norm_means_", "norm_variances_")
+    init = tuple(getattr(first, name) for name in names if name in vars(first))
+    how = {"normalization": normalization, "learning_rate_init": 1e-12, "max_iter": 1}
+    still = new(init=init, frozen_layers=[0], batch_size=len(X), **how).fit(X, y)
+    if normalization == "layer":
+        np.testing.assert_allclose(still.predict_proba(X), first.predict_proba(X), atol=1e-9)
+    for scale, was in zip(still.norm_scales_, first.norm_scales_, strict=True):
+        np.testing.assert_allclose(scale, was, rtol=1e-9)
+    z = X @ first.coefs_[0]
+    if normalization == "batch":
+        means = 0.9 * first.norm_means_[0] + 0.1 * z.mean(axis=0)
+        np.testing.assert_allclose(still.norm_means_[0], means, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match="all of \\(coefs_, intercepts_, norm_scales_"):
+        new(init=(*init[:2], init[2], init[2]), **how).fit(X, y)
+    with pytest.raises(ValueError, match="norm_scales_ must hold one vector"):
+        new(init=(*init[:2], *([[np.ones(3)]] * (len(init) - 2))), **how).fit(X, y)
+
+
 def test_frozen_layers_are_numbers_of_some_layers():
-    """Not of none that there is, and not of all."""
+    """Not of none that there is, and not of all; a mask is not numbers."""
+    with pytest.raises(ValueError, match="numbers from -3 to 2"):
+        new(frozen_layers=[False, False, True]).fit(X, y)
     with pytest.raises(ValueError, match="numbers from -3 to 2"):
         new(frozen_layers=[3]).fit(X, y)
     with pytest.raises(ValueError, match="leaves nothing to train"):

@@ -529,6 +529,25 @@ def test_the_average_of_all_weights_is_handed_out():
     np.testing.assert_array_equal(weights_of(again), weights_of(stopped))
 
 
+def test_an_average_that_never_begins_says_so():
+    """Early stopping may end a fit before."""
+    model = classifier(averaging="swa", n_iter_no_change=2, tol=1.0).set_params(max_iter=2000)
+    with pytest.warns(UserWarning, match="the weights are no average"):
+        model.fit(X, Y)
+
+
+@pytest.mark.parametrize("changes", [{"clip_norm": 1e-9}, {"max_norm": 1e-3}, {"averaging": "ema"}])
+def test_partial_fit_follows_a_change_of_what_steps_do(changes):
+    """With the moments there are."""
+    one, other = (classifier().partial_fit(X, Y, classes=np.unique(Y)) for _ in range(2))
+    one.partial_fit(X, Y)
+    other.set_params(**changes).partial_fit(X, Y)
+    assert not np.array_equal(weights_of(one), weights_of(other))
+    assert other._optimizer.step == one._optimizer.step
+    back = other.set_params(**dict.fromkeys(changes)).partial_fit(X, Y)
+    assert back._optimizer.trajectory is None
+
+
 def test_swa_is_the_mean_of_the_last_epochs():
     """From the part of max_iter that `start` says; before, the weights as they are."""
     params = {"shuffle": False, "tol": 0.0, "n_iter_no_change": 99}

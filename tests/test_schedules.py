@@ -1,5 +1,7 @@
 """Learning-rate schedules: PyTorch's to the last digits, and what estimators make of them."""
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -170,6 +172,60 @@ def test_partial_fit_goes_on_with_the_schedule(solver):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
+@pytest.mark.parametrize("changes", [{"learning_rate_init": 0.02}, {"learning_rate": "cosine"}])
+def test_partial_fit_follows_a_change_of_the_rate(changes):
+    """From the next step on, with the moments there are; what did not change goes on as it was."""
+    how = {"shuffle": False, "batch_size": len(X)}
+    whole, parts = (regressor().set_params(**how) for _ in range(2))
+    for _ in range(3):
+        whole.partial_fit(X, y)
+        parts.partial_fit(X, y)
+    optimizer = parts.set_params(**changes).partial_fit(X, y)._optimizer
+    whole.partial_fit(X, y)
+    assert not np.array_equal(whole.coefs_[0], parts.coefs_[0])
+    assert optimizer.epoch == 4
+    assert optimizer._rate == changes.get("learning_rate_init", whole.learning_rate_init)
+    for slot, other in zip(optimizer.slots.values(), whole._optimizer.slots.values(), strict=True):
+        np.testing.assert_allclose(slot, other, rtol=1e-12)
+
+
+def test_partial_fit_refuses_another_solver():
+    """Its moments are not those that were kept, and nothing is changed."""
+    model = regressor().partial_fit(X, y)
+    before = [coef.copy() for coef in model.coefs_]
+    with pytest.raises(ValueError, match="cannot go on from the moments"):
+        model.set_params(solver="sgd").partial_fit(X, y)
+    for now, was in zip(model.coefs_, before, strict=True):
+        np.testing.assert_array_equal(now, was)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "polynomial", Warmup(epochs=1, then=OneCycle())])
+def test_a_schedule_that_has_ended_says_so(schedule):
+    """A fit that comes to its end is what was planned; calls of partial_fit after it do nothing."""
+    model = regressor(learning_rate=schedule)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.fit(X, y)
+    with pytest.warns(UserWarning, match="came to its end after max_iter=6 epochs"):
+        model.partial_fit(X, y)
+
+
+@pytest.mark.parametrize("schedule", [Cosine(min_rate=1.0), CosineRestarts(min_rate=1.0)])
+def test_a_schedule_does_not_rise_to_its_smallest_rate(schedule):
+    """One above the rate is refused, also after a warm-up."""
+    for asked in (schedule, Warmup(then=schedule)):
+        with pytest.raises(ValueError, match="above learning_rate_init"):
+            regressor(learning_rate=asked).fit(X, y)
+
+
+@pytest.mark.parametrize("solver", [hotloop.SGD(momentum=0.0), hotloop.RMSprop()])
+def test_one_cycle_gives_no_momentum_where_there_is_none(solver):
+    """As if it had been told to leave it alone."""
+    left = OneCycle(base_momentum=None)
+    one, other = (regressor(solver=solver, learning_rate=s) for s in (OneCycle(), left))
+    np.testing.assert_array_equal(one.fit(X, y).coefs_[0], other.fit(X, y).coefs_[0])
+
+
 def test_warm_start_can_change_the_rate_and_grow_max_iter():
     """A new fit goes on from the weights there are, by its own parameters."""
     model = regressor(warm_start=True).fit(X, y)
@@ -202,6 +258,10 @@ def test_objects_are_searched_cloned_and_refused_like_parameters():
         regressor(learning_rate=InvScaling(), power_t=0.3).fit(X, y)
     with pytest.raises(ValueError, match="Set learning_rate to an object first"):
         regressor(learning_rate="cosine").set_params(learning_rate__min_rate=0.1)
+    with pytest.raises(ValueError, match="has no such parameter"):
+        regressor(learning_rate=Cosine(), power_t=0.3).fit(X, y)
+    with pytest.raises(ValueError, match="Set then to an object first"):
+        regressor(learning_rate=Warmup(then="cosine")).set_params(learning_rate__then__min_rate=0)
     with pytest.raises(ValueError, match="'pct_start' parameter of OneCycle"):
         regressor(learning_rate=OneCycle(pct_start=2)).fit(X, y)
     with pytest.raises(ValueError, match="then must be one of"):
@@ -216,7 +276,7 @@ def test_every_schedule_is_public():
         assert name == "constant" or getattr(hotloop, kind.__name__) is kind
 
 
-def test_a_fit_that_ends_early_still_warns(recwarn):
-    """The schedule does not silence that max_iter was reached."""
+def test_a_schedule_without_an_end_still_warns():
+    """It does not silence that max_iter was reached."""
     with pytest.warns(ConvergenceWarning):
-        regressor(learning_rate="cosine").fit(X, y)
+        regressor(learning_rate="exponential").fit(X, y)

@@ -259,6 +259,23 @@ def test_the_best_weights_are_restored(solver):
     assert log_loss(y[HELD], proba) == pytest.approx(min(curve), rel=1e-9)
 
 
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_scores_that_are_no_numbers_leave_the_last_weights(solver):
+    """And that is said; a number later on decides as ever."""
+    how = {"solver": solver, "early_stopping": True, "max_iter": 4, "n_iter_no_change": 9}
+    first, last = (new(**{**how, "max_iter": n, "scoring": "loss"}) for n in (2, 4))
+    for scores, expected in (([np.nan] * 4, last), ([np.nan, 0.5, 0.4, np.nan], first)):
+        fit(expected, SPECIES)  # whose loss falls to the end
+        given = iter(scores)
+        model = new(**how, scoring=lambda *_, given=given: next(given))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            fit(model, SPECIES)
+        told = any("No score of the validation rows" in str(warning.message) for warning in said)
+        assert told == (expected is last)
+        np.testing.assert_array_equal(model.coefs_[0], expected.coefs_[0])
+
+
 @pytest.mark.parametrize("patience", [1, 4])
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 def test_patience_counts_epochs_of_what_is_watched(solver, patience):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import clone, is_classifier
 from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils.class_weight import compute_sample_weight
@@ -36,6 +38,13 @@ def _axes(ax: Any) -> Any:
             "A display needs matplotlib, which is not installed; pip install 'hotloop[plot]'."
         ) from error
     return plt.subplots()[1] if ax is None else ax
+
+
+def _network_of(estimator: Any) -> Any:
+    """A fitted network: the last step of a pipeline, the best of a search, or what was given."""
+    check_is_fitted(estimator)
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    return estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
 
 
 def _named(estimators: Any) -> list[tuple[str, Any]]:
@@ -109,7 +118,8 @@ class LossCurveDisplay:
         Parameters
         ----------
         estimator : estimator, list of estimators or dict of str to estimator
-            Fitted by a stochastic solver. Keys are names in the legend.
+            Fitted by a stochastic solver; or fitted pipelines that end in such an estimator, or
+            searches over them. Keys are names in the legend.
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
         **kwargs : dict
@@ -127,15 +137,15 @@ class LossCurveDisplay:
             Without matplotlib.
         """
         curves = []
-        for name, fitted in _named(estimator):
-            check_is_fitted(fitted)
-            known = vars(fitted)
+        for name, given in _named(estimator):
+            known = vars(_network_of(given))
             if not known.get("loss_curve_"):
                 raise ValueError(
-                    f"{name} has no loss_curve_: solver={fitted.solver!r} has no epochs. Fit it "
-                    "with a stochastic solver, such as 'adam'."
+                    f"{name} has no loss_curve_, and solver={known.get('solver')!r}: 'lbfgs' has "
+                    "no epochs. Fit an MLP with a stochastic solver, such as 'adam'."
                 )
-            curves.append(Curve(name, fitted.loss_curve_, known.get("validation_loss_curve_")))
+            losses = known["loss_curve_"], known.get("validation_loss_curve_")
+            curves.append(Curve(name, *losses))
         return cls(curves=curves).plot(ax=ax, **kwargs)
 
     def plot(self, ax: Any = None, **kwargs: Any) -> LossCurveDisplay:
@@ -157,7 +167,10 @@ class LossCurveDisplay:
         self.lines_ = []
         for curve in self.curves:
             epochs = np.arange(1, len(curve.train) + 1)
-            (line,) = self.ax_.plot(epochs, curve.train, **{"label": curve.name, **kwargs})
+            label = kwargs.get("label", curve.name)
+            if len(self.curves) > 1 and "label" in kwargs:
+                label = f"{label}, {curve.name}"
+            (line,) = self.ax_.plot(epochs, curve.train, **{**kwargs, "label": label})
             self.lines_.append(line)
             if curve.validation:
                 how = {**kwargs, "color": line.get_color(), "linestyle": "--"}
@@ -211,7 +224,8 @@ class WeightDistributionDisplay:
         Parameters
         ----------
         estimator : estimator
-            A fitted one; its `coefs_` are drawn as they are now.
+            A fitted one, or a pipeline or a search with one; its `coefs_` are drawn as they are
+            now.
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
         **kwargs : dict
@@ -226,8 +240,7 @@ class WeightDistributionDisplay:
         ImportError
             Without matplotlib.
         """
-        check_is_fitted(estimator)
-        weights = [np.array(coef) for coef in estimator.coefs_]
+        weights = [np.array(coef) for coef in _network_of(estimator).coefs_]
         names = [f"layer {k}, {' x '.join(map(str, w.shape))}" for k, w in enumerate(weights)]
         return cls(weights=weights, names=names).plot(ax=ax, **kwargs)
 
@@ -309,6 +322,7 @@ class LearningRateFinderDisplay:
         X: Any,
         y: Any,
         *,
+        sample_weight: Any = None,
         rates: tuple[float, float, int] = (1e-6, 10.0, 100),
         ax: Any = None,
         **kwargs: Any,
@@ -318,11 +332,14 @@ class LearningRateFinderDisplay:
         Parameters
         ----------
         estimator : estimator
-            What to find a rate for; it is not fitted itself. Its solver must be stochastic.
+            What to find a rate for; it is not fitted itself. Its solver must be stochastic. Its
+            schedule has no part in it, nor what looks at epochs (early stopping, averages).
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             The input.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             The target.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
         rates : (float, float, int), default=(1e-6, 10.0, 100)
             The smallest and the largest rate, and the number of steps from one to the other. Fewer
             are taken if the loss explodes before.
@@ -342,16 +359,23 @@ class LearningRateFinderDisplay:
         ImportError
             Without matplotlib.
         """
-        low, high, n_steps = rates
-        if not (0 < low < high < np.inf and n_steps >= 2):
+        if not hasattr(estimator, "partial_fit") or not hasattr(estimator, "learning_rate_init"):
+            raise ValueError(
+                f"estimator must be an MLP with a stochastic solver, got {estimator!r}. Of a "
+                "pipeline give the last step, and what the others make of X: "
+                "from_estimator(pipe[-1], pipe[:-1].fit_transform(X), y)."
+            )
+        if (
+            len(rates) != 3
+            or not 0 < rates[0] < rates[1] < np.inf
+            or not (isinstance(rates[2], Integral) and rates[2] >= 2)
+        ):
             raise ValueError(
                 "rates must be the smallest rate, the largest and a number of steps, at least 2; "
                 f"got {rates}."
             )
-        display = cls(
-            **dict(zip(("rates", "losses"), _losses(estimator, X, y, rates), strict=True))
-        )
-        return display.plot(ax=ax, **kwargs)
+        taken, losses = _losses(estimator, (X, y, sample_weight), rates)
+        return cls(rates=taken, losses=losses).plot(ax=ax, **kwargs)
 
     def plot(self, ax: Any = None, **kwargs: Any) -> LearningRateFinderDisplay:
         """Draw running means of the losses over the rates, and the suggestion.
@@ -411,22 +435,26 @@ def _classes(y: Array) -> Any:
     return [np.unique(column) for column in y.T]
 
 
-def _losses(estimator: Any, X: Any, y: Any, rates: tuple[float, float, int]) -> tuple[Array, Array]:
+def _losses(
+    estimator: Any, given: tuple[Any, Any, Any], rates: tuple[float, float, int]
+) -> tuple[Array, Array]:
     """Rates and losses of steps of a clone, each on a batch that is an epoch to it."""
-    low, high, n_steps = rates
+    (X, y, weight), (low, high, n_steps) = given, rates
+    X = X.tocsr() if issparse(X) else X  # rows are taken from it
     growth = (high / low) ** (1 / (n_steps - 1))
     model = clone(estimator).set_params(
         learning_rate=Exponential(gamma=growth), learning_rate_init=low, early_stopping=False
     )
     # What looks at epochs or averages them has no part in it, and may refuse partial_fit.
-    model.set_params(scoring=None, averaging=None, verbose=False)
+    model.set_params(scoring=None, averaging=None, power_t=0.5, verbose=False)
     n_rows = X.shape[0] if hasattr(X, "shape") else len(X)
     size = min(200, n_rows) if model.batch_size == "auto" else min(model.batch_size, n_rows)
-    first, weight = {}, None
+    first = {}
     if is_classifier(model):
         first["classes"] = _classes(np.asarray(y))
         if isinstance(model.class_weight, str):  # "balanced", by all that is there
-            weight = compute_sample_weight(model.class_weight, y)
+            balanced = compute_sample_weight(model.class_weight, y)
+            weight = balanced if weight is None else balanced * np.asarray(weight)
             model.set_params(class_weight=None)
     rng, losses = check_random_state(model.random_state), []
     for k, rows in zip(range(n_steps), _batches(n_rows, size, rng), strict=False):

@@ -166,14 +166,18 @@ class Normalizations:
         return ops
 
     def updates(self) -> list[np.ndarray]:
-        """What steps on scales and biases, and takes note of the statistics of the batch."""
+        """What steps on scales and biases, and takes note of the statistics of the batch; frozen
+        layers are normalized by those, too, so theirs have to follow.
+        """
         ops = []
         for layer, read in self.read.items():
-            if layer not in self.lowering.trained:
+            steps = layer in self.lowering.trained
+            if not (steps or self.over_columns(layer)):
                 continue
             norm = self.layers[layer].normalization
             fields = {**read, **self.running(layer), **self.lowering.optimizer_fields()}
-            op = self.op("NORM_UPDATE", layer, **fields, gradient=GRADIENTS["update"])
+            gradient = GRADIENTS["update" if steps else "overwrite"]
+            op = self.op("NORM_UPDATE", layer, **fields, gradient=gradient)
             op["grain"] = max(1, op["units"])
             op["smoothing"] = norm.momentum if self.over_columns(layer) else 0.0
             ops.append(op)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -25,6 +25,53 @@ class Option(BaseEstimator):
 
     def _validate_params(self) -> None:
         validate_parameters(self)
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, also those of objects that are parameters, as ``then__min_rate``.
+
+        Parameters
+        ----------
+        **params : dict
+            Names and values.
+
+        Returns
+        -------
+        self : object
+            The object.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, or none of its own in what it is set to.
+        """
+        require_owners(self, params)
+        return super().set_params(**params)
+
+
+def require_owners(holder: BaseEstimator, params: Mapping[str, Any]) -> None:
+    """Refuse parameters of what has none.
+
+    Parameters
+    ----------
+    holder : estimator or Option
+        Whose parameters are to be set.
+    params : mapping of str to object
+        Names and values, as ``solver__weight_decay``.
+
+    Raises
+    ------
+    ValueError
+        If what the parameter before ``__`` is, or is to be, has no parameters of its own.
+    """
+    own = holder.get_params(deep=False)
+    for name in params:
+        owner, _, field = name.partition("__")
+        held = params.get(owner, own.get(owner))
+        if field and owner in own and not hasattr(held, "set_params"):
+            raise ValueError(
+                f"{name} cannot be set: {owner} is {held!r}, which has no parameters of its own. "
+                f"Set {owner} to an object first."
+            )
 
 
 def chosen(parameter: str, given: Any, names: Mapping[str, type[Any]]) -> Any:
@@ -75,11 +122,16 @@ def refuse_beside(parameter: str, given: Any, flat: Mapping[str, tuple[Any, Any]
     ValueError
         If one of them is not at its default.
     """
+    own = given.get_params(deep=False)
     for name, (value, default) in flat.items():
         if value != default:
+            field = "nesterov" if name == "nesterovs_momentum" else name
+            reason = "would be a second way to say one thing. Set it in the object, and"
+            if field not in own:
+                reason = "is of no use, as that has no such parameter."
             raise ValueError(
-                f"{name}={value!r} beside {parameter}={given!r} would be a second way to say one "
-                f"thing. Set it in the object, and leave {name} at {default!r}."
+                f"{name}={value!r} beside {parameter}={given!r} {reason} "
+                f"{'leave' if field in own else 'Leave'} {name} at {default!r}."
             )
 
 
@@ -278,7 +330,8 @@ class OneCycle(Schedule):
     final_div_factor : float, default=1e4
         It ends at ``learning_rate_init / (div_factor * final_div_factor)``.
     base_momentum, max_momentum : float or None, default=0.85 and 0.95
-        Between which the momentum goes; None leaves it as it is.
+        Between which the momentum goes, whatever it was set to; None leaves it as it is, and where
+        the solver has none, 0, there is none to move.
 
     References
     ----------

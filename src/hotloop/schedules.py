@@ -66,6 +66,14 @@ class Schedule:
         """Whether it falls there until the rate is too small."""
         return False
 
+    @property
+    def ends(self) -> bool:
+        """Whether it is over after the last of all epochs."""
+        return False
+
+    def require_rate(self, rate: float) -> None:
+        """Raise ValueError if it cannot start from that rate."""
+
     def rates(self, rate: float, steps: Steps) -> Array:
         """Rate of each step to come.
 
@@ -171,6 +179,15 @@ class Cosine(Schedule):
 
     min_rate: float
 
+    @property
+    def ends(self) -> bool:
+        """See the class."""
+        return True
+
+    def require_rate(self, rate: float) -> None:
+        """See the class."""
+        _require_no_rise(rate, self.min_rate)
+
     def rates(self, rate: float, steps: Steps) -> Array:
         """See the class."""
         return _half_cosine(rate, self.min_rate, np.minimum(steps.time / steps.most, 1.0))
@@ -188,6 +205,10 @@ class CosineRestarts(Schedule):
     period: int
     growth: int
     min_rate: float
+
+    def require_rate(self, rate: float) -> None:
+        """See the class."""
+        _require_no_rise(rate, self.min_rate)
 
     def rates(self, rate: float, steps: Steps) -> Array:
         """See the class."""
@@ -208,7 +229,7 @@ class OneCycle(Schedule):
 
     It starts at ``rate / div_factor``, is at the rate after `pct_start` of the steps, and ends at
     ``rate / div_factor / final_div_factor``. The momentum goes from `max_momentum` to
-    `base_momentum` and back; None leaves it alone.
+    `base_momentum` and back; None leaves it alone, and there is none to move where it is 0.
 
     References
     ----------
@@ -222,6 +243,11 @@ class OneCycle(Schedule):
     base_momentum: float | None
     max_momentum: float | None
 
+    @property
+    def ends(self) -> bool:
+        """See the class."""
+        return True
+
     def rates(self, rate: float, steps: Steps) -> Array:
         """See the class."""
         low = rate / self.div_factor
@@ -229,7 +255,7 @@ class OneCycle(Schedule):
 
     def momenta(self, momentum: float, steps: Steps) -> Array:
         """See the class."""
-        if self.base_momentum is None or self.max_momentum is None:
+        if self.base_momentum is None or self.max_momentum is None or momentum == 0:
             return super().momenta(momentum, steps)
         most = self.max_momentum
         return self._there_and_back(most, self.base_momentum, most, steps)
@@ -247,6 +273,11 @@ class Polynomial(Schedule):
     """``rate * (1 - t) ** power``, t being the part of all epochs that has gone by."""
 
     power: float
+
+    @property
+    def ends(self) -> bool:
+        """See the class."""
+        return True
 
     def rates(self, rate: float, steps: Steps) -> Array:
         """See the class."""
@@ -281,6 +312,15 @@ class Warmup(Schedule):
         """As the other schedule."""
         return self.then.falls_at_plateaus
 
+    @property
+    def ends(self) -> bool:
+        """As the other schedule."""
+        return self.then.ends
+
+    def require_rate(self, rate: float) -> None:
+        """As the other schedule."""
+        self.then.require_rate(rate)
+
     def after_plateau(self, rate: float) -> float | None:
         """As the other schedule."""
         return self.then.after_plateau(rate)
@@ -293,6 +333,14 @@ class Warmup(Schedule):
             first=steps.first - self.epochs,
             most=max(1, steps.most - self.epochs),
             n_seen=steps.n_seen - skipped,
+        )
+
+
+def _require_no_rise(rate: float, min_rate: float) -> None:
+    if min_rate > rate:
+        raise ValueError(
+            f"min_rate={min_rate} of the schedule is above learning_rate_init={rate}, which it is "
+            "to fall from. Choose a smaller min_rate or a larger learning_rate_init."
         )
 
 

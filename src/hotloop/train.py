@@ -185,10 +185,20 @@ class History:
         if self.best_loss is None:
             worse = not score >= self.best_validation_score + tol  # NaN is
             self.no_improvement_count = self.no_improvement_count + 1 if worse else 0
-        best = score > self.best_validation_score
-        if best:
+        # As long as no score is a number, the last weights are as good as any.
+        best = score > self.best_validation_score or self.best_validation_score == -np.inf
+        if score > self.best_validation_score:
             self.best_validation_score = score
         return best
+
+    def warn_of_no_score(self) -> None:
+        """Say if scores were to decide, and none was a number."""
+        if self.best_loss is None and self.best_validation_score == -np.inf:
+            warnings.warn(
+                "No score of the validation rows was a number: the weights are those of the last "
+                "epoch. Look at validation_scores_, `scoring` and the validation rows.",
+                stacklevel=2,
+            )
 
 
 @dataclass
@@ -229,6 +239,19 @@ class StochasticOptimizer:
 
     def __post_init__(self) -> None:
         self.learning_rate = self._rate = float(self.learning_rate_init)
+
+    def continued(self, asked: StochasticOptimizer) -> StochasticOptimizer:
+        """Another with these moments and this clock, and what `asked`, a new one, is set to: a
+        change of the rate or the schedule starts from the rate it says.
+        """
+        after = copy(self)
+        after.record, after.momentum = asked.record, asked.momentum
+        if (asked.learning_rate_init, asked.schedule) != (self.learning_rate_init, self.schedule):
+            after.learning_rate_init, after.schedule = asked.learning_rate_init, asked.schedule
+            after.learning_rate = after._rate = asked._rate
+        if asked.record.average_decay is None:
+            after.trajectory = None
+        return after
 
     def scalars(self, steps: Steps) -> dict[str, Array]:
         """What steps to come take from here, by the names of the kernels' scalars.
@@ -473,14 +496,27 @@ class EpochLoop:
                 stopped = True
             if late and not stopped and history.n_epochs < max_epochs:
                 settings.budget.warn(f"{history.n_epochs} epochs")
-            elif not stopped and not settings.incremental:
+            elif not (stopped or settings.incremental or self.optimizer.schedule.ends):
                 warnings.warn(
                     f"Stochastic Optimizer: Maximum iterations ({max_epochs}) reached and the "
                     "optimization hasn't converged yet.",
                     ConvergenceWarning,
                     stacklevel=2,
                 )
+            history.warn_of_no_score()
+            self._warn_of_late_average()
             return self._outcome_of(self._start, slots, last=True)
+
+    def _warn_of_late_average(self) -> None:
+        """Say if a mean of weights never began."""
+        start = self.settings.swa_start
+        if start is not None and not self._weights.differ:
+            warnings.warn(
+                f"Training ended after {self.history.n_epochs} epochs, and averaging by SWA was to "
+                f"begin after {start:g} of max_iter={self.settings.max_iter}: the weights are no "
+                "average. Use a smaller SWA(start=...) or max_iter, or averaging='ema'.",
+                stacklevel=2,
+            )
 
     def _epochs_a_call(self) -> int:
         """As many as `CALL_SECONDS`, the budget and `CALL_NUMBERS` allow; one at least.
@@ -857,6 +893,8 @@ def minimize_lbfgs(
         )
     if mistaken is not None:
         raise mistaken
+    if history is not None:
+        history.warn_of_no_score()
     result.was_stopped = was_stopped
     return result
 

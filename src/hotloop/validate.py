@@ -566,6 +566,11 @@ def function(kind: str, given: Any) -> Function:
     ValueError
         If it is neither, or has another number of arguments.
     """
+    if isinstance(given, type):
+        raise ValueError(
+            f"{kind} must be a name, an object or a function, got the class {given.__name__}. Make "
+            f"an object of it: {kind}={given.__name__}(...)."
+        )
     pair = given if isinstance(given, tuple) else (given, None)
     if len(pair) != 2 or not callable(pair[0]) or not (pair[1] is None or callable(pair[1])):
         raise ValueError(
@@ -686,8 +691,10 @@ def class_weighted(data: TrainingData, class_weight: Any) -> TrainingData:
     factor = np.ones(len(weight))
     for one, codes, known in zip(given, columns, classes, strict=True):
         factor *= _by_class(one, known, np.bincount(codes, weight, len(known)))[codes]
-    if factor.min() < 0:
-        raise ValueError(f"class_weight must not be negative, got {class_weight!r}.")
+    if not (factor >= 0).all() or np.isinf(factor).any():
+        raise ValueError(
+            f"class_weight must hold finite numbers that are not negative, got {class_weight!r}."
+        )
     if not (weight * factor).any():
         raise ValueError(f"class_weight={class_weight!r} leaves no sample any weight.")
     return replace(data, sample_weight=weight * factor)
@@ -695,8 +702,16 @@ def class_weighted(data: TrainingData, class_weight: Any) -> TrainingData:
 
 def _by_class(class_weight: Any, classes: Array, totals: Array) -> Array:
     """Weights of classes that have so much weight in all."""
-    if not (isinstance(class_weight, str) and class_weight == "balanced"):
-        return compute_class_weight(class_weight, classes=classes, y=classes)
+    if isinstance(class_weight, Mapping):
+        known = classes.tolist()
+        strange = [label for label in class_weight if label not in known]
+        if strange and not all(label in class_weight for label in known):
+            raise ValueError(
+                f"class_weight={class_weight!r} is of labels that y has not, {strange}; its "
+                f"classes are {known}. A class that is not there has weight 1."
+            )
+        with blamed_on(f"class_weight={class_weight!r}"):
+            return np.array([float(class_weight.get(label, 1.0)) for label in known])
     there = totals > 0
     return np.divide(totals.sum() / there.sum(), totals, out=np.ones(len(totals)), where=there)
 
@@ -1085,7 +1100,8 @@ def frozen_layers(value: Any, n_layers: int) -> frozenset[int]:
         For anything but numbers of layers, or for all of them.
     """
     numbers: list[Any] = [] if value is None else list(value)
-    if not all(isinstance(k, Integral) and -n_layers <= int(k) < n_layers for k in numbers):
+    kinds = {isinstance(k, Integral) and not isinstance(k, bool | np.bool_) for k in numbers}
+    if False in kinds or not all(-n_layers <= int(k) < n_layers for k in numbers):
         raise ValueError(
             f"frozen_layers must be numbers from {-n_layers} to {n_layers - 1}, since there are "
             f"{n_layers} layers with weights; got {value}."
@@ -1129,41 +1145,52 @@ def dropout(value: Any, n_hidden: int) -> tuple[float, ...]:
     return tuple(float(rate) for rate in rates)
 
 
-def initial_parameters(init: Any, network: Network, dtype: Any) -> list[Array]:
-    """Weights and biases that the user wants to start from.
+def initial_parameters(
+    init: Any, network: Network, dtype: Any, norms: Mapping[str, Sequence[Array]]
+) -> list[Array]:
+    """Weights, biases and what normalizations have, which the user wants to start from.
 
     Parameters
     ----------
-    init : (list of array-like, list of array-like)
-        Those of each layer, as `coefs_` and `intercepts_` have them.
+    init : (list of array-like, list of array-like, ...)
+        Those of each layer, as `coefs_` and `intercepts_` have them, and perhaps all of `norms`.
     network : Network
         What is to be trained.
     dtype : dtype
         What is computed with.
+    norms : mapping of str to sequence of ndarray
+        The attributes that normalizations of the network will have, in order.
 
     Returns
     -------
     list of ndarray
-        All weights, then all biases, C-contiguous and of that dtype.
+        All weights, then all biases and what there is of `norms`, C-contiguous and of that dtype.
 
     Raises
     ------
     ValueError
-        If it is no such pair, of other shapes, or not finite.
+        If it is nothing of this kind, of other shapes, or not finite.
     """
-    if len(init) != 2 or any(isinstance(part, str) for part in init):
+    attributes = ["coefs_", "intercepts_", *norms]
+    if len(init) not in (2, len(attributes)) or not all(isinstance(p, list | tuple) for p in init):
+        more = f", or all of ({', '.join(attributes)})" if norms else ""
         raise ValueError(
-            f"init must be a name or a pair of lists, weights and biases of each layer; got {init}."
+            "init must be a name or a pair of lists, weights and biases of each layer as in "
+            f"(coefs_, intercepts_){more}; got a {type(init).__name__} of "
+            f"{[type(part).__name__ for part in init]}."
         )
-    coefs, intercepts = parameters(*init)
-    have = [coefs[0].shape[0], *(len(b) for b in intercepts)]
-    want = [network.in_shape[0], *(layer.units for layer in network.layers)]
-    if have != want:
-        raise ValueError(
-            f"init holds layers of {have} units, but X, hidden_layer_sizes and y ask for {want}."
-        )
+    with blamed_on("init"):
+        coefs, intercepts = parameters(*init[:2])
+        have = [coefs[0].shape[0], *(len(b) for b in intercepts)]
+        want = [network.in_shape[0], *(layer.units for layer in network.layers)]
+        if have != want:
+            raise ValueError(
+                f"init holds layers of {have} units, but X, hidden_layer_sizes and y ask for "
+                f"{want}."
+            )
+        vectors = norm_vectors(dict(zip(norms, init[2:], strict=False)), coefs)
     with np.errstate(over="ignore"):
-        arrays = as_dtype([*coefs, *intercepts], dtype)
+        arrays = as_dtype([*coefs, *intercepts, *vectors], dtype)
     if not all(np.isfinite(array).all() for array in arrays):
         raise ValueError(f"init must hold numbers that are finite in {np.dtype(dtype)}.")
     return arrays

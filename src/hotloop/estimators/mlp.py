@@ -13,7 +13,7 @@ from scipy.special import log_expit, log_softmax
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import d2_pinball_score
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_array, column_or_1d
+from sklearn.utils.validation import check_array, check_consistent_length, column_or_1d
 
 from .. import device_arrays, spec, validate
 from ..compat import StrOptions, fit_context
@@ -288,7 +288,10 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         'he_normal', but 'lecun_normal' for 'selu' and 'glorot_uniform' for 'softsign' and
         'hard_sigmoid'.
         A pair is the weights and the biases of each layer to start from, as `coefs_` and
-        `intercepts_` of a fitted estimator; nothing is drawn then.
+        `intercepts_` of a fitted estimator; nothing is drawn then. With `normalization` what it
+        has learnt may follow: ``(coefs_, intercepts_, norm_scales_)``, for 'batch' with
+        `norm_means_` and `norm_variances_` after that; else it begins with scales of 1, means of 0
+        and variances of 1.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
         Hands out an average of the weights instead of the last ones: 'ema' or
         :class:`~hotloop.EMA`, a moving average over steps, which goes on in `partial_fit`; 'swa' or
@@ -585,12 +588,17 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         if y.ndim == 2 and all(np.ndim(column) == 1 for column in classes):
             found: Any = (Labels.learn(np.asarray(column))[0].classes for column in classes)
             heads = Heads(tuple(found))
+            if len(classes) != y.shape[1]:
+                raise ValueError(
+                    f"classes has the labels of {len(classes)} columns, and y has {y.shape[1]}."
+                )
             if labels is not None and not isinstance(labels, Heads):
                 raise ValueError(f"classes={classes!r} are of another type of target than before.")
             if labels is not None:
                 labels.require_same_classes(heads)
             return heads
-        passed, _ = Labels.learn(column_or_1d(classes))
+        with validate.blamed_on("classes"):
+            passed, _ = Labels.learn(column_or_1d(classes))
         if labels is None and y.ndim == 1:
             return passed
         if labels is None:
@@ -615,13 +623,14 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
             return spec.loss_with("joint_log_loss", smoothing, *data.labels.widths)
         multiclass = data.labels.kind == "multiclass"
         if callable(self.loss) or isinstance(self.loss, tuple):
+            function = validate.function("loss", self.loss)
             if multiclass:
                 raise ValueError(
                     f"loss={self.loss!r} is a function of one output, and y has "
                     f"{len(data.labels.classes)} classes, which share theirs. Use it for two "
                     "classes or an indicator matrix, or in sklearn.multiclass.OneVsRestClassifier."
                 )
-            return spec.custom_loss(validate.function("loss", self.loss), "logistic")
+            return spec.custom_loss(function, "logistic")
         if self.loss in HINGES:
             return spec.LOSSES[self.loss if multiclass else f"binary_{self.loss}"]
         return chosen("loss", self.loss, CLASSIFIER_LOSSES).record(multiclass=multiclass)
@@ -1084,7 +1093,10 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         'he_normal', but 'lecun_normal' for 'selu' and 'glorot_uniform' for 'softsign' and
         'hard_sigmoid'.
         A pair is the weights and the biases of each layer to start from, as `coefs_` and
-        `intercepts_` of a fitted estimator; nothing is drawn then.
+        `intercepts_` of a fitted estimator; nothing is drawn then. With `normalization` what it
+        has learnt may follow: ``(coefs_, intercepts_, norm_scales_)``, for 'batch' with
+        `norm_means_` and `norm_variances_` after that; else it begins with scales of 1, means of 0
+        and variances of 1.
     averaging : {'ema', 'swa'}, EMA, SWA or None, default=None
         Hands out an average of the weights instead of the last ones: 'ema' or
         :class:`~hotloop.EMA`, a moving average over steps, which goes on in `partial_fit`; 'swa' or
@@ -1430,7 +1442,12 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         if levels is None:
             return super().score(X, y, sample_weight)
         prediction = self._predicted(X)
-        target = check_array(y, ensure_2d=False, dtype=np.float64).reshape(len(prediction), -1)
+        target = check_array(y, ensure_2d=False, dtype=np.float64)
+        check_consistent_length(prediction, target)
+        target = target.reshape(len(prediction), -1)
+        n_targets = 1 if self.out_activation_ == "ordered" else prediction.shape[1]
+        if target.shape[1] != n_targets:
+            raise ValueError(f"y has {target.shape[1]} targets, but {n_targets} were fitted.")
         if self.out_activation_ == "ordered":
             target = np.repeat(target, len(levels), axis=1)
         return _d2_pinball(target, prediction, levels, sample_weight)

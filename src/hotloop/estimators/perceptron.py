@@ -22,7 +22,7 @@ from sklearn.base import (
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted, indexable
 
-from .. import backends, device_arrays, options, schedules, spec, train, validate
+from .. import backends, device_arrays, options, spec, train, validate
 from ..compat import (
     LBFGS_VECTORS,
     CallbackSupportMixin,
@@ -56,7 +56,7 @@ from ..vectors import (
     weight_views,
     without_weights,
 )
-from . import summary, watching
+from . import solving, summary, watching
 from .exclusive import exclusive
 
 Array = np.ndarray
@@ -82,16 +82,6 @@ PASSING = (
 )
 #: Parameters of an estimator, and fields of a network, by which training changes its input.
 INPUT_CHANGES = ("input_dropout", "input_noise", "mixup")
-#: Parameters that say what a stochastic solver does besides its rule, and their defaults.
-STOCHASTIC = {"max_norm": None, "clip_norm": None, "clip_value": None, "averaging": None}
-#: Parameters that belong to a solver, and their defaults.
-OF_SOLVER = {
-    "momentum": 0.9,
-    "nesterovs_momentum": True,
-    "beta_1": 0.9,
-    "beta_2": 0.999,
-    "epsilon": 1e-8,
-}
 #: Those fields of a history that L-BFGS keeps, too, where there are validation rows.
 OF_VALIDATION = ("validation_scores", "best_validation_score", "validation_losses")
 #: dtypes that rows are predicted from where they lie.
@@ -276,14 +266,7 @@ class MultilayerPerceptron(
         ValueError
             If there is no such parameter, or none of its own in what it is set to.
         """
-        for name in params:
-            owner, _, field = name.partition("__")
-            held = params.get(owner, getattr(self, owner, None))
-            if field and owner in self._get_param_names() and not hasattr(held, "set_params"):
-                raise ValueError(
-                    f"{name} cannot be set: {owner} is {held!r}, which has no parameters of its "
-                    f"own. Set {owner} to an object first."
-                )
+        options.require_owners(self, params)
         return super().set_params(**params)
 
     # ---- what differs between the two ------------------------------------------------
@@ -370,12 +353,7 @@ class MultilayerPerceptron(
         """Validate, compile, train, adopt."""
         budget = train.Budget(np.inf if self.max_time_s is None else self.max_time_s)
         scorer = watching.scorer_of(self, beside, incremental=incremental)
-        self._refuse_for_lbfgs()
-        if incremental and isinstance(self._averaging(), options.SWA):
-            raise ValueError(
-                "partial_fit does not support averaging by SWA, which begins after a part of "
-                "max_iter. Use averaging='ema', or None."
-            )
+        solving.refuse_what_solver_ignores(self, incremental=incremental)
         afresh = "coefs_" not in vars(self) or not (incremental or self.warm_start)
         backends.engine_of(self._backend())  # or say why there is none
         operands = self._operands()
@@ -420,26 +398,6 @@ class MultilayerPerceptron(
             )
         tasks.end(lambda: outcome)
         return self._adopt(describe(outcome))
-
-    def _refuse_for_lbfgs(self) -> None:
-        """Refuse what only stochastic solvers do, but for what scikit-learn lets pass."""
-        if self.solver != "lbfgs":
-            return
-        passes = ("constant", "invscaling", "adaptive")
-        if not (isinstance(self.learning_rate, str) and self.learning_rate in passes):
-            raise ValueError(
-                f"learning_rate={self.learning_rate!r} is a schedule of steps, which "
-                "solver='lbfgs' does not take. Leave it at 'constant', or use another solver."
-            )
-        for name, default in {**STOCHASTIC, "l1_ratio": 0.0}.items():
-            if getattr(self, name) != default:
-                reason = "changes the steps of stochastic solvers"
-                if name == "l1_ratio":
-                    reason = "makes a loss with kinks, along which a quasi-Newton method fails"
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} {reason}, and solver is 'lbfgs'. Leave "
-                    f"{name} at {default!r}, or use another solver."
-                )
 
     def _operands(self) -> str | None:
         """What the products of training read where it is not the dtype of the weights."""
@@ -539,9 +497,11 @@ class MultilayerPerceptron(
         """Random parameters, if there is room for all that training needs."""
         self._require_room(network, data, backend)
         if not isinstance(self.init, str):
-            given = validate.initial_parameters(self.init, network, self._dtype(data.X))
             start = without_weights(network, self._dtype(data.X))
-            for here, there in zip(given, chain(*weight_views(network, start)), strict=True):
+            norms = {NORMS[part]: v for part, v in norm_views(network, start).items() if v}
+            given = validate.initial_parameters(self.init, network, start.dtype, norms)
+            places = chain(*weight_views(network, start), *norms.values())
+            for here, there in zip(given, places, strict=False):  # vectors of norms may be left out
                 there[...] = here
             return start
         # Without hidden layers, too, scikit-learn draws for the activation there would be.
@@ -552,7 +512,7 @@ class MultilayerPerceptron(
         """Refuse what does not fit into memory: what kernels hold, what the outcome is copied to
         (or L-BFGS works with), and outputs and their gradients in a batch.
         """
-        record = None if self.solver == "lbfgs" else self._record()
+        record = None if self.solver == "lbfgs" else solving.record_of(self)
         if record is None:
             dtype, n_rows, n_vectors = np.dtype(np.float64), 1, LBFGS_VECTORS
         else:
@@ -666,7 +626,8 @@ class MultilayerPerceptron(
                 "clipped",
                 stacklevel=2,
             )
-        optimizer, average = self._optimizer_of(job), self._averaging()
+        last = vars(self).get("_optimizer") if job.incremental else None
+        optimizer = solving.optimizer_of(self, last)
         csr = CSRInput(self.sparse_updates == "lazy", data.row_entries)
         plan = _training_plan(
             job.network,
@@ -681,7 +642,7 @@ class MultilayerPerceptron(
             **{name: getattr(self, name) for name in names},
             batch_size=batch_size,
             incremental=job.incremental,
-            swa_start=average.start if isinstance(average, options.SWA) else None,
+            swa_start=solving.swa_start(self),
             budget=job.budget,
         )
         loop = train.EpochLoop(
@@ -761,51 +722,6 @@ class MultilayerPerceptron(
             )
         data.weights_of(kept)
         return kept, held_out
-
-    def _optimizer_of(self, job: _Job) -> train.StochasticOptimizer:
-        """For partial_fit a copy of the one there is; otherwise a new one."""
-        last = vars(self).get("_optimizer") if job.incremental else None
-        if last is not None:
-            return copy(last)
-        return train.StochasticOptimizer(
-            self._record(), self._schedule(), self.learning_rate_init, self._solver().inertia
-        )
-
-    def _solver(self) -> options.Solver:
-        """The object that `solver` is, or stands for."""
-        flat = {name: (getattr(self, name), default) for name, default in OF_SOLVER.items()}
-        return options.chosen_solver(self.solver, flat)
-
-    def _averaging(self) -> options.Option | None:
-        """The object that `averaging` is, or stands for."""
-        if self.averaging is None:
-            return None
-        return options.chosen("averaging", self.averaging, options.AVERAGES)
-
-    def _record(self) -> spec.Optimizer:
-        """What a step does."""
-        average = self._averaging()
-        return self._solver().record(
-            l1_ratio=float(self.l1_ratio),
-            average_decay=float(average.decay) if isinstance(average, options.EMA) else None,
-            **{
-                name: None if getattr(self, name) is None else float(getattr(self, name))
-                for name in ("max_norm", "clip_norm", "clip_value")
-            },
-        )
-
-    def _schedule(self) -> schedules.Schedule:
-        """How the rate changes; 'adam' has no ears for scikit-learn's names, as there."""
-        given = self.learning_rate
-        if self.solver == "adam" and given in ("invscaling", "adaptive"):
-            given = "constant"
-        if given == "invscaling":
-            return schedules.InvScaling(self.power_t)
-        schedule: Any = options.chosen("learning_rate", given, options.SCHEDULES)
-        if not isinstance(given, str):
-            flat = {"power_t": (self.power_t, 0.5)}
-            options.refuse_beside("learning_rate", given, flat)
-        return schedule.record()
 
     def _attributes(self, job: _Job, outcome: train.Outcome) -> dict[str, Any]:
         """All that a fit that ended in `outcome` sets."""
