@@ -2,7 +2,6 @@
 
 from collections import namedtuple
 from hashlib import sha256
-from inspect import getsource
 from pathlib import Path
 
 from numba import njit
@@ -16,12 +15,6 @@ from . import (
     OP_DTYPE,
     OPTIMIZERS,
     SCALARS,
-    activations,
-    losses,
-    muon,
-    numba_norm,
-    philox,
-    steps,
 )
 
 #: Names of abi.h's vocabularies with their values, an argument of what is compiled.
@@ -44,9 +37,9 @@ def digest_of(words, dtype, sources):
     return sha256(repr((words, dtype, sources)).encode()).hexdigest()[:16]
 
 
-_SOURCES = Path(__file__).with_name("numba_draws.py").read_text(encoding="utf-8")
-_SOURCES += "".join(map(getsource, (philox, activations, losses, steps, numba_norm, muon)))
-#: Of what compiled code takes from other files: numba's cache notices changes of its own alone.
+#: All that compiled code may take something from: numba's cache notices changes of its own file.
+_FILES = sorted(Path(__file__).parent.glob("*.py"))
+_SOURCES = "".join(path.read_text(encoding="utf-8") for path in _FILES)
 _DIGEST = digest_of(_WORDS, OP_DTYPE, _SOURCES)
 
 

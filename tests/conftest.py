@@ -3,6 +3,7 @@
 import signal
 
 import hypothesis
+import pytest
 
 hypothesis.settings.register_profile(
     "hotloop", deadline=None, derandomize=True, print_blob=True, database=None
@@ -12,6 +13,30 @@ hypothesis.settings.load_profile("hotloop")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell ignores it in what it starts in the background, and so would the children of tests.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def always_shared(monkeypatch):
+    """Every step is long enough to be shared, by all threads that are asked for and allowed; a list
+    that says of each run how many took part.
+    """
+    from hotloop import backends, plan
+    from hotloop.estimators import perceptron
+
+    for name in ("SMALL_SECONDS", "LARGE_SECONDS"):
+        monkeypatch.setattr(plan, name, 0.0)
+    monkeypatch.setenv("HOTLOOP_NUM_THREADS", "8")
+    run, taken = backends.TableRunner.run, []
+
+    def noted(self, *args, **kwargs):
+        losses = run(self, *args, **kwargs)
+        taken.append(self._engine.threads)
+        return losses
+
+    monkeypatch.setattr(backends.TableRunner, "run", noted)
+    perceptron._training_plan.cache_clear()  # plans of other steps
+    yield taken
+    perceptron._training_plan.cache_clear()
 
 
 def pytest_report_header():

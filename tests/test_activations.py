@@ -270,9 +270,10 @@ def test_an_elements_bits_do_not_depend_on_its_place(name, dtype):
 
 @every_name
 @pytest.mark.skipif(DEFAULT_BACKEND != "compiled", reason="numba has one thread")
-def test_threads_change_no_bit(name):
+def test_threads_change_no_bit(name, always_shared):
     problem = build(Stack((40, 130, 70, 3), (name,) * 2, "log_loss", 300, "float32"))
     one, two = (train(problem, "adam", 150, gradients="kept", n_jobs=n)[0] for n in (1, 2))
+    assert always_shared == [1, 2]
     np.testing.assert_array_equal(one, two)
 
 

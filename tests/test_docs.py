@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import os
 import pkgutil
 import re
@@ -106,3 +107,21 @@ def test_an_example_that_lies_is_noticed():
     wrong = doctest.DocTestParser().get_doctest(">>> 1 + 1\n3\n", {}, "wrong", None, 0)
     with pytest.raises(AssertionError):
         test_a_docstring_example_gives_what_it_says(wrong)
+
+
+def documented(kind):
+    """Each parameter of a class with its entry, papers instead of their numbers."""
+    text = inspect.cleandoc(kind.__doc__)
+    papers = dict(re.findall(r"^\.\. \[(\d+)\] (.*?)(?=\n\.\. \[|\n\n|\Z)", text, re.S | re.M))
+    body = text.split("Parameters\n----------\n")[1].split("\nAttributes\n")[0]
+    entries = re.findall(r"^(\w+) : (.*?)(?=^\w+ : |\Z)", body, re.S | re.M)
+    cited = re.compile(r"\[(\d+)\]_")
+    return {name: cited.sub(lambda m: papers[m[1]], entry).split() for name, entry in entries}
+
+
+def test_parameters_of_both_perceptrons_are_documented_alike():
+    """Word for word and paper for paper, but where they differ."""
+    one, other = documented(hotloop.MLPClassifier), documented(hotloop.MLPRegressor)
+    different = {name for name in one.keys() & other.keys() if one[name] != other[name]}
+    assert different == {"loss", "early_stopping", "scoring"}
+    assert other.keys() < one.keys()

@@ -257,19 +257,21 @@ def test_masks_are_bit_for_bit_the_oracles(dtype, backend):
 @pytest.mark.skipif(DEFAULT_BACKEND != "compiled", reason="threads are the compiled backend's")
 @pytest.mark.parametrize("chunk", [1, 5, 32])
 @pytest.mark.parametrize("n_jobs", [1, 2, 3])
-def test_masks_do_not_depend_on_chunks_and_threads(n_jobs, chunk):
-    got = factors("compiled", "float32", n_jobs=n_jobs, chunk_rows=chunk, large_rows=1)
+def test_masks_do_not_depend_on_chunks_and_threads(n_jobs, chunk, always_shared):
+    got = factors("compiled", "float32", n_jobs=n_jobs, chunk_rows=chunk)
+    assert always_shared == [n_jobs]
     np.testing.assert_array_equal(got, masks_of(0.3, got.shape, "float32"))
 
 
 @pytest.mark.skipif(DEFAULT_BACKEND != "compiled", reason="threads are the compiled backend's")
 @pytest.mark.parametrize("name", ["all", "mixed numbers", "one output", "csr", "sharded"])
-def test_any_chunks_and_threads_have_the_same_bits(name):
+def test_any_chunks_and_threads_have_the_same_bits(name, always_shared):
     """Partners and masks in other pieces of a batch."""
     want, losses = trained(CASES[name], "compiled", "float32")
     for n_jobs, chunk in ((1, 3), (2, 1), (2, 4)):
-        how = {"n_jobs": n_jobs, "chunk_rows": chunk, "large_rows": 1, "small_rows": 0}
+        how = {"n_jobs": n_jobs, "chunk_rows": chunk}
         got, got_losses = trained(CASES[name], "compiled", "float32", **how)
+        assert always_shared[-1] == n_jobs
         np.testing.assert_array_equal(got, want)
         np.testing.assert_array_equal(got_losses, losses)
 

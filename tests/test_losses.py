@@ -402,7 +402,7 @@ def test_a_weight_of_two_is_a_row_twice_and_of_zero_none(Estimator, loss, solver
 
 
 @every_loss
-def test_sparse_threads_and_rounded_operands(Estimator, loss):
+def test_sparse_threads_and_rounded_operands(Estimator, loss, always_shared):
     """CSR input ends where dense does, threads change no bit, bfloat16 trains nearby."""
     some = np.tile(np.where(np.abs(X) < 0.5, 0, X), (40, 1))
     for y in targets_for(Estimator):
@@ -415,6 +415,7 @@ def test_sparse_threads_and_rounded_operands(Estimator, loss):
         dense.fit(some, y)
         sparse.fit(scipy.sparse.csr_matrix(some), y)
         threads.fit(some, y)
+        assert always_shared[-1] == (2 if DEFAULT_BACKEND == "compiled" else 1)
         np.testing.assert_allclose(sparse.loss_curve_, dense.loss_curve_, rtol=1e-9)
         np.testing.assert_array_equal(threads.coefs_[0], dense.coefs_[0])
         if backends.why_no_operands("bfloat16_emulated", DEFAULT_BACKEND) is None:

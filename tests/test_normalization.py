@@ -280,17 +280,17 @@ def test_running_statistics_fold_into_weights():
 @both_kinds
 @pytest.mark.parametrize("gradients", ["fused", "kept", "sharded"])
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
-def test_bits_do_not_depend_on_threads(sparse, gradients, axis, monkeypatch):
+def test_bits_do_not_depend_on_threads(sparse, gradients, axis, always_shared):
     """Statistics are of units of columns, or of rows."""
     if sparse and gradients == "sharded":
         pytest.skip("touched features are a stage of their own")
-    monkeypatch.setenv("HOTLOOP_NUM_THREADS", "4")
     net, data = problem((40, 100, 70, 5), ("relu", "logistic"), axis, n=300, sparse=sparse)
     how = {"batch_size": 128, "optimizer": "adam", "dtype": "float32", "backend": "compiled"}
     how |= {"sparse": sparse, "gradients": gradients}
     expected, *_ = hotloop_train(net, data, orders_of(300, 3), how)
     for n_jobs in (2, 4):
         got, *_ = hotloop_train(net, data, orders_of(300, 3), {**how, "n_jobs": n_jobs})
+        assert always_shared[-1] == n_jobs
         np.testing.assert_array_equal(got, expected)
 
 

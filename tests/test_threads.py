@@ -72,21 +72,14 @@ def trained(problem, n_jobs, *, optimizer="adam", batch_size=601, gradients="fus
     return (state.parameters, losses, out), threads
 
 
-def always_shared(monkeypatch):
-    """Every step is long enough to be shared."""
-    monkeypatch.setattr(plan, "SMALL_SECONDS", 0.0)
-    monkeypatch.setattr(plan, "LARGE_SECONDS", 0.0)
-
-
 # ---- the same bits ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("stack", "gradients"), [(s, g) for s in STACKS for g in gradient_kinds(s.sparse)], ids=str
 )
-def test_any_number_of_threads_gives_the_same_bits(stack, gradients, monkeypatch):
+def test_any_number_of_threads_gives_the_same_bits(stack, gradients, monkeypatch, always_shared):
     """Over batches, optimizers and 2, 3, 4 and 8 threads, all of which take part."""
-    always_shared(monkeypatch)
     monkeypatch.setenv("HOTLOOP_NUM_THREADS", "8")
     problem = build(stack)
     for optimizer, batch_size in (("adam", 601), ("nesterov", 97)):
@@ -125,9 +118,8 @@ BASELINE = {}
 
 
 @pytest.mark.parametrize("n", [1, 2, 47, 700, 2999, 3000, 4400, 6001])
-def test_predictions_of_any_number_of_rows(n, monkeypatch):
+def test_predictions_of_any_number_of_rows(n, monkeypatch, always_shared):
     """Chunks of a prediction fit the buffers of the threads that they fall to."""
-    always_shared(monkeypatch)
     monkeypatch.setenv("HOTLOOP_NUM_THREADS", "5")
     problem = build(Stack((30, 30, 3), ("relu",), "log_loss", n=8, dtype="float32"))
     compiled = plan.compile_inference(problem.network, dtype=np.float32)
@@ -137,9 +129,8 @@ def test_predictions_of_any_number_of_rows(n, monkeypatch):
     np.testing.assert_array_equal(one, other)
 
 
-def test_workers_take_denormals_for_zero_as_the_caller_does(monkeypatch):
+def test_workers_take_denormals_for_zero_as_the_caller_does(monkeypatch, always_shared):
     """Moments that decay below the normal range become 0 on every thread."""
-    always_shared(monkeypatch)
     monkeypatch.setenv("HOTLOOP_NUM_THREADS", "4")
     problem = build(Stack((200, 300, 3), ("relu",), "log_loss", n=64, dtype="float32"))
     streams = {**problem.streams, "X": np.zeros((64, 200), np.float32)}  # no gradient of weight_0
@@ -158,9 +149,8 @@ def test_workers_take_denormals_for_zero_as_the_caller_does(monkeypatch):
             assert not slot[0, : 200 * 300].any()
 
 
-def test_workers_keep_denormals_where_the_caller_does(monkeypatch):
+def test_workers_keep_denormals_where_the_caller_does(monkeypatch, always_shared):
     """Predictions do not flush, though the threads were made by a training step that does."""
-    always_shared(monkeypatch)
     monkeypatch.setenv("HOTLOOP_NUM_THREADS", "4")
     trained(build(STACKS[1]), 4)
     network = build(Stack((8, 300), (), "squared_error", n=4, dtype="float32")).network

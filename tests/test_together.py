@@ -56,13 +56,13 @@ def test_two_implementations_learn_the_same(steps, layers):
 
 @pytest.mark.parametrize("layers", LAYERS)
 @pytest.mark.parametrize("steps", ["average", "all"])
-def test_bits_do_not_depend_on_threads(steps, layers, monkeypatch):
+def test_bits_do_not_depend_on_threads(steps, layers, always_shared):
     """One thread, two, or four of which some wait for a processor."""
-    monkeypatch.setenv("HOTLOOP_NUM_THREADS", "4")
     how = {**STEPS[steps], **LAYERS[layers], "backend": "compiled"}
     alone = learnt(**how, n_jobs=1)
     for n_jobs in (2, 4):
         np.testing.assert_array_equal(learnt(**how, n_jobs=n_jobs), alone)
+        assert max(always_shared) == n_jobs
 
 
 @pytest.mark.parametrize("backend", ["compiled", pytest.param("numba", marks=needs_numba)])

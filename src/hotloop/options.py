@@ -164,8 +164,12 @@ class InvScaling(Schedule):
 
     Examples
     --------
+    >>> from sklearn.datasets import load_iris
     >>> from hotloop import InvScaling, MLPClassifier
-    >>> clf = MLPClassifier(learning_rate=InvScaling(power_t=0.3))
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MLPClassifier(learning_rate=InvScaling(power_t=0.1), learning_rate_init=0.1)
+    >>> bool(clf.set_params(random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
     """
 
     _parameter_constraints: ClassVar[dict] = {"power_t": [Interval(Real, 0, None, closed="left")]}
@@ -190,8 +194,12 @@ class Adaptive(Schedule):
 
     Examples
     --------
+    >>> from sklearn.datasets import load_iris
     >>> from hotloop import Adaptive, MLPClassifier
+    >>> X, y = load_iris(return_X_y=True)
     >>> clf = MLPClassifier(learning_rate=Adaptive(divisor=2.0), n_iter_no_change=5)
+    >>> bool(clf.set_params(random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
     """
 
     _parameter_constraints: ClassVar[dict] = {
@@ -217,8 +225,14 @@ class StepDecay(Schedule):
 
     Examples
     --------
+    >>> from sklearn.datasets import load_iris
     >>> from hotloop import MLPClassifier, StepDecay
-    >>> clf = MLPClassifier(learning_rate=StepDecay(step_size=20, gamma=0.5))
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MLPClassifier(
+    ...     learning_rate=StepDecay(step_size=20, gamma=0.5), learning_rate_init=0.05
+    ... )
+    >>> bool(clf.set_params(random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
     """
 
     _parameter_constraints: ClassVar[dict] = {
@@ -242,8 +256,12 @@ class Exponential(Schedule):
 
     Examples
     --------
+    >>> from sklearn.datasets import load_iris
     >>> from hotloop import Exponential, MLPClassifier
-    >>> clf = MLPClassifier(learning_rate=Exponential(gamma=0.9))
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MLPClassifier(learning_rate=Exponential(gamma=0.95), learning_rate_init=0.05)
+    >>> bool(clf.set_params(random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
     """
 
     _parameter_constraints: ClassVar[dict] = {"gamma": [Interval(Real, 0, None, closed="neither")]}
@@ -268,8 +286,14 @@ class Cosine(Schedule):
 
     Examples
     --------
+    >>> from sklearn.datasets import load_iris
     >>> from hotloop import Cosine, MLPClassifier
-    >>> clf = MLPClassifier(learning_rate=Cosine(min_rate=1e-5), max_iter=50)
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MLPClassifier(
+    ...     learning_rate=Cosine(min_rate=1e-5), learning_rate_init=0.05, max_iter=50
+    ... )
+    >>> bool(clf.set_params(random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
     """
 
     _parameter_constraints: ClassVar[dict] = {"min_rate": [Interval(Real, 0, None, closed="left")]}
@@ -298,8 +322,12 @@ class CosineRestarts(Schedule):
 
     Examples
     --------
+    >>> from sklearn.datasets import load_iris
     >>> from hotloop import CosineRestarts, MLPClassifier
+    >>> X, y = load_iris(return_X_y=True)
     >>> clf = MLPClassifier(learning_rate=CosineRestarts(period=5, growth=2))
+    >>> bool(clf.set_params(random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
     """
 
     _parameter_constraints: ClassVar[dict] = {
@@ -340,8 +368,12 @@ class OneCycle(Schedule):
 
     Examples
     --------
+    >>> from sklearn.datasets import load_iris
     >>> from hotloop import MLPClassifier, OneCycle
-    >>> clf = MLPClassifier(learning_rate=OneCycle(), learning_rate_init=0.01, max_iter=30)
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MLPClassifier(learning_rate=OneCycle(), learning_rate_init=0.05, max_iter=50)
+    >>> bool(clf.set_params(random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
     """
 
     _parameter_constraints: ClassVar[dict] = {
@@ -379,8 +411,14 @@ class Polynomial(Schedule):
 
     Examples
     --------
+    >>> from sklearn.datasets import load_iris
     >>> from hotloop import MLPClassifier, Polynomial
-    >>> clf = MLPClassifier(learning_rate=Polynomial(power=2.0), max_iter=50)
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MLPClassifier(
+    ...     learning_rate=Polynomial(power=2.0), learning_rate_init=0.05, max_iter=50
+    ... )
+    >>> bool(clf.set_params(random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
     """
 
     _parameter_constraints: ClassVar[dict] = {"power": [Interval(Real, 0, None, closed="neither")]}
@@ -409,8 +447,14 @@ class Warmup(Schedule):
 
     Examples
     --------
+    >>> from sklearn.datasets import load_iris
     >>> from hotloop import MLPClassifier, Warmup
-    >>> clf = MLPClassifier(learning_rate=Warmup(epochs=3, then="cosine"), max_iter=50)
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MLPClassifier(
+    ...     learning_rate=Warmup(then="cosine"), learning_rate_init=0.05, max_iter=50
+    ... )
+    >>> bool(clf.set_params(random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
     """
 
     _parameter_constraints: ClassVar[dict] = {
@@ -773,8 +817,12 @@ class SGD(Solver):
 
     Examples
     --------
+    >>> from sklearn.datasets import load_iris
     >>> from hotloop import SGD, MLPClassifier
-    >>> clf = MLPClassifier(solver=SGD(momentum=0.8, weight_decay=0.01), alpha=0)
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MLPClassifier(solver=SGD(momentum=0.95, weight_decay=0.01), alpha=0)
+    >>> bool(clf.set_params(random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
     """
 
     _parameter_constraints: ClassVar[dict] = {
@@ -816,8 +864,12 @@ class Adam(Solver):
 
     Examples
     --------
+    >>> from sklearn.datasets import load_iris
     >>> from hotloop import Adam, MLPClassifier
+    >>> X, y = load_iris(return_X_y=True)
     >>> clf = MLPClassifier(solver=Adam(beta_1=0.8, amsgrad=True))
+    >>> bool(clf.set_params(random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
     """
 
     _parameter_constraints: ClassVar[dict] = {
@@ -860,8 +912,12 @@ class AdamW(Adam):
 
     Examples
     --------
+    >>> from sklearn.datasets import load_iris
     >>> from hotloop import AdamW, MLPClassifier
+    >>> X, y = load_iris(return_X_y=True)
     >>> clf = MLPClassifier(solver=AdamW(weight_decay=0.1), alpha=0)
+    >>> bool(clf.set_params(random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
     """
 
     _parameter_constraints: ClassVar[dict] = {
@@ -908,8 +964,12 @@ class NAdam(Solver):
 
     Examples
     --------
+    >>> from sklearn.datasets import load_iris
     >>> from hotloop import MLPClassifier, NAdam
+    >>> X, y = load_iris(return_X_y=True)
     >>> clf = MLPClassifier(solver=NAdam(weight_decay=0.01), alpha=0)
+    >>> bool(clf.set_params(random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
     """
 
     _parameter_constraints: ClassVar[dict] = {
@@ -954,8 +1014,12 @@ class RMSprop(Solver):
 
     Examples
     --------
+    >>> from sklearn.datasets import load_iris
     >>> from hotloop import MLPClassifier, RMSprop
+    >>> X, y = load_iris(return_X_y=True)
     >>> clf = MLPClassifier(solver=RMSprop(momentum=0.9))
+    >>> bool(clf.set_params(random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
     """
 
     _parameter_constraints: ClassVar[dict] = {
@@ -994,8 +1058,12 @@ class Adagrad(Solver):
 
     Examples
     --------
+    >>> from sklearn.datasets import load_iris
     >>> from hotloop import Adagrad, MLPClassifier
+    >>> X, y = load_iris(return_X_y=True)
     >>> clf = MLPClassifier(solver=Adagrad(), learning_rate_init=0.05)
+    >>> bool(clf.set_params(random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
     """
 
     _parameter_constraints: ClassVar[dict] = {
@@ -1030,8 +1098,12 @@ class Lion(Solver):
 
     Examples
     --------
+    >>> from sklearn.datasets import load_iris
     >>> from hotloop import Lion, MLPClassifier
-    >>> clf = MLPClassifier(solver=Lion(weight_decay=0.1), learning_rate_init=2e-4, alpha=0)
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MLPClassifier(solver=Lion(weight_decay=0.1), learning_rate_init=5e-4, alpha=0)
+    >>> bool(clf.set_params(random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
     """
 
     _parameter_constraints: ClassVar[dict] = {
@@ -1092,8 +1164,12 @@ class Muon(Solver):
 
     Examples
     --------
+    >>> from sklearn.datasets import load_iris
     >>> from hotloop import MLPClassifier, Muon
+    >>> X, y = load_iris(return_X_y=True)
     >>> clf = MLPClassifier(hidden_layer_sizes=(64, 64, 64), solver=Muon(), alpha=0)
+    >>> bool(clf.set_params(random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
     """
 
     _parameter_constraints: ClassVar[dict] = {
@@ -1206,8 +1282,12 @@ class EMA(Option):
 
     Examples
     --------
+    >>> from sklearn.datasets import load_iris
     >>> from hotloop import EMA, MLPClassifier
+    >>> X, y = load_iris(return_X_y=True)
     >>> clf = MLPClassifier(averaging=EMA(decay=0.99))
+    >>> bool(clf.set_params(random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
     """
 
     _parameter_constraints: ClassVar[dict] = {"decay": [Interval(Real, 0, 1, closed="neither")]}
@@ -1235,8 +1315,12 @@ class SWA(Option):
 
     Examples
     --------
+    >>> from sklearn.datasets import load_iris
     >>> from hotloop import SWA, MLPClassifier
-    >>> clf = MLPClassifier(averaging=SWA(start=0.5), max_iter=40, n_iter_no_change=40)
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MLPClassifier(averaging=SWA(start=0.5), learning_rate_init=0.02, max_iter=60)
+    >>> bool(clf.set_params(random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
     """
 
     _parameter_constraints: ClassVar[dict] = {"start": [Interval(Real, 0, 1, closed="left")]}
@@ -1280,8 +1364,12 @@ class BatchNorm(Normalization):
 
     Examples
     --------
+    >>> from sklearn.datasets import load_iris
     >>> from hotloop import BatchNorm, MLPClassifier
+    >>> X, y = load_iris(return_X_y=True)
     >>> clf = MLPClassifier((64, 64), normalization=BatchNorm(momentum=0.05), batch_size=128)
+    >>> bool(clf.set_params(random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
     """
 
     _parameter_constraints: ClassVar[dict] = {
@@ -1313,8 +1401,12 @@ class LayerNorm(Normalization):
 
     Examples
     --------
-    >>> from hotloop import LayerNorm, MLPRegressor
-    >>> reg = MLPRegressor(normalization=LayerNorm(epsilon=1e-3))
+    >>> from sklearn.datasets import load_iris
+    >>> from hotloop import LayerNorm, MLPClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MLPClassifier(normalization=LayerNorm(epsilon=1e-3))
+    >>> bool(clf.set_params(random_state=0).fit(X, y).score(X, y) > 0.9)
+    True
     """
 
     _parameter_constraints: ClassVar[dict] = {

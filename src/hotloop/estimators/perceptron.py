@@ -657,9 +657,7 @@ class MultilayerPerceptron(
             rows = validate.validation_data(self, data, given, precision=self.precision)
             if data.labels is not None:
                 target = data.labels.encode(rows.target)
-                rows = replace(
-                    rows, target=target, labels=data.labels, smoothing=data.smoothing
-                )
+                rows = replace(rows, target=target, labels=data.labels, smoothing=data.smoothing)
             else:
                 rows = self._encoded(rows, None, incremental=False)
             if rows.n_outputs != data.n_outputs:
