@@ -653,7 +653,7 @@ INLINE void shrink_weights(V scale, V unaveraged, REAL *w, REAL *average) {
     if (average) v_store(average, v_fma(unaveraged, new - old, v_load(average)));
 }
 
-/* 1 where a column is short enough; a sum that is NaN or infinite stays so in the weights. */
+/* 1 where a column is short enough; one whose sum of squares is infinite becomes 0, and NaN stays. */
 INLINE V limit_of(V squares, V most) {
     const V norm = v_sqrt(squares);
     return v_select(v_less(most, norm), most / norm, v_set1(1));

@@ -185,17 +185,20 @@ INLINE point gamma_deviance(V z, V y) {
 }
 /* Half the Tweedie deviance of a power other than 1 and 2, with p = e^z and a = 2 - power:
  * y^a / (a (a - 1)) - y p^(a - 1) / (a - 1) + p^a / a, in double precision as poisson. A y that is
- * negative has y^a for power 0 only, where it is a square. */
+ * negative has y^a for power 0 only, where it is a square. Written so that what overflows has a
+ * sign: powers of p are factors of a difference, and a y of 0 does not meet the second one. */
 INLINE point tweedie(V z, V y, const double *c) {
     double a = 2 - c[0];
-    V deviance;
+    V deviance = v_zero(), slope = v_zero();
     for (int i = 0; i < VL; i++) {
-        double target = y[i], link = z[i];
+        double target = y[i], link = z[i], p = exp(link), most = exp(a * link);
         double own = a == 2 ? target * target : target > 0 ? pow(target, a) : 0;
-        deviance[i] = (REAL)(own / (a * (a - 1)) - target * exp((a - 1) * link) / (a - 1) +
-                             exp(a * link) / a);
+        double power = target == 0 ? most : exp((a - 1) * link);
+        double rest = target == 0 ? 1 : p - target;
+        double of_loss = target == 0 ? 1 / a : p / a - target / (a - 1);
+        slope[i] = (REAL)(power * rest);
+        deviance[i] = (REAL)(own / (a * (a - 1)) + power * of_loss);
     }
-    V slope = v_exp(v_set1((REAL)a) * z) - y * v_exp(v_set1((REAL)(a - 1)) * z);
     return (point){slope, deviance};
 }
 

@@ -33,8 +33,13 @@ def deviance(loss, z, y, constants, first):
         return 1 - ratio, ratio - (log(y) - z) - 1
     p = constants[first]
     own = pow(y, 2 - p) if y > 0 else y * y if p == 0 else 0.0
-    value = own / ((1 - p) * (2 - p)) - y * exp((1 - p) * z) / (1 - p)
-    return exp((2 - p) * z) - y * exp((1 - p) * z), value + exp((2 - p) * z) / (2 - p)
+    own /= (1 - p) * (2 - p)
+    if y == 0:  # which must not meet an infinity
+        mean = exp((2 - p) * z)
+        return mean, own + mean / (2 - p)
+    # Factors of a difference: what overflows keeps its sign.
+    power, mean = exp((1 - p) * z), exp(z)
+    return power * (mean - y), own + power * (mean / (2 - p) - y / (1 - p))
 
 
 def of_label(loss, u, gamma):

@@ -6,7 +6,7 @@
  *
  *   A = Z' Z,   P = A (c A + b 1),   Z <- Z (P + a 1)
  *
- * A and P are symmetric: what a row has left of the diagonal is copied, not computed. Before the last
+ * A and P are symmetric: what blocks of rows have left of the diagonal is copied, not computed. Before the last
  * op nothing but the gradient is written over, so that a step can be given up until then. */
 
 INLINE int64_t longer(const hl_op *op) { return op->I < op->O ? op->O : op->I; }

@@ -318,7 +318,8 @@ class Pool:
             self._uploads = uploads.places, uploads.data
         if self._work is None:
             n = max(map(_rows_of, self._members))
-            self.positions = n if self.plan.ops["kind"].tolist().count(_CSR_BACKWARD) else 1
+            self.inverts = _CSR_BACKWARD in self.plan.ops["kind"].tolist()
+            self.positions = n if self.inverts else 1
             taken = 1 + max(slot for slot, streams in enumerate(self._members) if streams)
             self._work = (
                 empty(taken * self.arena_size, self.plan.dtype),
@@ -353,7 +354,7 @@ class Pool:
             "ordered": call.ordered,
             "weighted": weights,
             "size": self.size,
-            "inverted": n if self.positions > 1 and call.ordered else -1,
+            "inverted": n if self.inverts and call.ordered else -1,
             "seed_low": call.engine.seed % 2**32,
             "seed_high": call.engine.seed >> 32,
         }

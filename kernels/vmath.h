@@ -230,15 +230,16 @@ INLINE V v_hard_sigmoid(V z) {
 }
 
 /* An element-wise activation by its number, and its derivative at z; softmax, softmaxes and ordered
- * work on whole rows (loss.h), what is custom elsewhere (dense.h). At a kink the derivative is that from below. */
+ * work on whole rows (loss.h), what is custom elsewhere (dense.h). At a kink the derivative is the
+ * one that PyTorch takes. */
 INLINE V v_activation_slope(enum hl_activation activation, V z, V *slope) {
     V zero = v_zero(), one = v_set1(1), h = z;
     *slope = one;
     switch (activation) {
     case HL_relu: *slope = v_select(v_less(zero, z), one, zero); return v_max(zero, z);
     case HL_logistic:
-        h = v_logistic(z);
-        *slope = h * (one - h);
+        h = v_logistic(z); /* and the other tail keeps its accuracy, too */
+        *slope = h * v_logistic(-z);
         return h;
     case HL_tanh:
         h = v_tanh(z);

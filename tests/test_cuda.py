@@ -397,6 +397,15 @@ def assert_close_fits(one, two, dtype):
         assert np.linalg.norm(a - b) <= BOUNDS[dtype] * np.linalg.norm(a)
 
 
+def test_a_sparse_fit_of_one_row():
+    """It has as many places of rows in a batch as rows."""
+    row, y = scipy.sparse.csr_matrix([[0.8, 0.0, 0.3]]), np.arange(5.0)[np.newaxis]
+    how = {"hidden_layer_sizes": (2,), "activation": "tanh", "max_iter": 2, "random_state": 0}
+    one, other = (MLPRegressor(**how, device=device).fit(row, y) for device in ("cpu", "cuda"))
+    for ours, theirs in zip(other.coefs_, one.coefs_, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+
+
 @dense_and_sparse
 @both_dtypes
 @pytest.mark.parametrize("solver", ["adam", "sgd"])

@@ -159,6 +159,30 @@ def test_small_losses_keep_their_digits(name, dtype):
         assert value == pytest.approx(expected, rel=1e-5)
 
 
+@both_dtypes
+def test_a_small_focal_loss_keeps_its_digits(dtype):
+    """Of a class that is all but certain the entropy is about the rest, far below 1."""
+    for margin in (6.0, 12.0):
+        value, _ = of_kernel(("focal", (1.0,), 3), np.array([[margin, 0, 0]]), np.eye(3)[:1], dtype)
+        rest = 2 * np.exp(-margin) / (1 + 2 * np.exp(-margin))
+        assert value == pytest.approx(-rest * np.log1p(-rest), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("backend", ["compiled", "numba"])
+@pytest.mark.parametrize("power", [-1.0, 0.0, 1.1, 1.5, 1.9])
+def test_tweedie_is_finite_where_a_target_of_zero_meets_an_infinite_power(power, backend, dtype):
+    """A mean that is as good as 0 is right for it: no slope, no loss."""
+    if backends.why_unavailable(backend) is not None:
+        pytest.skip(backends.why_unavailable(backend))
+    far = -180.0 if dtype == "float32" else -1500.0
+    X, y = np.array([[far], [1.0]], dtype), np.array([0.0, np.e])
+    how = {"init": ([[[1.0]]], [[0.0]]), "learning_rate_init": 1e-9, "backend": backend}
+    regr = MLPRegressor(Tweedie(power=power), (), max_iter=1, alpha=0.0, **how).fit(X, y)
+    assert regr.loss_ == pytest.approx(0, abs=1e-6)
+    assert regr.coefs_[0] == pytest.approx(1)
+
+
 def test_focal_of_gamma_zero_is_the_log_loss():
     """And label smoothing of zero is no smoothing, to the bit."""
     X, y = load_iris(return_X_y=True)

@@ -113,6 +113,15 @@ def test_frozen_layers_stay_and_the_others_learn(backend, solver, sparse, frozen
         assert same == (k in frozen or k - 3 in frozen)
 
 
+@every_backend
+@pytest.mark.parametrize("frozen", [[0], [1], [0, 1]])
+def test_the_penalty_of_frozen_layers_counts(backend, frozen):
+    """The loss has it, whatever X is stored as."""
+    how = {"alpha": 1.0, "frozen_layers": frozen, "backend": backend}
+    dense, sparse = (new(**how).fit(rows, y) for rows in (X, csr_matrix(X)))
+    np.testing.assert_allclose(sparse.loss_curve_, dense.loss_curve_, rtol=1e-9)
+
+
 @every_solver
 def test_what_is_not_frozen_learns_as_it_would_on_the_outputs_of_what_is(solver):
     """A network on the transformed rows is the same fit: an independent way to the same weights."""

@@ -317,6 +317,26 @@ def test_a_batch_of_one_row_and_a_constant_column(backend):
     np.testing.assert_allclose(variance, 0.81 * net.variances[0], rtol=1e-5)
 
 
+@every_backend
+def test_a_row_far_from_zero_keeps_its_digits(backend):
+    """Its mean is rounded, but not its deviation: by the gradient of an output's weights, which are
+    the normalized units times its delta.
+    """
+    z = 2.0**19 + np.random.default_rng(0).integers(0, 9, 37) / 16  # numbers of float32
+    layers = spec.Dense(z.size, "identity", spec.LayerNorm()), spec.Dense(1)
+    network = spec.Network((1,), layers, spec.LOSSES["squared_error"])
+    flat = vectors.without_weights(network, np.dtype("f4"))
+    weights, biases = vectors.weight_views(network, flat)
+    weights[0][...], weights[1][...], biases[0][...], biases[1][...] = z, 0, 0, 0
+    compiled = plan.compile_gradients(network, dtype=np.dtype("f4"), backend=backend)
+    streams = {"X": np.ones((1, 1), "f4"), "y": np.full((1, 1), -1, "f4")}
+    runner, out = backends.open_runner(compiled, None, streams), np.empty_like(flat)
+    runner.gradients(flat, out, decay=0.0)
+    got = vectors.weight_views(network, out)[0][1].ravel().astype("f8")
+    expected = (z - z.mean()) / np.sqrt(z.var() + spec.LayerNorm().epsilon)
+    np.testing.assert_allclose(got - got.mean(), expected, rtol=2e-5, atol=1e-6)
+
+
 def trained_with(activation, axis, backend):
     """The flat vector after two steps of a small net with some activation."""
     net, data = problem((4, 6, 2), ("tanh",), axis, n=6)

@@ -26,6 +26,7 @@ LAYERS = {
     "dropped": {"normalization": "batch", "dropout": 0.3, "activation": "gelu"},
     "mixed": {"normalization": "layer", "dropout": 0.2, "mixup": 0.4, "input_noise": 0.1},
     "frozen": {"normalization": "batch", "frozen_layers": [0], "loss": "focal"},
+    "in order": {"mixup": 0.4, "shuffle": False},
     "weighted": {"dropout": 0.5, "class_weight": "balanced", "learning_rate": "cosine"},
 }
 

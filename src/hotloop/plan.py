@@ -376,7 +376,7 @@ class _Lowering:
             placed["weight_gradient"] = self.take(self.store, I * width)
             placed["bias_gradient"] = self.take(self.store, width)
         placed["features"] = self.store.take(8 * I)
-        if self.optimizer:
+        if self.optimizer and 0 in self.trained:
             n_pieces = -(-I // FEATURES_GRAIN)
             placed["counts"] = self.store.take(8 * n_pieces * self.sizes["counted_steps"])
         else:
