@@ -342,7 +342,8 @@ INLINE REAL largest_of(const REAL *row, int64_t n) {
 /* p <- delta of the cross entropy of p = softmax(z) with s / O for each class and 1 - s more for the
  * right one. */
 static double smooth_log_loss(REAL *p, int64_t O, int32_t code, double entropy, const double *c) {
-    for (int64_t o = 0; o < O; o++) p[o] -= (REAL)(c[0] / (double)O);
+    const REAL share = (REAL)(c[0] / (double)O);
+    for (int64_t o = 0; o < O; o++) p[o] -= share;
     p[code] -= (REAL)(1 - c[0]);
     return entropy;
 }
@@ -371,9 +372,10 @@ static void softmax_loss(const hl_op *op, const hl_batch *batch, int64_t begin, 
     int64_t ld = op->ld_output, O = op->O;
     for (int64_t r = begin; r < end; r++) {
         const REAL *z = output + r * ld, top = largest_of(z, O);
-        double below = top - z[((const int32_t *)batch->y.data)[row_of(batch, r)]], mean = 0;
-        for (int64_t o = 0; o < O; o++) mean += (top - z[o]) / (double)O;
-        row_loss[r] = (REAL)((1 - smoothing) * below + (smoothing > 0 ? smoothing * mean : 0));
+        double below = top - z[((const int32_t *)batch->y.data)[row_of(batch, r)]], sum = 0;
+        if (smoothing > 0)
+            for (int64_t o = 0; o < O; o++) sum += top - z[o];
+        row_loss[r] = (REAL)((1 - smoothing) * below + smoothing * (sum / (double)O));
     }
     softmax(end - begin, O, output + begin * ld, ld, delta + begin * ld, ld);
     for (int64_t r = begin; r < end; r++) {

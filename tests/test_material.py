@@ -242,6 +242,16 @@ def test_without_hidden_layers_the_input_comes_out():
     assert len(model.get_feature_names_out()) == X.shape[1]
 
 
+def test_the_summary_says_what_training_drops_and_leaves_alone(capsys):
+    """By layers, under headings as wide as that takes."""
+    how = {"normalization": "layer", "dropout": [0.25, 0], "activation": ["hard_sigmoid", "relu"]}
+    new(**how, frozen_layers=[0]).fit(X, y).summary()
+    head, first, second, *_ = capsys.readouterr().out.splitlines()
+    assert "dense, layer norm, hard_sigmoid, dropout 0.25, frozen " in first
+    assert "dense, layer norm, relu " in second
+    assert len(head) == len(first) == len(second)
+
+
 def test_the_summary_says_what_there_is(capsys):
     """Layers in order, with what is between weights and activation, and sums."""
     model = new(normalization="batch", activation=["gelu", "relu"]).fit(X, y)

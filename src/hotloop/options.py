@@ -1348,7 +1348,8 @@ class BatchNorm(Normalization):
 
     ``activation(scale * (z - mean) / sqrt(variance + epsilon) + intercept)``, z being the products
     of the layer. As ``normalization="batch"``. Predictions take means and variances that were
-    averaged while training.
+    averaged while training. The rows of a batch count alike in both, whatever their
+    `sample_weight`: leave out rows of weight 0 that are not like the others.
 
     Parameters
     ----------

@@ -648,6 +648,9 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
         """Train for one epoch more, starting where the last call ended.
 
+        Moments and clock of the solver go on; its other parameters (rate, schedule, clipping,
+        averaging) are what they are set to now. Another solver needs a new `fit`.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
@@ -1359,6 +1362,9 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train for one epoch more, starting where the last call ended.
+
+        Moments and clock of the solver go on; its other parameters (rate, schedule, clipping,
+        averaging) are what they are set to now. Another solver needs a new `fit`.
 
         Parameters
         ----------

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-#: Columns: what they hold, and how wide they are.
-COLUMNS = "{:<3}{:<34}{:>14}{:>12}{:>22}"
+from .. import validate
+
+#: Columns after that of the layers, which is as wide as it has to be.
+COLUMNS = "{:>14}{:>12}{:>22}"
 
 
 def of(estimator: Any, activations: tuple[Any, ...]) -> str:
-    """Layers, shapes, parameters and work per row.
+    """Layers, shapes, parameters and work per row; what training drops, and what it leaves alone.
 
     Parameters
     ----------
@@ -23,18 +25,22 @@ def of(estimator: Any, activations: tuple[Any, ...]) -> str:
     str
         A line for each layer, and one for the sums.
     """
-    known = vars(estimator)
+    known, n_layers = vars(estimator), len(estimator.coefs_)
     names = [*(getattr(a, "name", a) for a in activations), estimator.out_activation_]
+    rates = (*validate.dropout(estimator.dropout, n_layers - 1), 0.0)
+    frozen = validate.frozen_layers(estimator.frozen_layers, n_layers)
     scales = known.get("norm_scales_") or []
     norm = "batch norm" if known.get("norm_means_") else "layer norm"
-    lines = [COLUMNS.format("", "layer", "weights", "parameters", "multiply-adds a row")]
+    rows: list[tuple] = [("   layer", "weights", "parameters", "multiply-adds a row")]
     parameters = work = 0
     for k, coef in enumerate(estimator.coefs_):
         n_scales = len(scales[k]) if k < len(scales) else 0
         parts = ["dense", *([norm] if n_scales else []), names[k]]
+        parts += [f"dropout {rates[k]:g}"] if rates[k] else []
+        parts += ["frozen"] if k in frozen else []
         n = coef.size + estimator.intercepts_[k].size + n_scales
-        shape = " x ".join(map(str, coef.shape))
-        lines.append(COLUMNS.format(k, ", ".join(parts), shape, n, coef.size))
+        rows.append((f"{k:<3}{', '.join(parts)}", " x ".join(map(str, coef.shape)), n, coef.size))
         parameters, work = parameters + n, work + coef.size
-    lines.append(COLUMNS.format("", "in all", "", parameters, work))
-    return "\n".join(line.rstrip() for line in lines)
+    rows.append(("   in all", "", parameters, work))
+    width = max(37, *(len(row[0]) + 1 for row in rows))
+    return "\n".join((row[0].ljust(width) + COLUMNS.format(*row[1:])).rstrip() for row in rows)
