@@ -134,7 +134,7 @@
     F(int32_t, layout)     /* of the weight */                                                     \
     F(int32_t, activation) /* forward: of the output; backward: that which made the input */       \
     F(int32_t, loss)                                                                               \
-    F(int32_t, function)       /* of a custom activation or loss, in batch.functions */            \
+    F(int32_t, function) /* of a custom activation or loss, in batch.functions */                  \
     F(int32_t, gradient)                                                                           \
     F(int32_t, optimizer)                                                                          \
     F(int32_t, weight_group)                                                                       \

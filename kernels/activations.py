@@ -1,8 +1,8 @@
 """Activations of hidden units and their derivatives, for all who compile Python: numba, CUDA.
 
 In double precision, whatever they are called for; `vmath.h` has the same on vectors. At a kink a
-derivative is the one that PyTorch takes. The functions run as they stand, and :func:`compiled` makes those of
-another backend of them. Imports no compiler: whoever has one brings it.
+derivative is the one that PyTorch takes. The functions run as they stand, and :func:`compiled`
+makes those of another backend of them. Imports no compiler: whoever has one brings it.
 """
 
 from collections import namedtuple

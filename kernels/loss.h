@@ -81,9 +81,7 @@ static void ordered(int64_t O, const REAL *z, REAL *out) {
 }
 
 /* Where the runs of columns of `softmaxes` have their lengths. */
-INLINE const double *runs_of(const hl_batch *batch) {
-    return batch->constants + 1;
-}
+INLINE const double *runs_of(const hl_batch *batch) { return batch->constants + 1; }
 
 /* Rows of `output` through the output activation into stream out, (n, O) without padding. */
 static void output_rows(const hl_op *op, const hl_batch *batch, int64_t begin, int64_t end) {
