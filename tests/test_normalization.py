@@ -664,7 +664,7 @@ def test_what_cannot_be_done_is_refused():
         with pytest.raises(ValueError, match=match):
             new(MLPClassifier, **how).fit(X, y)
 
-    refused("Use normalization='layer', or solver", solver="lbfgs", normalization="batch")
+    refused("Use normalization='layer', or another", solver="lbfgs", normalization="batch")
     refused("'normalization' parameter", normalization="instance")
     refused("'momentum' parameter of BatchNorm", normalization=BatchNorm(momentum=2))
     refused("'epsilon' parameter of LayerNorm", normalization=LayerNorm(epsilon=0))
