@@ -24,7 +24,7 @@ from .cuda_words import (
     stride_of,
 )
 from .muon import compiled
-from .numba_cpu import WORDS
+from .numba_jit import WORDS
 
 if SIMULATED:  # with infinities for what overflows, as on a device
     sqrt = np.sqrt

@@ -18,6 +18,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 rng = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def two_threads(monkeypatch):
+    """Each thread has buffers of its own."""
+    monkeypatch.setenv("HOTLOOP_NUM_THREADS", "2")
+
+
 def traced(action):
     """Bytes that an action took at its peak, and those that it left."""
     action()  # caches of plans, lazy imports

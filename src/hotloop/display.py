@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -365,16 +364,13 @@ class LearningRateFinderDisplay:
                 "pipeline give the last step, and what the others make of X: "
                 "from_estimator(pipe[-1], pipe[:-1].fit_transform(X), y)."
             )
-        if (
-            len(rates) != 3
-            or not 0 < rates[0] < rates[1] < np.inf
-            or not (isinstance(rates[2], Integral) and rates[2] >= 2)
-        ):
+        low, high, n_steps = rates if len(rates) == 3 else (0.0, 0.0, 0)
+        if not (0 < low < high < np.inf and n_steps >= 2 and n_steps == int(n_steps)):
             raise ValueError(
                 "rates must be the smallest rate, the largest and a number of steps, at least 2; "
                 f"got {rates}."
             )
-        taken, losses = _losses(estimator, (X, y, sample_weight), rates)
+        taken, losses = _losses(estimator, (X, y, sample_weight), (low, high, int(n_steps)))
         return cls(rates=taken, losses=losses).plot(ax=ax, **kwargs)
 
     def plot(self, ax: Any = None, **kwargs: Any) -> LearningRateFinderDisplay:

@@ -7,7 +7,9 @@ stands for an object with its defaults.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -736,12 +738,16 @@ class Tweedie(Option):
         names: dict[float, str] = {1: "poisson", 2: "gamma"}
         if self.power in names:
             return spec.LOSSES[names[self.power]]
-        return spec.loss_with("tweedie", self.power)
+        least = 0.0 if self.power > 0 else -math.inf
+        return replace(spec.loss_with("tweedie", self.power), least=least, above=self.power > 2)
 
 
-#: Names of the losses of a classifier and of a regressor that have parameters.
+#: Names of the losses of a classifier that have parameters.
 CLASSIFIER_LOSSES: Mapping[str, type[Option]] = {"log_loss": LogLoss, "focal": Focal}
-REGRESSOR_LOSSES: Mapping[str, type[Option]] = {
+_WITHOUT_PARAMETERS = ("squared_error", "absolute_error", "log_cosh", "poisson", "gamma")
+#: Names of all losses of a regressor: their objects, or what there is of one without parameters.
+REGRESSOR_LOSSES: Mapping[str, type[Option] | spec.Loss] = {
+    **{name: spec.LOSSES[name] for name in _WITHOUT_PARAMETERS},
     "huber": Huber,
     "quantile": Quantile,
     "tweedie": Tweedie,

@@ -406,13 +406,12 @@ class _Lowering:
             return {}
         if optimizer.rule not in OPTIMIZERS:
             raise TypeError(f"no kernel steps by {optimizer!r}")
-        clip = optimizer.clip_value
         fields = {
             "optimizer": OPTIMIZERS[optimizer.rule],
             "beta_2": optimizer.beta_2,
             "epsilon": optimizer.epsilon,
             "extended": optimizer.extended,
-            "clip_value": math.inf if clip is None else clip,
+            "clip_value": math.inf if optimizer.clip_value is None else optimizer.clip_value,
         }
         return fields if self.clip_scale is None else fields | {"clip_scale": self.clip_scale}
 
@@ -773,7 +772,7 @@ class _Lowering:
 
     def gradients(self, batch_size: int) -> str:
         """What becomes of the gradients of such batches, see :func:`compile_training`."""
-        if self.matrices.layers or (self.optimizer and self.optimizer.clip_norm is not None):
+        if self.steps_on_whole_gradients():
             return "kept"
         if not self.runs.divides:
             wide = self.runs.shard_rows is not None and batch_size > self.runs.shard_rows
@@ -788,15 +787,17 @@ class _Lowering:
         rows = batch_size * (self.shapes[0][0] + sum(2 * O for _, O in self.shapes))
         return "sharded" if rows >= SHARDED_FROM * self.network_size else "fused"
 
+    def steps_on_whole_gradients(self) -> bool:
+        """Whether an optimizer clips gradients by their norm, or makes matrices orthogonal."""
+        clips = self.optimizer is not None and self.optimizer.clip_norm is not None
+        return clips or len(self.matrices.layers) > 0
+
     def keeps_gradients(self) -> bool:
-        """Whether an optimizer has its gradients kept whatever the batch: to clip them by their
-        norm, to make orthogonal matrices of them, or since its rule would be in the way of
-        products there.
+        """Whether an optimizer has its gradients kept whatever the batch: for their sums, or since
+        its rule would be in the way of products there.
         """
-        if self.optimizer is None:
-            return False
-        beyond = self.optimizer.extended and not self.runs.divides
-        return beyond or self.optimizer.clip_norm is not None or len(self.matrices.layers) > 0
+        beyond = self.optimizer is not None and self.optimizer.extended and not self.runs.divides
+        return beyond or self.steps_on_whole_gradients()
 
     def few_rows(self) -> int:
         n_bytes = self.network_size * self.dtype.itemsize
@@ -857,8 +858,7 @@ def _require_steps(lowering: _Lowering, gradients: str) -> None:
     optimizer = lowering.optimizer
     if optimizer is None:
         return
-    whole = optimizer.clip_norm is not None or len(lowering.matrices.layers) > 0
-    unsummed = whole and gradients == "sharded"
+    unsummed = lowering.steps_on_whole_gradients() and gradients == "sharded"
     if unsummed or (lowering.keeps_gradients() and gradients == "fused"):
         raise ValueError(f'{optimizer!r} needs gradients="kept" here, got {gradients!r}.')
     for name in ("clip_norm", "max_norm"):

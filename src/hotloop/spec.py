@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -71,6 +71,10 @@ class Loss:
         The user's, of "custom_loss": summed over outputs, before their activation.
     parameters : tuple of float
         Constants of its formula; in the rows below, their defaults.
+    least : float
+        The smallest target there may be.
+    above : bool
+        Whether targets have to be larger than that.
     """
 
     name: str
@@ -78,6 +82,8 @@ class Loss:
     targets: str
     function: Function | None = None
     parameters: tuple[float, ...] = ()
+    least: float = field(default=-math.inf, compare=False)
+    above: bool = field(default=False, compare=False)
 
     @property
     def heads(self) -> tuple[int, ...]:
@@ -120,14 +126,14 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
             Loss("log_loss", "softmax", "codes"),
             Loss("binary_log_loss", "logistic", "dense"),
             Loss("squared_error", "identity", "dense"),
-            Loss("poisson", "exp", "dense"),
+            Loss("poisson", "exp", "dense", least=0.0),
             Loss("absolute_error", "identity", "dense"),
             Loss("huber", "identity", "dense", parameters=(1.0,)),  # delta
             Loss("log_cosh", "identity", "dense"),
             Loss("quantile", "identity", "dense", parameters=(0.5,)),  # level
             Loss("ordered_quantiles", "ordered", "dense"),  # a level for each output
-            Loss("gamma", "exp", "dense"),
-            Loss("tweedie", "exp", "dense", parameters=(1.5,)),  # power
+            Loss("gamma", "exp", "dense", least=0.0, above=True),
+            Loss("tweedie", "exp", "dense", parameters=(1.5,), least=0.0),  # power
             Loss("binary_focal", "logistic", "dense", parameters=(2.0, 1.0, 1.0)),  # gamma, alphas
             Loss("binary_hinge", "identity", "dense"),
             Loss("binary_squared_hinge", "identity", "dense"),

@@ -715,10 +715,6 @@ def _by_class(class_weight: Any, classes: Array, totals: Array) -> Array:
     return np.divide(totals.sum() / there.sum(), totals, out=np.ones(len(totals)), where=there)
 
 
-#: The smallest target of a loss, and whether it may be that.
-LEAST_TARGET = {"poisson": (">=", 0.0), "gamma": (">", 0.0)}
-
-
 def regression_target(y: Any, loss: Loss) -> Array:
     """Targets of a regressor as numbers.
 
@@ -757,12 +753,10 @@ def regression_target(y: Any, loss: Loss) -> Array:
         raise ValueError(f"y must hold numbers, got {y.dtype}: {error}") from error
     if not np.isfinite(y).all():
         raise ValueError("Input y contains NaN or infinity once its values are read as numbers.")
-    least = LEAST_TARGET.get(loss.name)
-    if loss.name == "tweedie" and loss.parameters[0] > 1:
-        least = LEAST_TARGET["poisson" if loss.parameters[0] < 2 else "gamma"]
-    if least and ((y < 0).any() or (least[0] == ">" and (y == 0).any())):
+    if (y < loss.least).any() or (loss.above and (y == loss.least).any()):
         raise ValueError(
-            f"loss={loss.name!r} requires y {least[0]} 0, got a smallest value of {y.min():g}. "
+            f"loss={loss.name!r} requires y {'>' if loss.above else '>='} {loss.least:g}, got a "
+            f"smallest value of {y.min():g}. "
             "Use loss='squared_error' for targets that may be negative."
         )
     y = y.reshape(len(y), -1)

@@ -21,10 +21,8 @@ from ..options import (
     CLASSIFIER_LOSSES,
     REGRESSOR_LOSSES,
     Focal,
-    Huber,
     LogLoss,
     Quantile,
-    Tweedie,
     chosen,
 )
 from ..validate import Heads, Labels, TrainingData
@@ -34,6 +32,8 @@ from .perceptron import Array, MultilayerPerceptron
 
 #: Losses of a classifier whose outputs are no probabilities.
 HINGES = ("hinge", "squared_hinge")
+#: Losses of a regressor that are objects.
+_LOSS_OBJECTS = {name: kind for name, kind in REGRESSOR_LOSSES.items() if isinstance(kind, type)}
 
 
 class _OfProbabilities:
@@ -1229,9 +1229,8 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     _parameter_constraints: ClassVar[dict] = {
         **MultilayerPerceptron._parameter_constraints,
         "loss": [
-            StrOptions({"squared_error", "absolute_error", "log_cosh", "poisson", "gamma"}),
             StrOptions({*REGRESSOR_LOSSES}),
-            *(Huber, Quantile, Tweedie),
+            *_LOSS_OBJECTS.values(),
             *(callable, tuple),
         ],
     }
@@ -1328,15 +1327,16 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         self.max_time_s = max_time_s
 
     def _encoded(self, data: TrainingData, classes: Any, *, incremental: bool) -> TrainingData:
-        target = validate.regression_target(data.target, self._loss_of(data))
+        target = validate.regression_target(data.target, self._loss_of())
         return replace(data, target=target)
 
-    def _loss_of(self, data: TrainingData) -> spec.Loss:
+    def _loss_of(self, data: TrainingData | None = None) -> spec.Loss:
         if callable(self.loss) or isinstance(self.loss, tuple):
             return spec.custom_loss(validate.function("loss", self.loss), "identity")
-        if isinstance(self.loss, str) and self.loss not in REGRESSOR_LOSSES:
-            return spec.LOSSES[self.loss]
-        return chosen("loss", self.loss, REGRESSOR_LOSSES).record()
+        named = REGRESSOR_LOSSES.get(self.loss) if isinstance(self.loss, str) else None
+        if isinstance(named, spec.Loss):
+            return named
+        return chosen("loss", self.loss, _LOSS_OBJECTS).record()
 
     def _attributes(self, job: Any, outcome: Any) -> dict[str, Any]:
         attributes = super()._attributes(job, outcome)
@@ -1352,7 +1352,7 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     def _score_rows(self, data: TrainingData, output: Array) -> float:
         if not np.isfinite(output).all():
             return float("nan")
-        loss = self._loss_of(data)
+        loss = self._loss_of()
         if loss.name in ("quantile", "ordered_quantiles"):
             return _d2_pinball(data.target, output, loss.parameters, data.sample_weight)
         return _r2(data.target, output, data.sample_weight)
@@ -1460,11 +1460,13 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        try:
+            loss = self._loss_of()
+        except ValueError:  # which fit will raise
+            return tags
         # (scikit-learn's check of several outputs fits negative targets whatever the tags say)
-        loss = Tweedie() if self.loss == "tweedie" else self.loss
-        positive = loss in ("poisson", "gamma") or (isinstance(loss, Tweedie) and loss.power >= 1)
-        several = isinstance(loss, Quantile) and np.size(loss.quantiles) > 1
-        tags.target_tags.multi_output = not (positive or several)
+        positive = loss.least >= 0
+        tags.target_tags.multi_output = not (positive or loss.name == "ordered_quantiles")
         tags.target_tags.positive_only = positive
         return tags
 

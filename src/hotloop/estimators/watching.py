@@ -58,7 +58,8 @@ def scorer_of(estimator: Any, beside: Rows, *, incremental: bool) -> Any:
     scoring = estimator.scoring
     if incremental and (estimator.early_stopping or scoring is not None):
         named = "early_stopping=True" if estimator.early_stopping else f"scoring={scoring!r}"
-        raise ValueError(f"partial_fit does not support {named}")
+        remedy = "" if estimator.early_stopping else "; set scoring=None"
+        raise ValueError(f"partial_fit does not support {named}{remedy}")
     if (beside.X is None) != (beside.y is None):
         given, missing = ("y_val", "X_val") if beside.X is None else ("X_val", "y_val")
         raise ValueError(f"{given} was given without {missing}. Pass both or neither.")
