@@ -508,7 +508,7 @@ def clipped(p, eps):
 
 
 @device
-def loss_element(op, constants, z, y, eps):
+def loss_element(real, op, constants, z, y):
     """Delta and loss of an output before its activation, but for softmax."""
     if op[AT.loss] == WORDS.squared_error:
         return z - y, 0.5 * np.float64(z - y) * np.float64(z - y) / op[AT.O]
@@ -518,10 +518,10 @@ def loss_element(op, constants, z, y, eps):
         return exp(z) - y, entropy - y + mean
     if op[AT.loss] == WORDS.binary_log_loss:
         p = activated(WORDS.logistic, z)
-        c = np.float64(clipped(p, eps))
+        c = np.float64(clipped(p, real(constants[EPS])))
         return p - y, -(y * log(c) + (1 - y) * log(1 - c))
     delta, value = any_loss_element(op[AT.loss], np.float64(z), np.float64(y), constants, FIRST)
-    return eps.dtype.type(delta), value
+    return real(delta), value
 
 
 @device
@@ -543,7 +543,7 @@ def loss(team, op, constants, batch, memory, data):
             value = memory.arena[z + o]
             if kind != WORDS.log_loss and kind < WORDS.smooth_log_loss:
                 y = data.targets[row * O + o]
-                value, part = loss_element(op, constants, value, y, eps)
+                value, part = loss_element(real, op, constants, value, y)
                 total += part
             memory.arena[delta + o] = value * real(weight)
         memory.arena[op[AT.row_loss] + r] = real(weight * total)
