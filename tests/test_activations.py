@@ -395,6 +395,7 @@ class TestLists:
         assert fitted.activation is names
 
     def test_functions_may_be_listed(self):
+        pytest.importorskip("numba", reason="numba compiles functions of the user")
         names = ["silu", (square, square_slope)]
         fitted = MLPRegressor(hidden_layer_sizes=(6, 5), activation=names, **HOW).fit(
             self.X, self.y

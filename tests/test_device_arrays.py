@@ -79,6 +79,8 @@ def test_what_lies_on_a_device_is_known_by_what_it_says():
 def test_dlpack_tells_what_the_array_interface_tells(dtype):
     """Of contiguous arrays, views with steps and an offset, no dimension and no element."""
     whole = np.zeros((4, 6), dtype)
+    if dtype == "?" and np.lib.NumpyVersion(np.__version__) < "1.25.0":
+        pytest.skip("NumPy gives no truth values away by DLPack before 1.25")
     for array in (whole, whole.T, whole[1:, ::2], whole[:, 3], whole[::-1], whole[0, 0, ...]):
         found, expected = dlpack.interface_of(array.__dlpack__()), array.__array_interface__
         assert found["shape"] == expected["shape"]

@@ -356,6 +356,7 @@ def trained_with(activation, axis, backend):
 @both_kinds
 def test_slopes_that_are_kept_are_those_behind_the_normalisation(axis, backend):
     """At scale n + bias: a tanh of the user trains as tanh does, and silu as one of the user."""
+    pytest.importorskip("numba", reason="numba compiles functions of the user")
     net, data = problem((4, 6, 2), ("tanh",), axis, n=6)
     expected, _, _ = oracle_train(net, data, orders_of(6), 6, "sgd")
     own = trained_with(spec.Function("activation", _tanh, _tanh_slope), axis, backend)

@@ -817,6 +817,10 @@ class Watch:
         return self.history.no_improvement_count > self.n_iter_no_change
 
 
+class _Stopped(Exception):
+    """An iteration of L-BFGS that is the last; SciPy before 1.11 does not know StopIteration."""
+
+
 def minimize_lbfgs(
     plan: Plan,
     start: Array,
@@ -880,17 +884,21 @@ def minimize_lbfgs(
             watch.budget.warn(f"{latest.n_iter} iterations")
             was_stopped = True
         if was_stopped:
-            raise StopIteration
+            raise _Stopped
 
     with closing(open_runner(plan, None, streams, n_jobs=n_jobs)) as runner:
-        result = scipy.optimize.minimize(
-            objective,
-            start,
-            method="L-BFGS-B",
-            jac=True,
-            options=options,
-            callback=end_iteration if watch.listens else None,
-        )
+        try:
+            result = scipy.optimize.minimize(
+                objective,
+                start,
+                method="L-BFGS-B",
+                jac=True,
+                options=options,
+                callback=end_iteration if watch.listens else None,
+            )
+        except _Stopped:
+            found = {"x": latest.parameters, "fun": latest.loss, "nit": latest.n_iter}
+            result = scipy.optimize.OptimizeResult(found)
     if mistaken is not None:
         raise mistaken
     if history is not None:
