@@ -232,8 +232,9 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         there is no `sample_weight`, as `sklearn.utils.class_weight.compute_class_weight` has it).
         For an indicator matrix a list of dicts of the weights of 0 and 1, one a label, and for
         several columns of classes one a column; or 'balanced' for each. The weights of a sample's
-        labels are multiplied. They count in
-        validation scores, too. `partial_fit`, which does not see all samples, takes no 'balanced'.
+        labels are multiplied. They count in scores of rows that `early_stopping` sets aside, too;
+        rows of X_val have the weights that are passed with them alone. `partial_fit`, which does
+        not see all samples, takes no 'balanced'.
     dropout : float or array-like of float of shape (n_layers - 2,), default=0.0
         The rate in [0, 1) at which each training step drops outputs of hidden layers: each is 0
         with that probability, else ``1 / (1 - dropout)`` times what it would be, so that its mean
