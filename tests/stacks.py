@@ -270,3 +270,40 @@ def child(code, *options, args=(), timeout=60):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+#: Of the steps that other optimizers than the first three are compared in.
+LR, ALPHA = 0.01, 0.2
+
+
+def scalars_of(record, momentum, n_steps, alpha=ALPHA):
+    """What the steps take, of shape (1, n_steps, groups, kinds)."""
+    scalars = np.zeros((1, n_steps, len(plan.GROUPS), len(plan.SCALARS)))
+    steps = np.arange(1.0, n_steps + 1)
+    found = record.scalars(np.full(n_steps, LR), np.full(n_steps, momentum), steps)
+    for name, values in found.items():
+        scalars[0, :, :, plan.SCALARS.index(name)] = values[:, None]
+    scalars[0, :, 0, plan.SCALARS.index("decay")] = alpha
+    scalars[0, :, 1, plan.SCALARS.index("shrink")] = 1
+    return scalars
+
+
+def stepped(problem, record, momentum, *, batch=10, n_epochs=2, n_jobs=1, **how):
+    """The state and the losses after some epochs by any optimizer's record."""
+    stack = problem.stack
+    compiled = plan.compile_training(
+        problem.network,
+        dtype=stack.operands or stack.dtype,
+        batch_size=batch,
+        optimizer=record,
+        sparse=stack.sparse,
+        backend=stack.backend,
+        **how,
+    )
+    state = vectors.new_state(problem.parameters.copy(), record)
+    runner = backends.open_runner(compiled, state, problem.streams, n_jobs=n_jobs)
+    scalars = scalars_of(record, momentum, n_epochs * steps_per_epoch(stack.n, batch))
+    losses = runner.run(make_orders(problem, n_epochs), scalars)[0]
+    runner.read_state(state)
+    runner.close()
+    return state, losses

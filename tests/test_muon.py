@@ -19,11 +19,10 @@ from sklearn.model_selection import GridSearchCV
 
 import oracle
 from hotloop import MLPClassifier, MLPRegressor, Muon, backends, plan, spec, vectors
-from stacks import Stack, build, make_orders, steps_per_epoch
+from stacks import ALPHA, LR, Stack, build, make_orders, scalars_of, stepped
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Maximum iterations")
 
-LR, ALPHA = 0.01, 0.2
 RECORD = spec.Muon(beta_2=0.99, epsilon=1e-3, adamw_rate=0.5)
 TOLERANCE = {"float32": 1e-3, "float64": 1e-10}
 #: Units of every kind: one, few, primes, parts of vectors and of tiles, more rows or more columns.
@@ -39,36 +38,9 @@ WIDTHS = [
 both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
-def scalars_of(record, n_steps):
-    """What the steps take, of shape (1, n_steps, groups, kinds)."""
-    scalars = np.zeros((1, n_steps, len(plan.GROUPS), len(plan.SCALARS)))
-    steps = np.arange(1.0, n_steps + 1)
-    found = record.scalars(np.full(n_steps, LR), np.full(n_steps, 0.9), steps)
-    for name, values in found.items():
-        scalars[0, :, :, plan.SCALARS.index(name)] = values[:, None]
-    scalars[0, :, 0, plan.SCALARS.index("decay")] = ALPHA
-    scalars[0, :, 1, plan.SCALARS.index("shrink")] = 1
-    return scalars
-
-
-def run(problem, record=RECORD, *, batch=10, n_epochs=2, n_jobs=1):
+def run(problem, record=RECORD, **how):
     """The state and the losses after some epochs on hotloop."""
-    stack = problem.stack
-    compiled = plan.compile_training(
-        problem.network,
-        dtype=stack.operands or stack.dtype,
-        batch_size=batch,
-        optimizer=record,
-        sparse=stack.sparse,
-        backend=stack.backend,
-    )
-    state = vectors.new_state(problem.parameters.copy(), record)
-    runner = backends.open_runner(compiled, state, problem.streams, n_jobs=n_jobs)
-    n_steps = n_epochs * steps_per_epoch(stack.n, batch)
-    losses = runner.run(make_orders(problem, n_epochs), scalars_of(record, n_steps))[0]
-    runner.read_state(state)
-    runner.close()
-    return state, losses
+    return stepped(problem, record, 0.9, **how)
 
 
 def run_oracle(problem, record=RECORD, *, batch=10, n_epochs=2):
@@ -247,16 +219,16 @@ def test_an_interrupt_leaves_whole_steps():
         return backends.open_runner(compiled, state, problem.streams), state
 
     runner, state = opened()
-    runner.run(None, scalars_of(RECORD, 4), n_epochs=1)
+    runner.run(None, scalars_of(RECORD, 0.9, 4), n_epochs=1)
     killer = threading.Timer(0.2, lambda: signal.raise_signal(signal.SIGINT))
     killer.start()
-    scalars = scalars_of(RECORD, 40_000)
+    scalars = scalars_of(RECORD, 0.9, 40_000)
     with pytest.raises(KeyboardInterrupt):
         runner.run(None, scalars, n_epochs=10_000)
     n_steps = runner.steps - 4
     runner.read_state(state)
     other, expected = opened()
-    other.run(None, scalars_of(RECORD, 4), n_epochs=1)
+    other.run(None, scalars_of(RECORD, 0.9, 4), n_epochs=1)
     n_epochs, rest = divmod(n_steps, 4)
     if n_epochs:
         other.run(None, scalars[:, : 4 * n_epochs], n_epochs=n_epochs)

@@ -21,7 +21,7 @@ from sklearn.model_selection import GridSearchCV
 import hotloop
 import oracle
 from hotloop import MLPClassifier, MLPRegressor, backends, plan, spec, vectors
-from stacks import Stack, build, gradient_kinds, make_orders, steps_per_epoch
+from stacks import ALPHA, LR, Stack, build, gradient_kinds, make_orders, scalars_of, stepped
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Maximum iterations")
 
@@ -57,7 +57,6 @@ SPARSE = {k: v for k, v in BESIDES.items() if not {"clip_norm", "max_norm"} & {*
 }
 TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
 STACK = Stack((9, 40, 2), ("tanh",), n=33, weighted=True)
-LR, ALPHA = 0.01, 0.2
 
 both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 #: Other backends keep the gradients of rules beyond the first three.
@@ -69,38 +68,9 @@ def record_of(rule, besides):
     return replace(RULES[rule][0], **besides)
 
 
-def scalars_of(record, momentum, n_steps, alpha=ALPHA):
-    """What the steps take, of shape (1, n_steps, groups, kinds)."""
-    scalars = np.zeros((1, n_steps, len(plan.GROUPS), len(plan.SCALARS)))
-    steps = np.arange(1.0, n_steps + 1)
-    found = record.scalars(np.full(n_steps, LR), np.full(n_steps, momentum), steps)
-    for name, values in found.items():
-        scalars[0, :, :, plan.SCALARS.index(name)] = values[:, None]
-    scalars[0, :, 0, plan.SCALARS.index("decay")] = alpha
-    scalars[0, :, 1, plan.SCALARS.index("shrink")] = 1
-    return scalars
-
-
-def run(problem, rule, besides, *, batch=10, n_epochs=2, n_jobs=1, **how):
+def run(problem, rule, besides, **how):
     """The state and the losses after some epochs on hotloop."""
-    record, stack = record_of(rule, besides), problem.stack
-    compiled = plan.compile_training(
-        problem.network,
-        dtype=stack.operands or stack.dtype,
-        batch_size=batch,
-        optimizer=record,
-        sparse=stack.sparse,
-        backend=stack.backend,
-        **how,
-    )
-    state = vectors.new_state(problem.parameters.copy(), record)
-    runner = backends.open_runner(compiled, state, problem.streams, n_jobs=n_jobs)
-    n_steps = n_epochs * steps_per_epoch(stack.n, batch)
-    scalars = scalars_of(record, RULES[rule][1], n_steps)
-    losses = runner.run(make_orders(problem, n_epochs), scalars)[0]
-    runner.read_state(state)
-    runner.close()
-    return state, losses
+    return stepped(problem, record_of(rule, besides), RULES[rule][1], **how)
 
 
 def run_oracle(problem, rule, besides, *, batch=10, n_epochs=2):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -410,8 +411,10 @@ class LearningRateFinderDisplay:
 
 def _smoothed(losses: Any) -> Array:
     """Running means, what there is before the first loss left out."""
-    decay = SMOOTHING ** np.arange(len(losses))
-    return np.array([np.average(losses[: k + 1], weights=decay[k::-1]) for k in range(len(losses))])
+    means = accumulate(
+        losses, lambda mean, loss: SMOOTHING * mean + (1 - SMOOTHING) * loss, initial=0
+    )
+    return np.array([*means][1:]) / (1 - SMOOTHING ** np.arange(1, len(losses) + 1))
 
 
 def _batches(n_rows: int, size: int, rng: Any) -> Iterator[Array]:

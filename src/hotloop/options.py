@@ -20,16 +20,11 @@ from . import schedules, spec
 from .compat import Interval, StrOptions, validate_parameters
 
 
-class Option(BaseEstimator):
-    """An object that a parameter of an estimator may be."""
-
-    _parameter_constraints: ClassVar[dict] = {}
-
-    def _validate_params(self) -> None:
-        validate_parameters(self)
+class Nested(BaseEstimator):
+    """What has parameters that may have parameters of their own, ``solver__weight_decay``."""
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters, also those of objects that are parameters, as ``then__min_rate``.
+        """Set parameters, also those of objects that are parameters, as ``solver__weight_decay``.
 
         Parameters
         ----------
@@ -39,41 +34,32 @@ class Option(BaseEstimator):
         Returns
         -------
         self : object
-            The object.
+            What they were set on.
 
         Raises
         ------
         ValueError
             If there is no such parameter, or none of its own in what it is set to.
         """
-        require_owners(self, params)
+        own = self.get_params(deep=False)
+        for name in params:
+            owner, _, field = name.partition("__")
+            held = params.get(owner, own.get(owner))
+            if field and owner in own and not hasattr(held, "set_params"):
+                raise ValueError(
+                    f"{name} cannot be set: {owner} is {held!r}, which has no parameters of its "
+                    f"own. Set {owner} to an object first."
+                )
         return super().set_params(**params)
 
 
-def require_owners(holder: BaseEstimator, params: Mapping[str, Any]) -> None:
-    """Refuse parameters of what has none.
+class Option(Nested):
+    """An object that a parameter of an estimator may be."""
 
-    Parameters
-    ----------
-    holder : estimator or Option
-        Whose parameters are to be set.
-    params : mapping of str to object
-        Names and values, as ``solver__weight_decay``.
+    _parameter_constraints: ClassVar[dict] = {}
 
-    Raises
-    ------
-    ValueError
-        If what the parameter before ``__`` is, or is to be, has no parameters of its own.
-    """
-    own = holder.get_params(deep=False)
-    for name in params:
-        owner, _, field = name.partition("__")
-        held = params.get(owner, own.get(owner))
-        if field and owner in own and not hasattr(held, "set_params"):
-            raise ValueError(
-                f"{name} cannot be set: {owner} is {held!r}, which has no parameters of its own. "
-                f"Set {owner} to an object first."
-            )
+    def _validate_params(self) -> None:
+        validate_parameters(self)
 
 
 def chosen(parameter: str, given: Any, names: Mapping[str, type[Any]]) -> Any:
@@ -767,6 +753,8 @@ class Solver(Option):
     _record: ClassVar[type[spec.Optimizer]]
     #: The field that comes with every step, since a schedule may change it; None for none.
     _momentum: ClassVar[str | None] = "beta_1"
+    #: Fields of the record that are no parameters.
+    _fixed: ClassVar[dict[str, Any]] = {}
 
     @property
     def inertia(self) -> float:
@@ -790,7 +778,7 @@ class Solver(Option):
             for name, value in self.get_params(deep=False).items()
             if name != self._momentum
         }
-        return self._record(**fields, **changes)
+        return self._record(**fields, **self._fixed, **changes)
 
 
 def _plain(value: Any) -> str | bool | float:
@@ -930,24 +918,11 @@ class AdamW(Adam):
         **Adam._parameter_constraints,
         "weight_decay": _NOT_NEGATIVE,
     }
+    _fixed: ClassVar[dict[str, Any]] = {"adds_to_corrected": True}
 
     def __init__(self, *, weight_decay=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e-8, amsgrad=False):
         super().__init__(beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, amsgrad=amsgrad)
         self.weight_decay = weight_decay
-
-    def record(self, **changes: Any) -> spec.Optimizer:
-        """What plans are made from.
-
-        Parameters
-        ----------
-        **changes : dict
-            Fields of a :class:`spec.Optimizer` that the estimator says.
-
-        Returns
-        -------
-        spec.Optimizer
-        """
-        return super().record(adds_to_corrected=True, **changes)
 
 
 class NAdam(Solver):
@@ -1267,7 +1242,15 @@ def chosen_solver(given: Any, flat: Mapping[str, tuple[Any, Any]]) -> Solver:
 # ------------------------------------------------------------ averages of the weights
 
 
-class EMA(Option):
+class Average(Option):
+    """What a parameter `averaging` may be: see the classes derived from it."""
+
+    #: Of a moving average over steps; or of a mean over epochs the part of them it leaves out.
+    decay: float | None = None
+    start: float | None = None
+
+
+class EMA(Average):
     """An exponential moving average of all weights, updated after every step.
 
     Weights of step i count ``(1 - decay) * decay ** (t - i) / (1 - decay ** t)`` after t steps.
@@ -1302,7 +1285,7 @@ class EMA(Option):
         self.decay = decay
 
 
-class SWA(Option):
+class SWA(Average):
     """The mean of the weights at the ends of epochs, from a part of `max_iter` on.
 
     The mean is what `coefs_` and `intercepts_` are, and what early stopping scores once it has
@@ -1336,7 +1319,7 @@ class SWA(Option):
 
 
 #: Names of averages.
-AVERAGES: Mapping[str, type[Option]] = {"ema": EMA, "swa": SWA}
+AVERAGES: Mapping[str, type[Average]] = {"ema": EMA, "swa": SWA}
 
 
 class Normalization(Option):

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import scipy.sparse
 from sklearn.base import (
-    BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     RegressorMixin,
     TransformerMixin,
@@ -174,7 +173,7 @@ def _few_rows(
 
 
 class MultilayerPerceptron(
-    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC
+    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, options.Nested, ABC
 ):
     """What both estimators share: all but the meaning of y and of outputs."""
 
@@ -247,27 +246,6 @@ class MultilayerPerceptron(
 
     def _validate_params(self) -> None:
         validate_parameters(self)
-
-    def set_params(self, **params: Any) -> Self:
-        """Set parameters, also those of objects that are parameters, as ``solver__weight_decay``.
-
-        Parameters
-        ----------
-        **params : dict
-            Names and values.
-
-        Returns
-        -------
-        self : object
-            The estimator.
-
-        Raises
-        ------
-        ValueError
-            If there is no such parameter, or none of its own in what it is set to.
-        """
-        options.require_owners(self, params)
-        return super().set_params(**params)
 
     # ---- what differs between the two ------------------------------------------------
 

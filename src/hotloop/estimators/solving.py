@@ -108,26 +108,25 @@ def _solver(estimator: Any) -> options.Solver:
     return options.chosen_solver(estimator.solver, flat)
 
 
-def _averaging(estimator: Any) -> options.Option | None:
-    """The object that `averaging` is, or stands for."""
+def _averaging(estimator: Any) -> options.Average:
+    """The object that `averaging` is, or stands for; of None one that averages nothing."""
     if estimator.averaging is None:
-        return None
+        return options.Average()
     return options.chosen("averaging", estimator.averaging, options.AVERAGES)
 
 
 def swa_start(estimator: Any) -> float | None:
     """The part of `max_iter` after which weights are averaged by epochs; None if they are not."""
-    average = _averaging(estimator)
-    return average.start if isinstance(average, options.SWA) else None
+    return _averaging(estimator).start
 
 
 def record_of(estimator: Any) -> spec.Optimizer:
     """What a step does."""
-    average = _averaging(estimator)
+    decay = _averaging(estimator).decay
     given = {name: getattr(estimator, name) for name in ("max_norm", "clip_norm", "clip_value")}
     return _solver(estimator).record(
         l1_ratio=float(estimator.l1_ratio),
-        average_decay=float(average.decay) if isinstance(average, options.EMA) else None,
+        average_decay=None if decay is None else float(decay),
         **{name: None if value is None else float(value) for name, value in given.items()},
     )
 
