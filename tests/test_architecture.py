@@ -23,7 +23,7 @@ ARROWS = {
     "__init__": {
         *("backends", "callbacks", "display", "estimators", "kernels", "many", "options"),
     },
-    "callbacks": {"compat"},
+    "callbacks": {"compat", "model_io"},
     "display": {"options"},
     "many": {"backends", "device_arrays"},
     "device_arrays": {"backends", "compat", "validate"},
@@ -41,7 +41,7 @@ ARROWS = {
     "plan": {"spec", "normalization", "matrices", "vectors", "kernels"},
     "matrices": set(),
     "normalization": {"spec", "vectors", "kernels"},
-    "model_io": {"spec", "plan"},
+    "model_io": {"compat", "options", "train"},
     "validate": {"compat", "spec"},
     "compat": set(),
     "spec": set(),

@@ -7,17 +7,15 @@ every epoch, or iteration of L-BFGS.
 from __future__ import annotations
 
 import math
-import os
-from contextlib import suppress
 from copy import copy
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import joblib
 
 from .compat import require_callbacks, without_callbacks
+from .model_io import whole_file
 
 #: Values of an epoch by the names that callbacks know them by, and whether larger is better.
 VALUES = {"validation_score": True, "validation_loss": False, "loss": False}
@@ -214,16 +212,8 @@ class Checkpoint(FitWatcher):
 
     def _write(self, fitted: Any) -> None:
         """The old file or the new one, never neither."""
-        temporary = self.path.with_name(f".{self.path.name}.{uuid4().hex}.part")
-        try:
-            with open(temporary, "xb") as file:
-                joblib.dump(without_callbacks(copy(fitted)), file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)
+        with whole_file(self.path) as file:
+            joblib.dump(without_callbacks(copy(fitted)), file)
 
 
 class OptunaPruning(FitWatcher):

@@ -15,6 +15,7 @@ import sklearn
 from sklearn.base import BaseEstimator
 from sklearn.base import _fit_context as fit_context
 from sklearn.utils._array_api import get_namespace_and_device
+from sklearn.utils._metadata_requests import SIMPLE_METHODS
 from sklearn.utils._param_validation import (
     Interval,
     Options,
@@ -45,11 +46,13 @@ __all__ = [
     "StrOptions",
     "check_sample_weight",
     "fit_context",
+    "give_settings",
     "in_library_of",
     "lbfgs_options",
     "lbfgs_result",
     "parameter_names",
     "require_callbacks",
+    "take_settings",
     "validate_parameters",
     "without_callbacks",
 ]
@@ -152,6 +155,48 @@ def without_callbacks(fitted: Any) -> Any:
 
 #: Where scikit-learn keeps the tasks of a fit during it.
 _CONTEXTS = ("_callback_fit_ctx", "_parent_callback_ctx")
+
+
+def take_settings(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What scikit-learn's methods have set, taken out of an estimator's attributes.
+
+    Parameters
+    ----------
+    state : dict
+        Attributes; less those when this returns.
+
+    Returns
+    -------
+    dict of dict
+        By method what metadata it asks for (`set_fit_request` and its like), and under
+        "set_output" what that was told.
+    """
+    requests = state.pop("_metadata_request", None)
+    found = {}
+    for method in SIMPLE_METHODS if requests is not None else ():
+        if getattr(requests, method).requests:
+            found[method] = dict(getattr(requests, method).requests)
+    if "_sklearn_output_config" in state:
+        found["set_output"] = dict(state.pop("_sklearn_output_config"))
+    return found
+
+
+def give_settings(estimator: Any, settings: dict[str, Any]) -> None:
+    """Set an estimator as :func:`take_settings` has found another; ValueError if there is no such
+    setting.
+    """
+    requests = estimator.get_metadata_routing()
+    for method, values in settings.items():
+        if method == "set_output":
+            if {*map(type, values.values())} - {str}:
+                raise ValueError(f"set_output takes names, got {values!r:.100}.")
+            estimator.set_output(**values)
+            continue
+        if method not in SIMPLE_METHODS or values.keys() - getattr(requests, method).requests:
+            raise ValueError(f"there is no such request of metadata: {method} {values!r:.100}.")
+        for name, alias in values.items():
+            getattr(requests, method).add_request(param=name, alias=alias)
+        estimator._metadata_request = requests
 
 
 def parameter_names(cls: type) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from sklearn.exceptions import ConvergenceWarning
 from .backends import Runner, open_runner, random_words, shuffle, times_faster
 from .plan import GROUPS, MIXUP, SCALARS, Plan
 from .schedules import Schedule, Steps
+from .spec import Optimizer
 from .vectors import State
 
 Array = np.ndarray
@@ -225,7 +226,7 @@ class StochasticOptimizer:
         The parameters that steps have come to, where those handed out are an average.
     """
 
-    record: Any
+    record: Optimizer
     schedule: Schedule
     learning_rate_init: float
     momentum: float
@@ -252,6 +253,17 @@ class StochasticOptimizer:
         if asked.record.average_decay is None:
             after.trajectory = None
         return after
+
+    def require_size(self, n: int) -> None:
+        """Raise ValueError unless the moments there are belong to so many parameters."""
+        kept = [*self.slots.values(), *([] if self.trajectory is None else [self.trajectory])]
+        wrong = [values.shape for values in kept if values.shape != (n,)]
+        if wrong:
+            raise ValueError(
+                f"coefs_, intercepts_ and what is normalized have {n} numbers, but the moments that "
+                f"partial_fit kept of the solver have shape {wrong[0]}. Weights of other shapes "
+                "need new ones: call fit, with init=(coefs_, intercepts_) to start from them."
+            )
 
     def scalars(self, steps: Steps) -> dict[str, Array]:
         """What steps to come take from here, by the names of the kernels' scalars.

@@ -425,6 +425,10 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
     0.88
     """
 
+    classes_: Array | list[Array]
+    _label_kind: str
+    _sparse_labels: bool
+
     _own_scoring = "accuracy"
 
     _parameter_constraints: ClassVar[dict] = {
@@ -549,6 +553,21 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
 
     def _heads(self) -> tuple[int, ...]:
         return self._labels_of_heads.widths if self.out_activation_ == "softmaxes" else ()
+
+    def _require_whole(self) -> None:
+        """Raise ValueError unless the labels, too, fit the outputs."""
+        super()._require_whole()
+        if "classes_" not in vars(self):
+            return
+        several = isinstance(self.classes_, list)
+        labels: Any = self._labels if several == (self.out_activation_ == "softmaxes") else None
+        columns = self.classes_ if several else [self.classes_]
+        wrong = [c for c in columns if c.ndim != 1 or not c.size]
+        if labels is None or wrong or labels.n_outputs != self.n_outputs_:
+            raise ValueError(
+                f"classes_ are {self.classes_!r:.200}, which does not fit {self.n_outputs_} outputs "
+                f"through {self.out_activation_!r}."
+            )
 
     @property
     def _label_binarizer(self) -> Any:
@@ -1226,6 +1245,8 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     >>> round(regr.score(X_test, y_test), 2)
     0.98
     """
+
+    quantiles_: Array
 
     _parameter_constraints: ClassVar[dict] = {
         **MultilayerPerceptron._parameter_constraints,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -21,7 +23,7 @@ from sklearn.base import (
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted, indexable
 
-from .. import backends, device_arrays, options, spec, train, validate
+from .. import backends, device_arrays, model_io, options, spec, train, validate
 from ..compat import (
     LBFGS_VECTORS,
     CallbackSupportMixin,
@@ -177,11 +179,33 @@ class MultilayerPerceptron(
 ):
     """What both estimators share: all but the meaning of y and of outputs."""
 
+    # All that a fit may set: types by which model files are judged.
     coefs_: list[Array]
     intercepts_: list[Array]
+    norm_scales_: list[Array]
+    norm_means_: list[Array]
+    norm_variances_: list[Array]
+    n_features_in_: int
+    feature_names_in_: Array
+    n_layers_: int
     n_outputs_: int
-    loss: Any
     out_activation_: str
+    n_iter_: int
+    t_: int
+    device_: str
+    loss_: float
+    best_loss_: float | None
+    loss_curve_: list[float]
+    validation_scores_: list[float] | None
+    best_validation_score_: float | None
+    validation_loss_curve_: list[float] | None
+    _normalization: spec.Normalization | None
+    _optimizer: train.StochasticOptimizer
+    _no_improvement_count: int
+    _n_steps: int
+    _seed: int | None
+
+    loss: Any
     #: The scorer that would do what `_score_rows` does from outputs.
     _own_scoring: str | None
 
@@ -605,6 +629,8 @@ class MultilayerPerceptron(
                 stacklevel=2,
             )
         last = vars(self).get("_optimizer") if job.incremental else None
+        if last is not None:
+            last.require_size(job.start.size)
         optimizer = solving.optimizer_of(self, last)
         csr = CSRInput(self.sparse_updates == "lazy", data.row_entries)
         plan = _training_plan(
@@ -899,6 +925,10 @@ class MultilayerPerceptron(
         """Functions go by import path."""
         for name in ("activation", "loss", "scoring"):
             validate.require_importable(name, getattr(self, name))
+        return self._state()
+
+    def _state(self) -> dict[str, Any]:
+        """What is kept of it, in a pickle or a model file."""
         return super().__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -921,6 +951,123 @@ class MultilayerPerceptron(
                 n = len(getattr(self, name))
                 setattr(self, name, views[:n])
                 views = views[n:]
+
+    # ---- model files -----------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the estimator to a file that `load` reads, safely wherever it is from.
+
+        All of it is kept: parameters, what `fit` has found, and what `partial_fit` and
+        `warm_start` go on from, bit for bit, and of scikit-learn's settings `set_output` and
+        `set_fit_request`; an estimator that was not fitted has its parameters. Callbacks are left
+        out. Of functions that are parameters only the names are written, and `load` asks for them.
+
+        The file has the safetensors format, so that other programs read the arrays, ``coefs_.0``
+        and so on; by custom its name ends in ``.safetensors``. It appears, or takes the place of an
+        older one, when it is complete: if anything fails the older one stays as it is.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file, in a folder that exists.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        TypeError
+            If a parameter or an attribute is of a type that such a file cannot hold.
+        ValueError
+            If parameters cannot be used, or attributes were edited and do not agree.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> from sklearn.datasets import load_iris
+        >>> from hotloop import MLPClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> clf = MLPClassifier(solver="lbfgs", random_state=0, max_iter=1000).fit(X, y)
+        >>> path = os.path.join(tempfile.mkdtemp(), "iris.safetensors")
+        >>> clf.save(path)
+        >>> bool((MLPClassifier.load(path).predict(X) == clf.predict(X)).all())
+        True
+        """
+        model_io.save(self, path)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike, functions: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Read an estimator from a file that `save` has written.
+
+        The file may come from anyone: nothing in it is executed or imported, all of it is checked,
+        and it takes no more memory than its size says.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file.
+        functions : dict of str to (callable or (callable, callable)), default=None
+            The functions that were parameters, by their place: that parameter's name, and in a
+            list a dot and the number there, as in ``{"loss": (f, df), "activation.1": g}``. Each
+            as it was given, a function or a pair. An error says which are wanted.
+
+        Returns
+        -------
+        estimator : object
+            As it was saved.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        ValueError
+            If it is no such file, not whole, of another class or a newer version; if functions are
+            missing, not asked for or of another shape.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> from hotloop import MLPRegressor
+        >>> def double(z):
+        ...     return z + z
+        >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+        >>> MLPRegressor((8, 4), activation=["relu", double]).save(path)
+        >>> MLPRegressor.load(path, functions={"activation.1": double}).hidden_layer_sizes
+        (8, 4)
+        """
+        return model_io.load(cls, path, functions)
+
+    def _require_whole(self) -> None:
+        """Raise ValueError unless functions take what they will be given, and the attributes of a
+        fit, if there was one, are all there and agree.
+        """
+        several = isinstance(self.activation, list)
+        self._activations(len(self.activation) if several else 1)
+        if callable(self.loss) or isinstance(self.loss, tuple):
+            validate.function("loss", self.loss)
+        known, declared = vars(self), model_io.declared(type(self))
+        if not declared.keys() & known.keys():
+            return
+        record = known.get("_normalization")
+        norms = {NORMS[part] for part in (record.vectors if record else ())}
+        missing = ({*declared} - {*PASSING} | norms) - {*known}
+        if missing:
+            raise ValueError(f"{sorted(missing)} are missing, which every fit sets.")
+        coefs, intercepts = validate.parameters(self.coefs_, self.intercepts_)
+        self._norm_vectors(coefs)
+        _loss_through(self.out_activation_)
+        shapes = {
+            "n_features_in_": len(coefs[0]),
+            "n_layers_": len(coefs) + 1,
+            "n_outputs_": len(intercepts[-1]),
+        }
+        said = {name: known[name] for name in shapes}
+        if said != shapes or not all(coef.size for coef in coefs):
+            raise ValueError(f"coefs_ have the shapes of {shapes}, above 0, but there are {said}.")
+        names = known.get("feature_names_in_")
+        if names is not None and (names.dtype != object or names.shape != coefs[0].shape[:1]):
+            raise ValueError(f"feature_names_in_ are not {len(coefs[0])} strings, but {names!r:.100}.")
 
     # ---- private names that scikit-learn's own tests reach for -------------------------
     # `_optimizer.learning_rate` and `_no_improvement_count` are attributes that fit sets;
