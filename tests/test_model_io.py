@@ -5,7 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -99,7 +99,10 @@ CLASSIFIERS = {
     "generator": {"random_state": np.random.RandomState(3)},
     "no_hidden_layer": {"hidden_layer_sizes": ()},
     "names": {"X": framed, "hidden_layer_sizes": np.array([3])},
-    "init": {"init": ([np.eye(4, 2), np.eye(2, 3)], [[0, 0.5], (1, 2, 3)]), "hidden_layer_sizes": [2]},
+    "init": {
+        "init": ([np.eye(4, 2), np.eye(2, 3)], [[0, 0.5], (1, 2, 3)]),
+        "hidden_layer_sizes": [2],
+    },
     "one_thread": {"n_jobs": 1, "max_time_s": 1e9, "verbose": np.bool_(False)},
     "emulated": {"precision": "bfloat16_emulated"},
 }
@@ -130,15 +133,15 @@ def rows_of(case):
 
 def trained(estimator, rows):
     """What training has made of it: by partial_fit, and by a warm start from there."""
-    if hasattr(estimator, "partial_fit") and not estimator.early_stopping:
-        if not isinstance(estimator.averaging, hotloop.SWA):
-            estimator.partial_fit(*rows)
+    swa = isinstance(estimator.averaging, hotloop.SWA)
+    if hasattr(estimator, "partial_fit") and not (estimator.early_stopping or swa):
+        estimator.partial_fit(*rows)
     return estimator.set_params(warm_start=True, max_iter=2, scoring=None).fit(*rows)
 
 
 @pytest.mark.parametrize(("kind", "case"), [*CASES, NUMBA])
 def test_a_file_gives_the_estimator_back(kind, case, tmp_path):
-    """Each attribute, and predictions; training goes on with the bits that a pickle goes on with."""
+    """Each attribute, and predictions; training goes on as after a pickle, bit for bit."""
     if case.get("backend") == "numba":
         pytest.importorskip("numba")
     rows = rows_of(case)
@@ -176,17 +179,21 @@ def test_every_attribute_of_a_fit_is_declared_and_no_other(tmp_path):
 
 
 def test_an_unfitted_estimator_has_its_parameters(tmp_path):
-    estimator = MLPRegressor("huber", [3, 2], solver=hotloop.Lion(beta_2=0.5), n_iter_no_change=np.inf)
+    estimator = MLPRegressor(
+        "huber", [3, 2], solver=hotloop.Lion(beta_2=0.5), n_iter_no_change=np.inf
+    )
     other = reloaded(estimator, tmp_path / "model")
     assert not differing(estimator, other)
     assert not hasattr(other, "coefs_")
 
 
 def test_other_byte_orders_are_read_as_numbers_of_this_machine(tmp_path):
-    estimator = fitted(y=y.astype(">i4"))
+    estimator = fitted(y=WORDS)
+    estimator.classes_ = estimator.classes_.astype(">U3")
+    estimator.coefs_ = [coef.astype(">f8") for coef in estimator.coefs_]
     other = reloaded(estimator, tmp_path / "model")
-    assert estimator.classes_.dtype == ">i4"
-    assert other.classes_.dtype == np.dtype("i4")
+    assert other.classes_.dtype == np.dtype("U3")
+    assert other.coefs_[0].dtype == np.dtype("f8")
     np.testing.assert_array_equal(other.predict(X), estimator.predict(X))
 
 
@@ -204,7 +211,9 @@ def test_settings_are_kept_and_callbacks_are_not(tmp_path):
     pytest.importorskip("pandas")
     estimator = fitted(X=framed(X)).set_output(transform="pandas")
     with sklearn.config_context(enable_metadata_routing=True):
-        estimator.set_fit_request(X_val=True, sample_weight="w").set_score_request(sample_weight=False)
+        estimator.set_fit_request(X_val=True, sample_weight="w").set_score_request(
+            sample_weight=False
+        )
     if hasattr(estimator, "set_callbacks"):
         estimator.set_callbacks(hotloop.Checkpoint(tmp_path / "best"))
     other = reloaded(estimator, tmp_path / "model")
@@ -213,17 +222,20 @@ def test_settings_are_kept_and_callbacks_are_not(tmp_path):
     assert "_skl_callbacks" not in vars(other)
 
 
-def test_a_model_loads_in_another_process_without_a_word_of_pickle(tmp_path):
-    """pickle.loads and its like are out of order there."""
+def test_a_model_loads_in_another_process_and_nothing_is_executed(tmp_path):
+    """And nothing is compiled, executed or imported, which the interpreter would tell."""
     estimator = fitted(solver=hotloop.NAdam(), y=WORDS, random_state=np.random.RandomState(1))
     estimator.save(tmp_path / "model")
     np.savez(tmp_path / "data", X=X, expected=estimator.predict(X))
     code = (
-        "import numpy as np, pickle, hotloop, builtins\n"
-        "data = np.load('data.npz'); X, expected = data['X'], data['expected']\n"
-        "def refuse(*args, **kwargs): raise AssertionError\n"
-        "pickle.loads = pickle.load = pickle.Unpickler = builtins.eval = builtins.exec = refuse\n"
+        "import sys, numpy as np, hotloop\n"
+        "data, events = np.load('data.npz'), set()\n"
+        "X, expected = data['X'], data['expected']\n"
+        "hotloop.MLPClassifier.load('model')  # which reads our own annotations\n"
+        "sys.addaudithook(lambda event, _: events.add(event))\n"
         "clf = hotloop.MLPClassifier.load('model')\n"
+        "assert 'open' in events\n"
+        "assert events <= {'open', 'builtins.id', 'object.__getattr__'}, events\n"
         "assert (clf.predict(X) == expected).all()\n"
     )
     command = [sys.executable, "-c", code]
@@ -254,7 +266,7 @@ def test_functions_are_asked_for_by_place(place, tmp_path):
         MLPRegressor.load(path)
     other = MLPRegressor.load(path, functions={place: function})
     assert other.get_params() == estimator.get_params()
-    with pytest.raises(ValueError, match="functions has \\['other'\\], but the file asks for"):
+    with pytest.raises(ValueError, match=r"functions has \['other'\], but the file asks for"):
         MLPRegressor.load(path, functions={place: function, "other": silu})
     wrong = [3, (silu, silu, silu), silu if place != "scoring" else (silu, silu)]
     for value in wrong:
@@ -274,7 +286,7 @@ def test_functions_that_nobody_asked_for_are_refused(tmp_path):
 def test_missing_functions_are_told_before_arrays_are_read(tmp_path, monkeypatch):
     MLPRegressor(activation=silu).save(tmp_path / "model")
     monkeypatch.setattr(model_io, "_tensors", lambda *_: pytest.fail("read"))
-    with pytest.raises(ValueError, match="{'activation': silu}"):
+    with pytest.raises(ValueError, match=r"{'activation': silu}"):
         MLPRegressor.load(tmp_path / "model")
 
 
@@ -307,11 +319,11 @@ def test_what_a_file_cannot_hold_is_a_type_error(tmp_path):
             MLPClassifier(**{name: value}).save(tmp_path / "model")
     estimator = fitted()
     estimator.note = "mine"
-    with pytest.raises(TypeError, match="^note is 'mine', and a model file has no attribute"):
+    with pytest.raises(TypeError, match=r"^note is 'mine', and a model file has no attribute"):
         estimator.save(tmp_path / "model")
     estimator = fitted()
     estimator.loss_ = "small"
-    with pytest.raises(TypeError, match="^loss_ is 'small', and a model file has float there"):
+    with pytest.raises(TypeError, match=r"^loss_ is 'small', and a model file has float there"):
         estimator.save(tmp_path / "model")
     assert not os.listdir(tmp_path)
 
@@ -484,9 +496,15 @@ WRONG = [
     *({"tensor": "coefs_.0"}, {"tensor": "nothing"}, {"tensor": []}, {"text": "coefs_.0"}),
     *({"dict": [1]}, {"dict": [[[], 1]]}, {"strings": [1]}, {"strings": ["a"]}, {"float": "nan"}),
     *({"generator": [1, 2, 3, 4]}, {"function": "loss"}, {"object": "os.system", "parameters": {}}),
-    *({"object": "AdamW", "parameters": {"beta_1": 2}}, {"object": "AdamW", "parameters": {"x": 2}}),
+    *(
+        {"object": "AdamW", "parameters": {"beta_1": 2}},
+        {"object": "AdamW", "parameters": {"x": 2}},
+    ),
     *({"object": "Warmup", "parameters": {"then": {"object": "AdamW", "parameters": {}}}},),
-    *({"record": "spec.Adam", "fields": {"rule": "x"}}, {"record": "subprocess.Popen", "fields": {}}),
+    *(
+        {"record": "spec.Adam", "fields": {"rule": "x"}},
+        {"record": "subprocess.Popen", "fields": {}},
+    ),
     {"record": "train.StochasticOptimizer", "fields": {"slots": {"dict": [[1, 2]]}}},
 ]
 
@@ -507,14 +525,14 @@ def harmless(path):
     except (ValueError, OSError):
         return
     for method in (loaded.predict, loaded.predict_proba, loaded.transform):
-        try:
+        with suppress(ValueError):
             method(X.astype(np.float32))
-        except (ValueError, sklearn.exceptions.NotFittedError):
-            pass
+    with suppress(Exception):  # as for a user who sets such a thing; the process lives
+        loaded.set_params(max_iter=2).partial_fit(X, WORDS)
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@settings(max_examples=400)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
+@settings(max_examples=300)
 @given(st.data())
 def test_a_document_that_was_tampered_with_is_harmless(model, tmp_path_factory, data):
     """Other JSON anywhere in the header or the document."""
@@ -529,8 +547,8 @@ def test_a_document_that_was_tampered_with_is_harmless(model, tmp_path_factory, 
     harmless(path)
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@settings(max_examples=400)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
+@settings(max_examples=300)
 @given(st.data())
 def test_a_damaged_file_is_harmless(model, tmp_path_factory, data):
     """Cut off, bits turned over, bytes put in or taken out."""
@@ -579,7 +597,10 @@ def test_headers_that_ask_for_too_much_are_refused(header, model, tmp_path):
     """Deep, long, overflowing: at once, and for little memory."""
     document = json.dumps(parts_of(model)[1])
     if b"dtype" in header:
-        header = b'{"__metadata__": {"hotloop": %b}, %b' % (json.dumps(document).encode(), header[1:])
+        header = b'{"__metadata__": {"hotloop": %b}, %b' % (
+            json.dumps(document).encode(),
+            header[1:],
+        )
     path = tmp_path / "model"
     for length in (len(header), len(header) + 1, 2**63, 2**64 - 1):
         path.write_bytes(length.to_bytes(8, "little") + header)
@@ -594,7 +615,11 @@ def test_headers_that_ask_for_too_much_are_refused(header, model, tmp_path):
         (("format",), True, "its document has"),
         (("class",), "MLPRegressor", "it holds 'MLPRegressor', and not MLPClassifier"),
         (("parameters", "alpha"), -1, "The 'alpha' parameter of MLPClassifier must be"),
-        (("parameters", "beta"), 1, "'beta' is none of the parameters .* written by hotloop 0"),
+        (
+            ("parameters", "beta"),
+            1,
+            "'beta' is none of the parameters .* hotloop 0.* wrote the file",
+        ),
         (("attributes", "predict"), 1, "'predict' is none of the attributes"),
         (("attributes", "__class__"), 1, "'__class__' is none of the attributes"),
         (("attributes", "loss_"), "x", "loss_ is 'x', which is no float"),
@@ -610,8 +635,8 @@ def test_headers_that_ask_for_too_much_are_refused(header, model, tmp_path):
         (("attributes", "classes_"), {"strings": ["a", "b"]}, "nothing refers to the arrays"),
         (("parameters", "solver"), {"object": "Popen", "parameters": {}}, "none of the objects"),
         (("parameters", "solver", "parameters", "epsilon"), -1, "epsilon"),
-        (("settings", "fit"), {"groups": True}, "no such request of metadata"),
-        (("settings", "set_output"), {"transform": 3}, "set_output takes names"),
+        (("settings", "fit"), {"groups": True}, "no such setting as 'fit' of"),
+        (("settings", "set_output"), {"transform": 3}, "no such setting as 'set_output' of"),
         (("functions", "loss"), ["f"], r"functions={'loss': f}"),
     ],
 )

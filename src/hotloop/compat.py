@@ -187,16 +187,16 @@ def give_settings(estimator: Any, settings: dict[str, Any]) -> None:
     """
     requests = estimator.get_metadata_routing()
     for method, values in settings.items():
-        if method == "set_output":
-            if {*map(type, values.values())} - {str}:
-                raise ValueError(f"set_output takes names, got {values!r:.100}.")
-            estimator.set_output(**values)
-            continue
-        if method not in SIMPLE_METHODS or values.keys() - getattr(requests, method).requests:
-            raise ValueError(f"there is no such request of metadata: {method} {values!r:.100}.")
-        for name, alias in values.items():
-            getattr(requests, method).add_request(param=name, alias=alias)
-        estimator._metadata_request = requests
+        known = getattr(requests, method).requests if method in SIMPLE_METHODS else {}
+        given: dict[Any, Any] = values if isinstance(values, dict) else {None: None}
+        if method == "set_output" and all(isinstance(name, str) for name in given.values()):
+            estimator.set_output(**given)
+        elif given.keys() <= known.keys():
+            for name, alias in given.items():
+                getattr(requests, method).add_request(param=name, alias=alias)
+            estimator._metadata_request = requests
+        else:
+            raise ValueError(f"there is no such setting as {method!r:.50} of {values!r:.100}.")
 
 
 def parameter_names(cls: type) -> tuple[str, ...]:

@@ -1,22 +1,24 @@
 """Model files: estimators as data. To read one executes nothing, and imports nothing it names.
 
-A file has the safetensors format (https://github.com/huggingface/safetensors): eight bytes with the
-length of a header, the header, which is JSON, and arrays end to end. The header's metadata hold one
-document, JSON again, with all that is no array::
+A file has the safetensors format (https://github.com/huggingface/safetensors): eight bytes with
+the length of a header, the header, which is JSON, and arrays end to end. The header's metadata
+have one document, JSON again, with all that is no array::
 
     {"format": 1, "hotloop": "0.1.0", "class": "MLPClassifier",
-     "parameters": {"solver": {"object": "AdamW", "parameters": {"weight_decay": 0.1, ...}}, ...},
+     "parameters": {"solver": {"object": "AdamW", "parameters": {"beta_1": 0.9, ...}}, ...},
      "attributes": {"coefs_": [{"tensor": "coefs_.0"}, {"tensor": "coefs_.1"}], ...},
      "settings": {}, "functions": {"activation.1": ["silu", "silu_slope"]}}
 
-Numbers, strings, truth values, null and lists stand for themselves in it. Whatever else is an object
-that says its kind: :class:`_Decoder` lists them. Arrays and functions are known by their *place*: the
-parameter or attribute, and the way from there, as in ``coefs_.0``. Of functions and classes there are
-names: functions are asked for, classes looked up in the tables below.
+Numbers, strings, truth values, null and lists stand for themselves in it. Whatever else is an
+object that says its kind: :class:`_Decoder` lists them. Arrays and functions are known by their
+*place*: the parameter or attribute, and the way from there, as in ``coefs_.0``. Of functions and
+classes there are names: functions are asked for, classes looked up in the tables below.
 
-Nothing that was read is believed. The layout is checked before anything is allocated, parameters are
-checked by the constraints of the estimator, attributes by the types that its class declares. Each
-array is read once, so that memory is bounded by the size of the file.
+Nothing that was read is believed. The layout is checked before anything is allocated, parameters
+by the constraints of the estimator, attributes by the types that its class declares. Each array is
+read once, so that memory is bounded by the size of the file. The format takes so little to read
+that no library is needed, and a file that is cut off meanwhile is an error here: in a file that
+such a library maps into memory it would be a signal.
 """
 
 from __future__ import annotations
@@ -31,8 +33,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import fields
-from importlib.metadata import version
-from numbers import Integral, Real
+from functools import lru_cache
+from importlib import metadata
+from numbers import Real
 from typing import Any, BinaryIO, NoReturn, Union, get_args, get_origin, get_type_hints
 from uuid import uuid4
 
@@ -41,6 +44,8 @@ import numpy as np
 from . import compat, options, train
 
 Array = np.ndarray
+_version = lru_cache(maxsize=1)(metadata.version)
+_hints = lru_cache(maxsize=64)(get_type_hints)
 
 #: To be raised when a reader of the last one would misread what is written.
 FORMAT = 1
@@ -105,15 +110,15 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
     parameters = {name: state.pop(name) for name in estimator._get_param_names()}
     for name, value in state.items():
         if name not in hints or not _is(value, hints[name]):
-            wanted = inspect.formatannotation(hints[name]) if name in hints else None
-            raise TypeError(
-                f"{name} is {value!r:.200}, and a model file has "
-                + (f"{wanted} there. Set it to that." if wanted else "no attribute of that name. ")
-                + ("" if wanted else f"Delete it, or annotate it in a class of your own, {name}: ...")
+            there = (
+                "no attribute of that name. Delete it, or declare its type in a class of your own"
             )
+            if name in hints:
+                there = f"{inspect.formatannotation(hints[name])} there. Set it to that"
+            raise TypeError(f"{name} is {value!r:.200}, and a model file has {there}.")
     document = {
         "format": FORMAT,
-        "hotloop": version("hotloop"),
+        "hotloop": _version("hotloop"),
         "class": type(estimator).__name__,
         "parameters": encoder.each(parameters),
         "attributes": encoder.each(state),
@@ -198,7 +203,7 @@ def _write(path: str | os.PathLike, document: str, tensors: Mapping[str, Array])
     with whole_file(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
-            file.write(tensors[name])
+            file.write(tensors[name].data)
 
 
 def _header(file: BinaryIO) -> dict[str, Any]:
@@ -206,7 +211,8 @@ def _header(file: BinaryIO) -> dict[str, Any]:
     size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
     if length > size - 8:
         raise ValueError(
-            f"of its {size} bytes {length} are to be a header; it is no safetensors file, or not all of it."
+            f"{length} of its {size} bytes are to be a header. It is no safetensors file, or not "
+            "all of one."
         )
     header = _json(file.read(length))
     if type(header) is not dict:
@@ -232,12 +238,14 @@ def _tensors(file: BinaryIO, header: Mapping[str, Any]) -> dict[str, Array]:
         size = math.prod(shape[:MOST_DIMENSIONS]) * kind.itemsize
         if begin != place or end - begin != size or len(shape) > MOST_DIMENSIONS:
             raise ValueError(
-                f"the array {_short(name)} of shape {_short(shape)} has bytes {begin} to {end}, and not {place} "
-                f"to {place + size}."
+                f"the array {_short(name)} of shape {_short(shape)} is said to be in bytes {begin} "
+                f"to {end}, and not {place} to {place + size}."
             )
         place = end
     if start + place != os.fstat(file.fileno()).st_size:
-        raise ValueError(f"its arrays take {place} bytes, and not what there are. It may be cut off.")
+        raise ValueError(
+            f"its arrays take {place} bytes, and not what there are. It may be cut off."
+        )
     return {
         name: _array(file, start + begin, kind, shape) for begin, _, name, kind, shape in entries
     }
@@ -246,9 +254,10 @@ def _tensors(file: BinaryIO, header: Mapping[str, Any]) -> dict[str, Array]:
 def _array(file: BinaryIO, start: int, dtype: np.dtype, shape: list[int]) -> Array:
     """An array from a file; a truth value that is neither 0 nor 1 would mislead NumPy."""
     file.seek(start)
-    stored = np.dtype(np.uint8) if dtype == bool else dtype
-    array = np.fromfile(file, stored, math.prod(shape)).reshape(shape)
-    if dtype != bool:
+    truth = dtype.kind == "b"
+    stored = np.fromfile(file, np.uint8 if truth else dtype, math.prod(shape))
+    array = stored.reshape(shape)
+    if not truth:
         return array.astype(dtype.newbyteorder("="), copy=False)
     if array.max(initial=0) > 1:
         raise ValueError("an array of truth values holds others than 0 and 1.")
@@ -277,11 +286,11 @@ def _document(header: dict[str, Any], kind: Any) -> dict[str, Any]:
     document = _json(text)
     if not isinstance(document, dict):
         document = {}
-    number, writer, here = document.get("format"), document.get("hotloop"), version("hotloop")
+    number, writer = document.get("format"), f"{document.get('hotloop')!s:.50}"
     if type(number) is int and number > FORMAT:
         raise ValueError(
-            f"this file was written by hotloop {writer!s:.50}, in format {number}, and hotloop {here} "
-            f"reads formats up to {FORMAT}. Update hotloop."
+            f"this file was written by hotloop {writer}, in format {number}, and hotloop "
+            f"{_version('hotloop')} reads formats up to {FORMAT}. Update hotloop."
         )
     if {name: type(part) for name, part in document.items()} != PARTS or number != FORMAT:
         raise ValueError(f"its document has {_short(document)}, and not the parts {[*PARTS]}.")
@@ -298,14 +307,13 @@ def _given(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, 
     for place, names in wanted.items():
         if not isinstance(names, list) or len(names) not in (1, 2):
             raise ValueError(f"it has {_short(names)} for names of functions at {_short(place)}.")
-        one = f"{names[0]!s:.100}"
-        asked[place] = one if len(names) == 1 else f"({one}, {names[1]!s:.100})"
-    listed = ", ".join(f"{place!r}: {text}" for place, text in asked.items())
-    missing = [place for place in asked if place not in given]
-    if missing:
+        asked[place] = ", ".join(f"{name!s:.100}" for name in names)
+        asked[place] = f"({asked[place]})" if len(names) == 2 else asked[place]
+    listed = ", ".join(f"{place!r}: {names}" for place, names in asked.items())
+    if asked.keys() - given.keys():
         raise ValueError(
-            f"the file does not hold functions, but their places, here {missing}, and what they were "
-            f"called. Pass them: load(path, functions={{{listed}}})."
+            "a file has the names of functions, and where they belong. Pass the functions: "
+            f"load(path, functions={{{listed}}})."
         )
     if given.keys() - asked.keys():
         raise ValueError(
@@ -313,11 +321,14 @@ def _given(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, 
             + (f"asks for functions={{{listed}}}." if asked else "asks for none; leave it out.")
         )
     for place, names in wanted.items():
-        value, pair = given[place], len(names) == 2
+        value = given[place]
         parts = value if isinstance(value, tuple) else (value,)
-        fits = isinstance(value, tuple) == pair and len(parts) == len(names)
-        if not fits or not all(callable(p) or (n is None is p) for p, n in zip(parts, names)):
-            raise ValueError(f"functions[{place!r}] has to be as {asked[place]}, got {value!r:.200}.")
+        fits = isinstance(value, tuple) == (len(names) == 2) and len(parts) == len(names)
+        pairs = zip(parts, names, strict=True) if fits else ()
+        if not fits or not all(callable(part) or part is name is None for part, name in pairs):
+            raise ValueError(
+                f"functions[{place!r}] has to be as {asked[place]}, got {value!r:.200}."
+            )
     return given
 
 
@@ -328,8 +339,9 @@ def _state(document: Mapping[str, Any], kind: Any, decoder: _Decoder) -> dict[st
         for name, entry in document[part].items():
             if name not in known:
                 raise ValueError(
-                    f"{_short(name)} is none of the {part} of {kind.__name__}. The file was written "
-                    f"by hotloop {writer:.50}; this is {version('hotloop')}. If it is older, update."
+                    f"{_short(name)} is none of the {part} of {kind.__name__}. hotloop "
+                    f"{writer:.50} wrote the file, and this is {_version('hotloop')}. If that is "
+                    "older, update it."
                 )
             state[name] = decoder.decoded(entry)
             if part == "attributes" and not _is(state[name], hints[name]):
@@ -343,11 +355,11 @@ def _state(document: Mapping[str, Any], kind: Any, decoder: _Decoder) -> dict[st
 def declared(kind: Any) -> dict[str, Any]:
     """Attributes that a fit may set, and their types: what a class annotates and does not have."""
     taken = {*dir(kind), *kind._get_param_names()}
-    return {name: hint for name, hint in get_type_hints(kind).items() if name not in taken}
+    return {name: hint for name, hint in _hints(kind).items() if name not in taken}
 
 
 def _is(value: Any, hint: Any) -> bool:
-    """Whether a value has a declared type. Whole numbers are counts, or the seed of random words."""
+    """Whether a value has a declared type; integers are counts, or the key of random words."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(_is(value, one) for one in inner)
@@ -356,11 +368,11 @@ def _is(value: Any, hint: Any) -> bool:
     if origin is dict:
         pairs = value.items() if type(value) is dict else [(None, None)]
         return all(_is(part, one) for pair in pairs for part, one in zip(pair, inner, strict=True))
+    if hint in (int, float) and isinstance(value, bool):
+        return False
     if hint is int:
-        return isinstance(value, Integral) and type(value) is not bool and 0 <= value < 2**64
-    if hint is float:
-        return isinstance(value, Real) and type(value) is not bool
-    return isinstance(value, hint)
+        return isinstance(value, int | np.integer) and 0 <= int(value) < 2**64
+    return isinstance(value, Real if hint is float else hint)
 
 
 def _short(value: Any) -> str:
@@ -498,7 +510,7 @@ class _Decoder:
         return points.view(f"U{points.shape[-1]}")[..., 0][()]
 
     def _generator(self, key: Any, at: int, has_gauss: int, gauss: Any) -> np.random.RandomState:
-        """The state must be one: NumPy believes it. Zeros alone would be drawn from one of zeros."""
+        """NumPy believes what it is told; a state of zeros would give nothing else for ever."""
         whole = isinstance(key, np.ndarray) and (key.shape, key.dtype) == ((624,), np.uint32)
         if not (whole and key[1:].any() and 0 <= at <= 624 and has_gauss in (0, 1)):
             raise ValueError("the state of a random generator is none of MT19937.")
@@ -517,7 +529,7 @@ class _Decoder:
         if name not in RECORDS:
             raise ValueError(f"{_short(name)} is none of the records {sorted(RECORDS)}.")
         kind, values = RECORDS[name], {n: self.decoded(entry) for n, entry in given.items()}
-        hints, known = get_type_hints(kind), {field.name: field.init for field in fields(kind)}
+        hints, known = _hints(kind), {field.name: field.init for field in fields(kind)}
         for field, value in values.items():
             if field not in known or not _is(value, hints[field]):
                 raise ValueError(f"{_short(value)} is no {_short(field)} of {name}.")

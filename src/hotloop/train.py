@@ -260,7 +260,7 @@ class StochasticOptimizer:
         wrong = [values.shape for values in kept if values.shape != (n,)]
         if wrong:
             raise ValueError(
-                f"coefs_, intercepts_ and what is normalized have {n} numbers, but the moments that "
+                f"coefs_, intercepts_ and normalizations have {n} numbers, but the moments that "
                 f"partial_fit kept of the solver have shape {wrong[0]}. Weights of other shapes "
                 "need new ones: call fit, with init=(coefs_, intercepts_) to start from them."
             )

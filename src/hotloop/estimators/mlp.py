@@ -544,7 +544,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
             kind = "binary"
         if self.out_activation_ == "identity":
             kind = self._label_kind
-        return Labels(self.classes_, kind, vars(self).get("_sparse_labels", False))
+        classes: Any = self.classes_
+        return Labels(classes, kind, vars(self).get("_sparse_labels", False))
 
     @property
     def _labels_of_heads(self) -> Any:
@@ -561,12 +562,12 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
             return
         several = isinstance(self.classes_, list)
         labels: Any = self._labels if several == (self.out_activation_ == "softmaxes") else None
-        columns = self.classes_ if several else [self.classes_]
+        columns: Any = self.classes_ if several else [self.classes_]
         wrong = [c for c in columns if c.ndim != 1 or not c.size]
         if labels is None or wrong or labels.n_outputs != self.n_outputs_:
             raise ValueError(
-                f"classes_ are {self.classes_!r:.200}, which does not fit {self.n_outputs_} outputs "
-                f"through {self.out_activation_!r}."
+                f"classes_ are {self.classes_!r:.200}, which does not fit {self.n_outputs_} outputs"
+                f" through {self.out_activation_!r}."
             )
 
     @property

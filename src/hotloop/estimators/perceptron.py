@@ -995,9 +995,7 @@ class MultilayerPerceptron(
         model_io.save(self, path)
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike, functions: Mapping[str, Any] | None = None
-    ) -> Self:
+    def load(cls, path: str | os.PathLike, functions: Mapping[str, Any] | None = None) -> Self:
         """Read an estimator from a file that `save` has written.
 
         The file may come from anyone: nothing in it is executed or imported, all of it is checked,
@@ -1032,7 +1030,7 @@ class MultilayerPerceptron(
         >>> def double(z):
         ...     return z + z
         >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
-        >>> MLPRegressor((8, 4), activation=["relu", double]).save(path)
+        >>> MLPRegressor(hidden_layer_sizes=(8, 4), activation=["relu", double]).save(path)
         >>> MLPRegressor.load(path, functions={"activation.1": double}).hidden_layer_sizes
         (8, 4)
         """
@@ -1067,7 +1065,9 @@ class MultilayerPerceptron(
             raise ValueError(f"coefs_ have the shapes of {shapes}, above 0, but there are {said}.")
         names = known.get("feature_names_in_")
         if names is not None and (names.dtype != object or names.shape != coefs[0].shape[:1]):
-            raise ValueError(f"feature_names_in_ are not {len(coefs[0])} strings, but {names!r:.100}.")
+            raise ValueError(
+                f"feature_names_in_ are not {len(coefs[0])} strings, but {names!r:.100}."
+            )
 
     # ---- private names that scikit-learn's own tests reach for -------------------------
     # `_optimizer.learning_rate` and `_no_improvement_count` are attributes that fit sets;
