@@ -4,6 +4,8 @@
 #   make demo       hotloop beside scikit-learn: a table and demo.png  (make demo ARGS="--data DIR")
 #   make test       the tests, and on every usable instruction set those of kernels and of scikit-learn itself
 #   make check-all  the same with the slow ones, and where their tools are there:
+#     check-numba         all tests on numba
+#     check-threads       all tests with one thread, and with four
 #     check-baseline-cpu  the kernels on an x86-64 processor without AVX, emulated
 #     check-aarch64       the kernels on 64-bit ARM, cross-compiled and emulated
 #     check-clang         the kernels compiled by clang
@@ -35,8 +37,8 @@ SOURCES := pyproject.toml setup.py README.md \
   $(shell find src kernels -name '*.py' -o -name '*.px[yi]' -o -name '*.[ch]' -o -name py.typed)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check-all check-baseline-cpu check-aarch64 check-clang check-versions check-cuda bench lint \
-  types clean
+.PHONY: demo test check-all check-numba check-threads check-baseline-cpu check-aarch64 \
+  check-clang check-versions check-cuda bench lint types clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMPS)/demo
@@ -47,7 +49,13 @@ test: $(STAMPS)/test
 
 check-all: $(STAMPS)/test
 	$(call run_tests,)
-	$(MAKE) check-baseline-cpu check-aarch64 check-clang check-versions check-cuda
+	$(MAKE) check-numba check-threads check-baseline-cpu check-aarch64 check-clang check-versions check-cuda
+
+check-numba: $(STAMPS)/test
+	HOTLOOP_BACKEND=numba $(PYTEST) -m "not slow"
+
+check-threads: $(STAMPS)/test
+	for n in 1 4; do HOTLOOP_NUM_THREADS=$$n $(PYTEST) -m "not slow" || exit 1; done
 
 check-baseline-cpu: $(STAMPS)/test
 	.ci/elsewhere nehalem -n 2 $(KERNEL_TESTS)

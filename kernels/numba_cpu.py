@@ -682,13 +682,13 @@ def train(words, tables, streams, memory, epochs, progress, most):
 
 
 @jit
-def predict(words, ops, streams, memory, rows, chunk, out):
+def predict(words, ops, streams, memory, rows, out, total):
     """Some rows of `out`, from the first to before the last, through the ops in chunks; returns the
-    sum of their losses, if an op makes them.
+    total with the sums of their losses, if an op makes them: one after the other, so that no bit
+    depends on how many chunks a call has.
     """
     order, no_scalars = np.empty(0, np.intp), np.empty(0)
-    first, last = rows
-    total = 0.0
+    first, last, chunk = rows
     for begin in range(first, last, chunk):
         rows_here, nothing = min(chunk, last - begin), np.uint64(0)
         batch = Batch(order, begin, rows_here, no_scalars, 1.0, nothing, nothing, 0)
@@ -828,9 +828,9 @@ class Engine:
         streams, total = _flat(streams, self.plan), 0.0
         chunk, flat, first, most = self.plan.inference_rows, out.reshape(-1), 0, 1
         while first < len(out):
-            rows = first, min(first + most * chunk, len(out))
+            rows = first, min(first + most * chunk, len(out)), chunk
             start = time.perf_counter()
-            total += predict(WORDS, ops, streams, memory, rows, chunk, flat)
+            total = predict(WORDS, ops, streams, memory, rows, flat, total)
             first, most = rows[1], next_most(most, time.perf_counter() - start)
         return total
 

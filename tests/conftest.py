@@ -1,5 +1,6 @@
 """Shared by all test files: the header that says what is under test, and hypothesis' profile."""
 
+import os
 import signal
 
 import hypothesis
@@ -37,6 +38,13 @@ def always_shared(monkeypatch):
     perceptron._training_plan.cache_clear()  # plans of other steps
     yield taken
     perceptron._training_plan.cache_clear()
+
+
+def pytest_runtest_setup(item):
+    """Skip what only the compiled kernels do where HOTLOOP_BACKEND names others."""
+    name = os.environ.get("HOTLOOP_BACKEND") or "compiled"
+    if name != "compiled" and item.get_closest_marker("compiled"):
+        pytest.skip(f"of the compiled kernels, and HOTLOOP_BACKEND={name}")
 
 
 def pytest_report_header():

@@ -110,7 +110,7 @@ def test_every_command_in_readme_is_run_by_one():
             "--rows 0 --rounds 1",
             "All within bounds.",
             id="bfloat16.py",
-            marks=NEEDS_COMPILER,
+            marks=[NEEDS_COMPILER, pytest.mark.compiled],
         ),
         pytest.param(
             "sparse.py", "--cases step --epochs 1", "1,000,000 features: ", id="sparse.py"

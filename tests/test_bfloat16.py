@@ -32,6 +32,8 @@ from stacks import (
 )
 from test_kernels import SHAPES, assert_trained_match, assert_training_matches, hidden
 
+pytestmark = pytest.mark.compiled
+
 BOTH = ("bfloat16", "bfloat16_emulated")
 HERE = [name for name in BOTH if provider(DTYPES[name])]
 every_way = pytest.mark.parametrize("operands", HERE)

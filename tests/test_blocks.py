@@ -68,6 +68,7 @@ def test_chunks_of_rows_do_not_show(outputs, loss, sparse, dtype):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.compiled
 @both_dtypes
 @pytest.mark.parametrize("inputs", [16, 143, 144, 230])
 def test_units_that_go_together_do_not_show(inputs, dtype):

@@ -18,6 +18,8 @@ from hotloop import backends, plan, spec, vectors
 from hotloop.estimators import perceptron
 from stacks import ACTIVATIONS, LOSSES, Stack, build, child, predict
 
+pytestmark = pytest.mark.compiled
+
 #: Every number of vectors that a tile may have, full and with a tail; narrow layers; wide ones.
 WIDTHS = (*range(1, 37), 48, 63, 100, 128, 130, 257)
 

@@ -290,6 +290,7 @@ def test_numba_trains_and_predicts_the_same(solver):
         np.testing.assert_allclose(a, b, rtol=1e-7)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("precision", ["float32", "bfloat16_emulated"])
 def test_narrower_numbers_come_near(precision):
     X, y = data()

@@ -53,6 +53,7 @@ def copies_of_x(given, estimator="MLPClassifier", **parameters):
     return peak / (given.data.nbytes if scipy.sparse.issparse(given) else given.nbytes)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
 @pytest.mark.parametrize("precision", ["auto", "float32", "float64"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -121,6 +122,7 @@ def test_copies_of_the_weights(parameters, during, after):
     assert after < copies_of_weights(peak - ARENA) < during
 
 
+@pytest.mark.compiled
 def test_copies_of_the_weights_in_predictions():
     """One, packed, for rows that go in several pieces; none for those that go in one."""
     model = hotloop.MLPClassifier(HIDDEN, max_iter=1, n_jobs=1).fit(ROWS, CODES)
@@ -130,6 +132,7 @@ def test_copies_of_the_weights_in_predictions():
         assert copies_of_weights(left) < 0.05
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("estimator", ["MLPClassifier", "MLPRegressor"])
 @pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
 @pytest.mark.parametrize("sparse", [False, True])

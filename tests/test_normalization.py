@@ -669,7 +669,7 @@ def test_what_cannot_be_done_is_refused():
     refused("'normalization' parameter", normalization="instance")
     refused("'momentum' parameter of BatchNorm", normalization=BatchNorm(momentum=2))
     refused("'epsilon' parameter of LayerNorm", normalization=LayerNorm(epsilon=0))
-    how = {"precision": "bfloat16_emulated", "normalization": "layer"}
+    how = {"precision": "bfloat16_emulated", "normalization": "layer", "backend": "compiled"}
     refused("float32 or float64, but precision", **how)
     model = new(MLPClassifier, normalization="batch", warm_start=True).fit(X, y)
     before = state_of(vars(model))

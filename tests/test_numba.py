@@ -83,6 +83,24 @@ def test_a_row_has_the_same_bits_alone_and_in_a_batch():
         np.testing.assert_array_equal(model.predict_proba(X[r : r + 1])[0], together[r])
 
 
+def test_how_calls_are_paced_shows_in_no_bit(monkeypatch):
+    """Neither in weights nor in losses, of training or of validation rows: calls of one step or
+    chunk, and of ever more.
+    """
+    from hotloop.kernels import numba_cpu
+
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(20_000, 20)), rng.integers(0, 3, 20_000)
+    results = []
+    for factor in (1, 2):
+        monkeypatch.setattr(numba_cpu, "next_most", lambda most, *_, by=factor: most * by)
+        model = MLPClassifier((64, 64), max_iter=4, random_state=0, backend="numba")
+        model.fit(X[:300], y[:300], X_val=X, y_val=y)
+        losses = model.loss_curve_ + model.validation_loss_curve_
+        results.append((losses, [c.tobytes() for c in model.coefs_]))
+    assert results[0] == results[1]
+
+
 def test_early_stopping_partial_fit_and_lazy_updates_run_on_it():
     X, y = digits("float64", sparse=True)
     settings = {"sparse_updates": "lazy", "early_stopping": True, "max_iter": 5, "random_state": 0}

@@ -33,6 +33,7 @@ def every_plan(network, dtype="float64", sparse=False):
             )
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_views_tile_the_parameter_vector(network, dtype, sparse):
@@ -89,6 +90,7 @@ def test_a_new_state_has_a_model_axis_and_zero_slots(optimizer):
     assert state.step == 0
 
 
+@pytest.mark.compiled
 def test_a_plan_is_deterministic_and_frozen(network):
     """Compiled twice, the same table; its fields cannot be set."""
     for one, two in zip(every_plan(network), every_plan(network), strict=True):
@@ -98,6 +100,7 @@ def test_a_plan_is_deterministic_and_frozen(network):
             one.ops = None
 
 
+@pytest.mark.compiled
 def test_a_printed_plan_is_a_table_of_its_ops(network):
     """The model summary names every layer's sizes and the parameter count."""
     for compiled in every_plan(network):

@@ -75,6 +75,7 @@ def trained(problem, n_jobs, *, optimizer="adam", batch_size=601, gradients="fus
 # ---- the same bits ---------------------------------------------------------------------
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize(
     ("stack", "gradients"), [(s, g) for s in STACKS for g in gradient_kinds(s.sparse)], ids=str
 )
@@ -129,6 +130,7 @@ def test_predictions_of_any_number_of_rows(n, monkeypatch, always_shared):
     np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.compiled
 def test_workers_take_denormals_for_zero_as_the_caller_does(monkeypatch, always_shared):
     """Moments that decay below the normal range become 0 on every thread."""
     monkeypatch.setenv("HOTLOOP_NUM_THREADS", "4")
@@ -214,6 +216,7 @@ def test_small_steps_and_single_rows_stay_on_one_thread():
     )
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("n_epochs", [2, 20])
 def test_in_between_both_are_tried(n_epochs, monkeypatch):
     """A runner times one thread and all, in training and for gradients of the whole."""
@@ -231,6 +234,7 @@ def test_in_between_both_are_tried(n_epochs, monkeypatch):
     assert threads[:12] == [1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2][:n_epochs]
 
 
+@pytest.mark.compiled
 def test_the_pool_is_as_large_as_the_largest_fit_and_shared(monkeypatch):
     """Four threads mean three workers, however many fits there are; and no others appear."""
     code = """
@@ -514,6 +518,7 @@ INTERRUPTS = """
 """
 
 
+@pytest.mark.compiled
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is sent in another way there")
 @pytest.mark.parametrize("case", ["small", "large", "long step", "lbfgs"])
 @pytest.mark.parametrize("turns", [4, pytest.param(75, marks=pytest.mark.slow)])
