@@ -202,6 +202,8 @@ def give_settings(estimator: Any, settings: dict[str, Any]) -> None:
 def parameter_names(cls: type) -> tuple[str, ...]:
     """Names that scikit-learn reads from a signature at each call."""
     init = cls.__init__  # type: ignore[misc]
+    if init is object.__init__:
+        return ()
     made_from, names = _NAMES.get(cls, (None, ()))
     if made_from is None or made_from() is not init:
         names = tuple(BaseEstimator._get_param_names.__func__(cls))

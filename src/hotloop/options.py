@@ -17,11 +17,18 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from . import schedules, spec
-from .compat import Interval, StrOptions, validate_parameters
+from .compat import Interval, StrOptions, parameter_names, validate_parameters
 
 
 class Nested(BaseEstimator):
     """What has parameters that may have parameters of their own, ``solver__weight_decay``."""
+
+    @classmethod
+    def _get_param_names(cls) -> list[str]:
+        return list(parameter_names(cls))
+
+    def _validate_params(self) -> None:
+        validate_parameters(self)
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters, also those of objects that are parameters, as ``solver__weight_decay``.
@@ -57,9 +64,6 @@ class Option(Nested):
     """An object that a parameter of an estimator may be."""
 
     _parameter_constraints: ClassVar[dict] = {}
-
-    def _validate_params(self) -> None:
-        validate_parameters(self)
 
 
 def chosen(parameter: str, given: Any, names: Mapping[str, type[Any]]) -> Any:

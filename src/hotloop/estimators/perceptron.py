@@ -34,8 +34,6 @@ from ..compat import (
     fit_context,
     lbfgs_options,
     lbfgs_result,
-    parameter_names,
-    validate_parameters,
 )
 from ..plan import (
     FEW_ROWS,
@@ -264,13 +262,6 @@ class MultilayerPerceptron(
     @abstractmethod
     def __init__(self) -> None: ...
 
-    @classmethod
-    def _get_param_names(cls) -> list[str]:
-        return list(parameter_names(cls))
-
-    def _validate_params(self) -> None:
-        validate_parameters(self)
-
     # ---- what differs between the two ------------------------------------------------
 
     @abstractmethod
@@ -440,14 +431,16 @@ class MultilayerPerceptron(
     def _augmented(self, network: spec.Network, data: TrainingData) -> spec.Network:
         """The network as it is trained: with what is dropped, mixed and made noisy."""
         rates = validate.dropout(self.dropout, len(network.layers) - 1)
-        hidden = [
-            replace(layer, dropout=rate)
-            for layer, rate in zip(network.layers[:-1], rates, strict=True)
-        ]
-        changes: dict[str, Any] = {name: float(getattr(self, name)) for name in INPUT_CHANGES}
-        network = replace(network, layers=(*hidden, network.layers[-1]), **changes)
+        given = {name: float(getattr(self, name)) for name in INPUT_CHANGES}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value}
+        if any(rates):
+            layers = zip(network.layers, (*rates, 0.0), strict=True)
+            changes["layers"] = tuple(replace(layer, dropout=rate) for layer, rate in layers)
+        if not changes:
+            return network
+        network = replace(network, **changes)
+        asked = [name for name in INPUT_CHANGES if name in changes]
         if network.draws and self.solver == "lbfgs":
-            asked = [name for name in INPUT_CHANGES if changes[name]]
             asked += ["dropout"] if any(rates) else []
             raise ValueError(
                 f"solver='lbfgs' minimises one loss of all rows, which {' and '.join(asked)} would "
@@ -455,7 +448,6 @@ class MultilayerPerceptron(
                 f"{'=0, '.join(asked)}=0."
             )
         if network.changes_input and data.is_sparse:
-            asked = [name for name in INPUT_CHANGES if changes[name]]
             raise ValueError(
                 f"X is sparse, and {' and '.join(asked)} would change whole rows of it, zeros "
                 "included. Drop outputs of hidden layers instead (dropout), or pass a dense X."

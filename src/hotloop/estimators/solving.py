@@ -82,7 +82,7 @@ def optimizer_of(estimator: Any, last: StochasticOptimizer | None) -> Stochastic
     solver, schedule = _solver(estimator), _schedule(estimator)
     schedule.require_rate(estimator.learning_rate_init)
     asked = StochasticOptimizer(
-        record_of(estimator), schedule, estimator.learning_rate_init, solver.inertia
+        _record(estimator, solver), schedule, estimator.learning_rate_init, solver.inertia
     )
     if last is None:
         return asked
@@ -122,9 +122,13 @@ def swa_start(estimator: Any) -> float | None:
 
 def record_of(estimator: Any) -> spec.Optimizer:
     """What a step does."""
+    return _record(estimator, _solver(estimator))
+
+
+def _record(estimator: Any, solver: options.Solver) -> spec.Optimizer:
     decay = _averaging(estimator).decay
     given = {name: getattr(estimator, name) for name in ("max_norm", "clip_norm", "clip_value")}
-    return _solver(estimator).record(
+    return solver.record(
         l1_ratio=float(estimator.l1_ratio),
         average_decay=None if decay is None else float(decay),
         **{name: None if value is None else float(value) for name, value in given.items()},
