@@ -70,7 +70,7 @@ MOST_HEADER = 100_000_000
 #: What makes something that a file can hold of something like it.
 MAKERS: dict[type, str] = {
     **{np.ndarray: "np.asarray", str: "str", int: "int", float: "float"},
-    **{Mapping: "dict", Iterable: "list"},  # type: ignore[type-abstract]
+    **{Mapping: "dict", Iterable: "list"},
 }
 #: Missing functions that a message lists.
 MOST_LISTED = 10
@@ -604,7 +604,7 @@ class _Decoder:
                 raise ValueError(f"{_short(pair)} is no key of a dict, and a value.")
         return dict(pairs)
 
-    def _scalar(self, array: Any) -> np.generic:
+    def _scalar(self, array: Any) -> Any:
         if not isinstance(array, np.ndarray) or array.ndim:
             raise ValueError(f"{_short(array)} is no scalar.")
         return array[()]
