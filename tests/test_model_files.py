@@ -276,6 +276,8 @@ def test_attributes_that_are_missing_are_named(gone, model, tmp_path):
     [
         ({"classes_": np.array(["a", "b"])}, "^.*classes_ are .* does not fit 3 outputs"),
         ({"classes_": np.array([["a", "b", "c"]])}, "classes_ are .* does not fit 3 outputs"),
+        ({"classes_": np.array([["a"], ["b"], ["c"]])}, "classes_ are .* does not fit 3 outputs"),
+        ({"_label_kind": "multilabel-indicator"}, "are 'multilabel-indicator' and False"),
         ({"classes_": [np.arange(3)]}, "classes_ are .* does not fit 3 outputs"),
         ({"_label_kind": "binary"}, "_label_kind and _sparse_labels are 'binary' and False"),
         ({"_label_kind": "x", "out_activation_": "identity"}, "are 'x' and False"),
@@ -296,6 +298,12 @@ def test_attributes_that_do_not_agree_are_refused(changes, message, model, tmp_p
     estimator = MLPClassifier.load(model)
     vars(estimator).update(changes)
     refused(estimator, tmp_path / "model", message)
+
+
+def test_two_classes_are_no_more(tmp_path):
+    estimator = fitted(y=y > 1)
+    estimator.classes_ = np.arange(3)
+    refused(estimator, tmp_path / "model", "3 classes do not fit 1 output")
 
 
 def test_no_number_of_json_is_none(model, tmp_path, monkeypatch):

@@ -569,6 +569,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
                 f"classes_ are {self.classes_!r:.200}, which does not fit {self.n_outputs_} outputs"
                 f" through {self.out_activation_!r}."
             )
+        if labels.kind == "binary" and len(self.classes_) > 2:
+            raise ValueError(f"{len(self.classes_)} classes do not fit 1 output.")
         kind, several_labels = self._label_kind, self._label_kind == "multilabel-indicator"
         known = (
             several
