@@ -276,7 +276,7 @@ def test_attributes_that_are_missing_are_named(gone, model, tmp_path):
     [
         ({"classes_": np.array(["a", "b"])}, "^.*classes_ are .* does not fit 3 outputs"),
         ({"classes_": np.array([["a", "b", "c"]])}, "classes_ are .* does not fit 3 outputs"),
-        ({"classes_": np.array([["a"], ["b"], ["c"]])}, "classes_ are .* does not fit 3 outputs"),
+        ({"classes_": np.array([["a"], ["b"], ["c"]])}, "dtype=.* does not fit 3 outputs"),
         ({"_label_kind": "multilabel-indicator"}, "are 'multilabel-indicator' and False"),
         ({"classes_": [np.arange(3)]}, "classes_ are .* does not fit 3 outputs"),
         ({"_label_kind": "binary"}, "_label_kind and _sparse_labels are 'binary' and False"),
