@@ -61,3 +61,15 @@ def test_judging_does_not_touch_the_estimator():
     before = dict(vars(estimator))
     validate.training_data(estimator, X, y, None, reset=True, precision="auto", y_numeric=True)
     assert vars(estimator) == before
+
+
+def test_hidden_layer_sizes_have_one_dimension_and_messages_an_end():
+    """As a crafted file may have them: 2**20 rows of nothing."""
+    for value in (np.zeros((2**20, 0), int), np.array(3), np.ones((2, 2), int)):
+        with pytest.raises(ValueError, match="must be an integer or have one dimension"):
+            validate.hidden_layer_sizes(value)
+    for value in ([0.5] * 10**5, [-1] * 10**5):
+        with pytest.raises(ValueError, match="hidden_layer_sizes must be") as caught:
+            validate.hidden_layer_sizes(value)
+        assert len(str(caught.value)) < 300
+    assert validate.hidden_layer_sizes(np.array([3, 4])) == (3, 4)

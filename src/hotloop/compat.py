@@ -63,6 +63,8 @@ PLAIN_TYPES = (int, float, str, bool, type(None))
 #: (name, type, value) of parameters that passed, by class; so many at most.
 _PASSED: WeakKeyDictionary[type, set] = WeakKeyDictionary()
 MOST_PASSED = 1024
+#: Entries of a tuple among them, and characters of a string.
+LONGEST_PASSED = 64
 #: Names of the parameters of a class and the __init__ they are of, which may hold the class.
 _NAMES: WeakKeyDictionary[type, tuple[ReferenceType | None, tuple[str, ...]]] = WeakKeyDictionary()
 
@@ -229,8 +231,10 @@ def validate_parameters(estimator: Any) -> None:
     unknown, keys = {}, []
     for name, value in estimator.get_params(deep=False).items():
         key = None
-        if type(value) in PLAIN_TYPES or (
-            type(value) is tuple and all(type(entry) is int for entry in value)
+        short = not isinstance(value, str | tuple) or len(value) <= LONGEST_PASSED
+        if short and (
+            type(value) in PLAIN_TYPES
+            or (type(value) is tuple and all(type(entry) is int for entry in value))
         ):
             key = (name, type(value), value)
             if key in passed:

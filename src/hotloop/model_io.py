@@ -16,9 +16,10 @@ classes there are names: functions are asked for, classes looked up in the table
 
 Nothing that was read is believed. The layout is checked before anything is allocated, parameters
 by the constraints of the estimator, attributes by the types that its class declares. Each array is
-read once, so that memory is bounded by the size of the file. The format takes so little to read
-that no library is needed, and a file that is cut off meanwhile is an error here: in a file that
-such a library maps into memory it would be a signal.
+read once and takes the memory that it takes in the file; what JSON makes of a header, of 100 MB at
+most, is a bounded multiple of it: an empty list takes two bytes there, and a hundred in memory. The
+format takes so little to read that no library is needed, and a file that is cut off meanwhile is an
+error here: in a file that such a library maps into memory it would be a signal.
 """
 
 from __future__ import annotations
@@ -28,15 +29,16 @@ import inspect
 import json
 import math
 import os
+import stat
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import metadata
 from numbers import Real
-from typing import Any, BinaryIO, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, BinaryIO, ClassVar, NoReturn, Union, get_args, get_origin, get_type_hints
 from uuid import uuid4
 
 import numpy as np
@@ -45,7 +47,6 @@ from . import compat, options, train
 
 Array = np.ndarray
 _version = lru_cache(maxsize=1)(metadata.version)
-_hints = lru_cache(maxsize=64)(get_type_hints)
 
 #: To be raised when a reader of the last one would misread what is written.
 FORMAT = 1
@@ -64,6 +65,15 @@ DTYPES = {
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 #: NumPy's own limit depends on its version.
 MOST_DIMENSIONS = 32
+#: Bytes of a header that safetensors itself reads.
+MOST_HEADER = 100_000_000
+#: What makes something that a file can hold of something like it.
+MAKERS: dict[type, str] = {
+    **{np.ndarray: "np.asarray", str: "str", int: "int", float: "float"},
+    **{Mapping: "dict", Iterable: "list"},
+}
+#: Missing functions that a message lists.
+MOST_LISTED = 10
 _OF_RECORDS: tuple[Any, ...] = (options.SOLVERS, options.SCHEDULES, options.NORMALIZATIONS)
 _OTHERS: tuple[Any, ...] = (options.CLASSIFIER_LOSSES, options.REGRESSOR_LOSSES, options.AVERAGES)
 #: The user's objects that there are.
@@ -103,7 +113,6 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
         If it could not be loaded: its parameters or attributes cannot be used.
     """
     estimator._validate_params()
-    estimator._require_whole()
     state = compat.without_callbacks(copy(estimator))._state()
     settings = compat.take_settings(state)
     encoder, hints = _Encoder(), declared(type(estimator))
@@ -116,6 +125,7 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
             if name in hints:
                 there = f"{inspect.formatannotation(hints[name])} there. Set it to that"
             raise TypeError(f"{name} is {value!r:.200}, and a model file has {there}.")
+    estimator._require_whole()
     document = {
         "format": FORMAT,
         "hotloop": _version("hotloop"),
@@ -146,9 +156,16 @@ def load(kind: Any, path: str | os.PathLike, functions: Mapping[str, Any] | None
         If the file cannot be read.
     ValueError
         If it is no model file, or not one for this class and version, or functions are missing.
+    TypeError
+        If `path` is no path, or `functions` no mapping.
     """
+    path = os.fsdecode(path)
+    if not isinstance(functions, Mapping | None):
+        raise TypeError(
+            f"functions must be a dict of functions by place, or None; got {functions!r:.200}."
+        )
     try:
-        with open(os.fspath(path), "rb") as file:
+        with open(path, "rb") as file:
             header = _header(file)
             document = _document(header, kind)
             given = _given(document["functions"], functions or {})
@@ -160,7 +177,7 @@ def load(kind: Any, path: str | os.PathLike, functions: Mapping[str, Any] | None
         loaded._require_whole()
         return loaded
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{os.fspath(path)} cannot be loaded: {error}") from error
+        raise ValueError(f"{path} cannot be loaded: {error}") from error
 
 
 @contextmanager
@@ -168,17 +185,30 @@ def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of an older one if all went well.
 
     It is written beside that, brought to the disk and then renamed: whatever happens there is the
-    old file or the new one, whole.
+    old file or the new one, whole, with the permissions of the old one. A process that is killed
+    meanwhile leaves what it has written in a file whose name begins with a dot and ends in `.part`.
     """
-    path = os.path.realpath(os.fspath(path))
-    folder, name = os.path.split(path)
+    given = os.fsdecode(path)
+    path = os.path.realpath(given)
+    folder = os.path.dirname(path)
+    if os.path.isdir(path) or os.path.basename(given) in ("", "."):
+        raise IsADirectoryError(errno.EISDIR, "Is a directory", given)
     if not os.path.isdir(folder):
         raise FileNotFoundError(errno.ENOENT, "There is no such folder", folder)
-    temporary = os.path.join(folder, f".{name}.{uuid4().hex}.part")
+    old = None
+    with suppress(FileNotFoundError):
+        old = os.stat(path).st_mode
+    if old is not None and not stat.S_ISREG(old):
+        raise OSError(errno.EINVAL, "Not a regular file", given)
+    temporary = os.path.join(folder, f".{uuid4().hex}.part")
+    private = partial(os.open, mode=0o666 if old is None else 0o600)
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "xb", opener=private) as file:
             yield file
             file.flush()
+            if old is not None:
+                known: Any = file.fileno() if os.chmod in os.supports_fd else temporary
+                os.chmod(known, old & 0o777)
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
@@ -200,6 +230,11 @@ def _write(path: str | os.PathLike, document: str, tensors: Mapping[str, Array])
         header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": (begin, end)}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
+    if len(text) > MOST_HEADER:
+        raise ValueError(
+            f"all but arrays takes {len(text)} bytes in a model file, of {MOST_HEADER} in that "
+            "format. Turn long lists into arrays."
+        )
     with whole_file(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
@@ -214,6 +249,8 @@ def _header(file: BinaryIO) -> dict[str, Any]:
             f"{length} of its {size} bytes are to be a header. It is no safetensors file, or not "
             "all of one."
         )
+    if length > MOST_HEADER:
+        raise ValueError(f"its header has {length} bytes, and {MOST_HEADER} is the limit.")
     header = _json(file.read(length))
     if type(header) is not dict:
         raise ValueError("its header is no JSON object; it is no safetensors file.")
@@ -223,13 +260,14 @@ def _header(file: BinaryIO) -> dict[str, Any]:
 def _tensors(file: BinaryIO, header: Mapping[str, Any]) -> dict[str, Array]:
     """The arrays that a header announces, read if they fill the rest of the file."""
     entries: list[tuple[int, int, str, np.dtype, list[int]]] = []
+    file_size = os.fstat(file.fileno()).st_size  # a dimension beside one of 0, too, takes time
     for name, entry in header.items():
         match entry:
             case {
                 "dtype": str(dtype),
                 "shape": list(shape),
                 "data_offsets": [int(begin), int(end)],
-            } if dtype in DTYPES and all(type(n) is int and n >= 0 for n in shape):
+            } if dtype in DTYPES and all(type(n) is int and 0 <= n <= file_size for n in shape):
                 entries.append((begin, end, name, DTYPES[dtype], shape))
             case _:
                 raise ValueError(f"its header has {_short(entry)} for the array {_short(name)}.")
@@ -242,7 +280,7 @@ def _tensors(file: BinaryIO, header: Mapping[str, Any]) -> dict[str, Array]:
                 f"to {end}, and not {place} to {place + size}."
             )
         place = end
-    if start + place != os.fstat(file.fileno()).st_size:
+    if start + place != file_size:
         raise ValueError(
             f"its arrays take {place} bytes, and not what there are. It may be cut off."
         )
@@ -279,14 +317,14 @@ def _json(text: str | bytes) -> Any:
 
 def _document(header: dict[str, Any], kind: Any) -> dict[str, Any]:
     """The document, taken out of a header, if it has one for that class of estimators."""
-    metadata = header.pop("__metadata__", None)
-    text = metadata.get("hotloop") if isinstance(metadata, dict) else None
+    held = header.pop("__metadata__", None)
+    text = held.get("hotloop") if isinstance(held, dict) else None
     if not isinstance(text, str):
         raise ValueError("it holds arrays, but no model of hotloop. Load what `save` wrote.")
     document = _json(text)
     if not isinstance(document, dict):
         document = {}
-    number, writer = document.get("format"), f"{document.get('hotloop')!s:.50}"
+    number, writer = document.get("format"), f"{document.get('hotloop')!r:.50}"
     if type(number) is int and number > FORMAT:
         raise ValueError(
             f"this file was written by hotloop {writer}, in format {number}, and hotloop "
@@ -305,11 +343,12 @@ def _given(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, 
     """Functions of the user, if they are those that a file asks for."""
     asked = {}
     for place, names in wanted.items():
-        if not isinstance(names, list) or len(names) not in (1, 2):
+        if not isinstance(names, list) or len(names) not in (1, 2) or not all(map(_is_name, names)):
             raise ValueError(f"it has {_short(names)} for names of functions at {_short(place)}.")
         asked[place] = ", ".join(f"{name!s:.100}" for name in names)
         asked[place] = f"({asked[place]})" if len(names) == 2 else asked[place]
-    listed = ", ".join(f"{place!r}: {names}" for place, names in asked.items())
+    listed = ", ".join(f"{_short(place)}: {asked[place]}" for place in [*asked][:MOST_LISTED])
+    listed += f", and {len(asked) - MOST_LISTED} more" if len(asked) > MOST_LISTED else ""
     if asked.keys() - given.keys():
         raise ValueError(
             "a file has the names of functions, and where they belong. Pass the functions: "
@@ -340,26 +379,53 @@ def _state(document: Mapping[str, Any], kind: Any, decoder: _Decoder) -> dict[st
             if name not in known:
                 raise ValueError(
                     f"{_short(name)} is none of the {part} of {kind.__name__}. hotloop "
-                    f"{writer:.50} wrote the file, and this is {_version('hotloop')}. If that is "
+                    f"{writer!r:.50} wrote the file, and this is {_version('hotloop')}. If that is "
                     "older, update it."
                 )
-            state[name] = decoder.decoded(entry)
+            state[name] = decoder.decoded(entry, name)
             if part == "attributes" and not _is(state[name], hints[name]):
                 wanted = inspect.formatannotation(hints[name])
                 raise ValueError(f"{name} is {_short(entry)}, which is no {wanted}.")
     if decoder.tensors:
         raise ValueError(f"nothing refers to the arrays {_short([*decoder.tensors])}.")
+    if decoder.functions:
+        raise ValueError(f"nothing refers to the functions {_short([*decoder.functions])}.")
     return state
 
 
 def declared(kind: Any) -> dict[str, Any]:
-    """Attributes that a fit may set, and their types: what a class annotates and does not have."""
-    taken = {*dir(kind), *kind._get_param_names()}
-    return {name: hint for name, hint in _hints(kind).items() if name not in taken}
+    """Attributes that a fit may set, and their types: what our class annotates and does not have,
+    and what one derived from it annotates besides.
+    """
+    taken = {*dir(own_class(kind)), *kind._get_param_names()}
+    return {
+        name: hint
+        for name, hint in _hints(kind).items()
+        if name not in taken and ClassVar not in (hint, get_origin(hint))
+    }
+
+
+def own_class(kind: Any) -> Any:
+    """The class of ours that an estimator's class is, or is derived from."""
+    return next(base for base in kind.__mro__ if base.__module__.startswith(f"{__package__}."))
+
+
+@lru_cache(maxsize=64)
+def _hints(kind: Any) -> dict[str, Any]:
+    """Types that a class annotates; anything goes where a name is known to type checkers only."""
+    hints: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        try:
+            hints |= get_type_hints(base)
+        except (NameError, AttributeError, TypeError, SyntaxError):
+            hints |= dict.fromkeys(vars(base).get("__annotations__", ()), Any)
+    return hints
 
 
 def _is(value: Any, hint: Any) -> bool:
-    """Whether a value has a declared type; integers are counts, or the key of random words."""
+    """Whether a value has a declared type, as far as one can tell; integers are counts, or the key
+    of random words.
+    """
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(_is(value, one) for one in inner)
@@ -372,7 +438,22 @@ def _is(value: Any, hint: Any) -> bool:
         return False
     if hint is int:
         return isinstance(value, int | np.integer) and 0 <= int(value) < 2**64
-    return isinstance(value, Real if hint is float else hint)
+    try:
+        return isinstance(value, Real if hint is float else origin or hint)
+    except TypeError:  # Any, Literal, protocols: nothing to tell it by
+        return True
+
+
+def _is_name(name: Any) -> bool:
+    """Whether a function may be called that in a file; None stands for none."""
+    return name is None or (isinstance(name, str) and (name.isidentifier() or name == "<lambda>"))
+
+
+def _is_key(key: Any) -> bool:
+    """Whether a file may have it in a dict: of larger integers any number have the same hash."""
+    if type(key) is int:
+        return -(2**63) <= key < 2**64
+    return key is None or type(key) in (bool, str, float) or isinstance(key, np.generic)
 
 
 def _short(value: Any) -> str:
@@ -402,15 +483,18 @@ class _Encoder:
             return value
         if kind is float:
             return value if math.isfinite(value) else {"float": str(value)}
-        if isinstance(value, np.ndarray | np.generic):
+        if isinstance(value, np.generic):
+            return {"scalar": self._array(np.asarray(value), place)}
+        if kind in (np.ndarray, np.memmap):
             return self._array(np.asarray(value, order="C"), place)
         if kind is tuple and any(map(callable, value)):
             return self._function(value, place)
         if kind in (list, tuple):
             entries = [self.encoded(entry, f"{place}.{i}") for i, entry in enumerate(value)]
             return entries if kind is list else {"tuple": entries}
-        if kind is dict:
-            return {"dict": [self.encoded([*item], f"{place}.{item[0]}") for item in value.items()]}
+        if kind is dict and all(map(_is_key, value)):
+            pairs = enumerate(value.items())
+            return {"dict": [self.encoded([*pair], f"{place}.{i}") for i, pair in pairs]}
         if kind is np.random.RandomState:
             state = value.get_state(legacy=False)
             if state["bit_generator"] == "MT19937":
@@ -418,14 +502,24 @@ class _Encoder:
                 parts = [words, int(at), int(state["has_gauss"]), float(state["gauss"])]
                 return {"generator": self.encoded(parts, place)}
         if OBJECTS.get(kind.__name__) is kind:
-            own = value.get_params(deep=False)
-            return {"object": kind.__name__, "parameters": self.each(own, f"{place}.")}
+            own = self._own(value, value.get_params(deep=False), place)
+            return {"object": kind.__name__, "parameters": own}
         for name, record in RECORDS.items():
             if record is kind:
-                return {"record": name, "fields": self.each(vars(value), f"{place}.")}
+                own = {field.name: getattr(value, field.name) for field in fields(kind)}
+                return {"record": name, "fields": self._own(value, own, place)}
         if callable(value) and not isinstance(value, type):
             return self._function((value,), place)
         raise self._refusal(value, place)
+
+    def _own(self, value: Any, own: dict[str, Any], place: str) -> dict[str, Any]:
+        """What one of our objects has, if that is all."""
+        for name in vars(value).keys() - own.keys():
+            raise TypeError(
+                f"{place}.{name} is {vars(value)[name]!r:.200}, and a model file has no attribute "
+                f"of that name. Delete it."
+            )
+        return self.each(own, f"{place}.")
 
     def _array(self, array: Array, place: str) -> Any:
         """Text as code points, with an axis more; text in objects as a list."""
@@ -438,63 +532,82 @@ class _Encoder:
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
         if array.dtype not in DTYPE_NAMES:
             raise self._refusal(array, place)
-        while place in self.tensors:
-            place += "'"
         self.tensors[place] = array
         return {"text" if text else "tensor": place}
 
     def _function(self, parts: tuple, place: str) -> Any:
         """What a user calls the functions; a lambda is called that."""
+        names = [getattr(part, "__name__", type(part).__name__) for part in parts]
         self.functions[place] = [
-            None if part is None else str(getattr(part, "__name__", type(part).__name__))
-            for part in parts
+            None if part is None else name if _is_name(name) else "function"
+            for part, name in zip(parts, names, strict=True)
         ]
         return {"function": place}
 
     def _refusal(self, value: Any, place: str) -> TypeError:
-        kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        kind = value.dtype if type(value) is np.ndarray else type(value).__name__
+        instead = ""
+        if type(value) is np.ndarray and value.dtype == object:
+            instead = " Make it np.array(...) of a list that holds numbers or strings alone."
+        elif type(value) not in (np.ndarray, dict):
+            makers = (name for base, name in MAKERS.items() if isinstance(value, base))
+            instead = "".join(f" Make it {name}(...) of that." for name in [*makers][:1])
         return TypeError(
             f"{place} is {value!r:.200}, and a model file cannot hold {kind}. It can hold numbers, "
-            "strings, lists, tuples, dicts, arrays of numbers or strings, RandomState of MT19937, "
-            "and hotloop's own objects."
+            "strings, lists, tuples, dicts by numbers or strings, arrays of numbers or strings, "
+            f"RandomState of MT19937, and hotloop's own objects.{instead}"
         )
 
 
 class _Decoder:
-    """Makes values of JSON, each array at most once, with functions that were given by place."""
+    """Makes values of JSON, each array at most once, and each function at its place."""
 
     def __init__(self, tensors: dict[str, Array], functions: Mapping[str, Any]) -> None:
         self.tensors = tensors
-        self._functions = functions
+        self.functions = dict(functions)
 
-    def decoded(self, entry: Any) -> Any:
-        """The value that an entry of the document stands for."""
+    def decoded(self, entry: Any, place: str) -> Any:
+        """The value that an entry of the document stands for, at a place."""
         match entry:
             case None | bool() | int() | float() | str():
                 return entry
             case [*entries]:
-                return [self.decoded(each) for each in entries]
+                return [self.decoded(each, f"{place}.{i}") for i, each in enumerate(entries)]
             case {"float": "inf" | "-inf" | "nan" as text, **rest} if not rest:
                 return float(text)
             case {"tuple": [*entries], **rest} if not rest:
-                return tuple(self.decoded(each) for each in entries)
+                return tuple(self.decoded(entries, place))
             case {"dict": [*pairs], **rest} if not rest:
-                return dict(self.decoded(pair) for pair in pairs)
+                return self._dict(self.decoded(pairs, place))
             case {"tensor": str(name), **rest} if not rest:
-                return self._tensor(name)[()]
+                return self._tensor(name)
             case {"text": str(name), **rest} if not rest:
                 return self._text(self._tensor(name))
+            case {"scalar": {**array}, **rest} if not rest:
+                return self._scalar(self.decoded(array, place))
             case {"strings": [*strings], **rest} if not rest and {*map(type, strings)} <= {str}:
                 return np.array(strings, dtype=object)
             case {"generator": [key, int(at), int(has_gauss), gauss], **rest} if not rest:
-                return self._generator(self.decoded(key), at, has_gauss, self.decoded(gauss))
+                key, gauss = self.decoded(key, place), self.decoded(gauss, place)
+                return self._generator(key, at, has_gauss, gauss)
             case {"object": str(name), "parameters": dict(given), **rest} if not rest:
-                return self._object(name, given)
+                return self._object(name, given, place)
             case {"record": str(name), "fields": dict(given), **rest} if not rest:
-                return self._record(name, given)
-            case {"function": str(place), **rest} if not rest and place in self._functions:
-                return self._functions[place]
+                return self._record(name, given, place)
+            case {"function": str(name), **rest} if not rest and name == place in self.functions:
+                return self.functions.pop(place)
         raise ValueError(f"{_short(entry)} stands for no value.")
+
+    def _dict(self, pairs: list[Any]) -> dict[Any, Any]:
+        for pair in pairs:
+            if not isinstance(pair, list) or len(pair) != 2 or not _is_key(pair[0]):
+                raise ValueError(f"{_short(pair)} is no key of a dict, and a value.")
+        return dict(pairs)
+
+    def _scalar(self, array: Any) -> Any:
+        if not isinstance(array, np.ndarray) or array.ndim:
+            raise ValueError(f"{_short(array)} is no scalar.")
+        return array[()]
 
     def _tensor(self, name: str) -> Array:
         if name not in self.tensors:
@@ -507,7 +620,7 @@ class _Decoder:
             raise ValueError(f"text is of shape {points.shape} and {points.dtype}, not uint32.")
         if points.max(initial=0) > 0x10FFFF:
             raise ValueError("text holds numbers that are no code points.")
-        return points.view(f"U{points.shape[-1]}")[..., 0][()]
+        return points.view(f"U{points.shape[-1]}")[..., 0]
 
     def _generator(self, key: Any, at: int, has_gauss: int, gauss: Any) -> np.random.RandomState:
         """NumPy believes what it is told; a state of zeros would give nothing else for ever."""
@@ -518,21 +631,31 @@ class _Decoder:
         generator.set_state(("MT19937", key, at, has_gauss, float(gauss)))
         return generator
 
-    def _object(self, name: str, given: Mapping[str, Any]) -> Any:
+    def _object(self, name: str, given: Mapping[str, Any], place: str) -> Any:
         if name not in OBJECTS:
             raise ValueError(f"{_short(name)} is none of the objects {sorted(OBJECTS)}.")
-        made = OBJECTS[name](**{field: self.decoded(entry) for field, entry in given.items()})
+        kind = OBJECTS[name]
+        made = kind(**self._own(name, given, kind._get_param_names(), place))
         made._validate_params()
         return made
 
-    def _record(self, name: str, given: Mapping[str, Any]) -> Any:
+    def _record(self, name: str, given: Mapping[str, Any], place: str) -> Any:
         if name not in RECORDS:
             raise ValueError(f"{_short(name)} is none of the records {sorted(RECORDS)}.")
-        kind, values = RECORDS[name], {n: self.decoded(entry) for n, entry in given.items()}
+        kind = RECORDS[name]
         hints, known = _hints(kind), {field.name: field.init for field in fields(kind)}
+        values = self._own(name, given, known, place)
         for field, value in values.items():
-            if field not in known or not _is(value, hints[field]):
-                raise ValueError(f"{_short(value)} is no {_short(field)} of {name}.")
+            if not _is(value, hints[field]):
+                raise ValueError(f"{_short(value)} is no {field!r} of {name}.")
         made = kind(**{field: value for field, value in values.items() if known[field]})
         vars(made).update(values)
         return made
+
+    def _own(
+        self, kind: str, given: Mapping[str, Any], known: Iterable[str], place: str
+    ) -> dict[str, Any]:
+        """Values of fields that there are; a name of any length would be part of many places."""
+        for name in given.keys() - {*known}:
+            raise ValueError(f"{kind} has no {_short(name)}.")
+        return {name: self.decoded(entry, f"{place}.{name}") for name, entry in given.items()}

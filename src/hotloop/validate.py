@@ -1064,11 +1064,15 @@ def hidden_layer_sizes(value: Any) -> tuple[int, ...]:
     ValueError
         For anything but positive integers.
     """
+    if not isinstance(value, Integral) and getattr(value, "ndim", 1) != 1:
+        raise ValueError(
+            f"hidden_layer_sizes must be an integer or have one dimension, got {value!r:.200}."
+        )
     sizes = [value] if isinstance(value, Integral) else list(value)
     if not all(isinstance(size, Integral) and not isinstance(size, bool) for size in sizes):
-        raise ValueError(f"hidden_layer_sizes must be integers, got {sizes}.")
+        raise ValueError(f"hidden_layer_sizes must be integers, got {sizes!r:.200}.")
     if any(size <= 0 for size in sizes):
-        raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+        raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes!r:.200}.")
     return tuple(int(size) for size in sizes)
 
 

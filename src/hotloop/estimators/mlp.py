@@ -569,6 +569,19 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
                 f"classes_ are {self.classes_!r:.200}, which does not fit {self.n_outputs_} outputs"
                 f" through {self.out_activation_!r}."
             )
+        if labels.kind == "binary" and len(self.classes_) > 2:
+            raise ValueError(f"{len(self.classes_)} classes do not fit 1 output.")
+        kind, several_labels = self._label_kind, self._label_kind == "multilabel-indicator"
+        known = (
+            several
+            or several_labels
+            or kind == ("binary" if self.n_outputs_ == 1 else "multiclass")
+        )
+        if kind != labels.kind or not known or self._sparse_labels > several_labels:
+            raise ValueError(
+                f"_label_kind and _sparse_labels are {kind!r:.50} and {self._sparse_labels}, "
+                f"which does not fit {self.n_outputs_} outputs through {self.out_activation_!r}."
+            )
 
     @property
     def _label_binarizer(self) -> Any:

@@ -956,7 +956,8 @@ class MultilayerPerceptron(
 
         The file has the safetensors format, so that other programs read the arrays, ``coefs_.0``
         and so on; by custom its name ends in ``.safetensors``. It appears, or takes the place of an
-        older one, when it is complete: if anything fails the older one stays as it is.
+        older one, when it is complete: if anything fails the older one stays as it is. A new one
+        has the permissions of the one that it replaces.
 
         Parameters
         ----------
@@ -991,7 +992,8 @@ class MultilayerPerceptron(
         """Read an estimator from a file that `save` has written.
 
         The file may come from anyone: nothing in it is executed or imported, all of it is checked,
-        and it takes no more memory than its size says.
+        and the memory it takes is bounded by its size: arrays take what they take in the file, and
+        lists and the like a bounded multiple of it.
 
         Parameters
         ----------
@@ -1014,6 +1016,8 @@ class MultilayerPerceptron(
         ValueError
             If it is no such file, not whole, of another class or a newer version; if functions are
             missing, not asked for or of another shape.
+        TypeError
+            If `path` is no path, or `functions` no dict.
 
         Examples
         --------
@@ -1036,7 +1040,7 @@ class MultilayerPerceptron(
         self._activations(len(self.activation) if several else 1)
         if callable(self.loss) or isinstance(self.loss, tuple):
             validate.function("loss", self.loss)
-        known, declared = vars(self), model_io.declared(type(self))
+        known, declared = vars(self), model_io.declared(model_io.own_class(type(self)))
         if not declared.keys() & known.keys():
             return
         record = known.get("_normalization")
