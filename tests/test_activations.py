@@ -236,7 +236,7 @@ def test_training(name, sparse, kind, dtype):
 
 
 @every_name
-@pytest.mark.skipif(DEFAULT_BACKEND != "compiled", reason="numba has no bfloat16")
+@pytest.mark.compiled
 def test_training_with_rounded_operands(name):
     """bfloat16 rounds what products read; slopes are kept in float32, of what was not rounded."""
     stack = Stack((6, 34, 21, 3), (name,) * 2, "log_loss", 40, "float32")
@@ -269,7 +269,7 @@ def test_an_elements_bits_do_not_depend_on_its_place(name, dtype):
 
 
 @every_name
-@pytest.mark.skipif(DEFAULT_BACKEND != "compiled", reason="numba has one thread")
+@pytest.mark.compiled
 def test_threads_change_no_bit(name, always_shared):
     problem = build(Stack((40, 130, 70, 3), (name,) * 2, "log_loss", 300, "float32"))
     one, two = (train(problem, "adam", 150, gradients="kept", n_jobs=n)[0] for n in (1, 2))

@@ -200,7 +200,7 @@ def test_slopes_of_custom_activations_are_dropped_too():
     np.testing.assert_allclose(state.parameters[0], want, rtol=1e-10)
 
 
-@pytest.mark.skipif(DEFAULT_BACKEND != "compiled", reason="bfloat16 is for compiled kernels")
+@pytest.mark.compiled
 def test_products_of_bfloat16_have_the_same_masks():
     """The result is that of float32 up to rounding."""
     case = replace(CASES["all"], optimizer="sgd")
@@ -254,7 +254,7 @@ def test_masks_are_bit_for_bit_the_oracles(dtype, backend):
         np.testing.assert_array_equal(got, masks_of(rate, got.shape, dtype))
 
 
-@pytest.mark.skipif(DEFAULT_BACKEND != "compiled", reason="threads are the compiled backend's")
+@pytest.mark.compiled
 @pytest.mark.parametrize("chunk", [1, 5, 32])
 @pytest.mark.parametrize("n_jobs", [1, 2, 3])
 def test_masks_do_not_depend_on_chunks_and_threads(n_jobs, chunk, always_shared):
@@ -263,7 +263,7 @@ def test_masks_do_not_depend_on_chunks_and_threads(n_jobs, chunk, always_shared)
     np.testing.assert_array_equal(got, masks_of(0.3, got.shape, "float32"))
 
 
-@pytest.mark.skipif(DEFAULT_BACKEND != "compiled", reason="threads are the compiled backend's")
+@pytest.mark.compiled
 @pytest.mark.parametrize("name", ["all", "mixed numbers", "one output", "csr", "sharded"])
 def test_any_chunks_and_threads_have_the_same_bits(name, always_shared):
     """Partners and masks in other pieces of a batch."""

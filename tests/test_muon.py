@@ -147,7 +147,7 @@ def test_reductions_longer_than_a_block_are_those_of_the_oracle():
     assert_as_oracle(problem_of((3, 1050, 1060, 2)), batch=40, n_epochs=1)
 
 
-@pytest.mark.skipif(DEFAULT_BACKEND != "compiled", reason="only compiled kernels round")
+@pytest.mark.compiled
 def test_bfloat16_operands_are_made_of_the_stepped_weights():
     """Products of the network are rounded, those of the iteration are not."""
     exact = problem_of((9, 40, 33, 20, 2), "float32")

@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from hotloop.kernels import DEFAULT_BACKEND
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -59,8 +58,6 @@ TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
 STACK = Stack((9, 40, 2), ("tanh",), n=33, weighted=True)
 
 both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
-#: Other backends keep the gradients of rules beyond the first three.
-compiled_only = pytest.mark.skipif(DEFAULT_BACKEND != "compiled", reason="gradients are kept")
 every_rule = pytest.mark.parametrize("rule", RULES)
 
 
@@ -156,7 +153,8 @@ def test_sparse_input_is_as_dense_over_many_missed_steps(alpha):
 
 @pytest.mark.parametrize("widths", [(9, 2), (130, 70, 3), (5, 200, 40, 1), (300, 33)], ids=str)
 @pytest.mark.parametrize("kind", gradient_kinds(sparse=False))
-@compiled_only
+# Other backends keep the gradients of rules beyond the first three.
+@pytest.mark.compiled
 @pytest.mark.parametrize("rule", ["adamw", "lion", "amsgrad"])
 def test_every_shape_whatever_becomes_of_gradients(widths, kind, rule):
     """Panels of all widths, narrow weights, units of several kinds."""
@@ -167,7 +165,7 @@ def test_every_shape_whatever_becomes_of_gradients(widths, kind, rule):
 
 @both_dtypes
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
-@compiled_only
+@pytest.mark.compiled
 @every_rule
 def test_kept_gradients_give_the_bits_of_fused_ones(rule, sparse, dtype):
     """Steps are the same wherever the gradient was in between."""
@@ -194,7 +192,7 @@ def test_bits_do_not_depend_on_threads(besides, sparse):
         np.testing.assert_array_equal(one.slots[name], two.slots[name])
 
 
-@compiled_only
+@pytest.mark.compiled
 def test_bfloat16_operands_are_made_of_the_limited_weights():
     """Rounded copies follow when weights are shrunk: predictions of the next step see it."""
     stack = Stack((40, 64, 30), ("tanh",), "squared_error", 20, "float32")

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import scipy.sparse
 import sklearn
-from hotloop.kernels import DEFAULT_BACKEND
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.exceptions import ConvergenceWarning
@@ -171,11 +170,10 @@ def test_a_loss_of_the_users_own_is_watched_too():
     )
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("precision", ["bfloat16_emulated"])
 def test_with_rounded_products_it_is_that_of_float32_predictions(precision):
     """As predictions and scores are."""
-    if DEFAULT_BACKEND != "compiled":
-        pytest.skip("bfloat16 is for the compiled kernels")
     estimator = fit(new(precision=precision, max_iter=1))
     expected = oracle_loss(estimator, "log_loss", IRIS[HELD], SPECIES[HELD])
     assert estimator.validation_loss_curve_[0] == pytest.approx(expected, rel=2e-5)

@@ -431,8 +431,9 @@ class MultilayerPerceptron(
     def _augmented(self, network: spec.Network, data: TrainingData) -> spec.Network:
         """The network as it is trained: with what is dropped, mixed and made noisy."""
         rates = validate.dropout(self.dropout, len(network.layers) - 1)
-        given = {name: float(getattr(self, name)) for name in INPUT_CHANGES}
-        changes: dict[str, Any] = {name: value for name, value in given.items() if value}
+        changes: dict[str, Any] = {
+            name: value for name in INPUT_CHANGES if (value := float(getattr(self, name)))
+        }
         if any(rates):
             layers = zip(network.layers, (*rates, 0.0), strict=True)
             changes["layers"] = tuple(replace(layer, dropout=rate) for layer, rate in layers)
